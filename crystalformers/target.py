@@ -1,0 +1,111 @@
+"""What a model predicts: name, unit, basis, transform and scale. It is learned once and travels in the weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crystalformers.errors import TargetError
+
+Basis = Literal["intensive", "per_atom", "per_cell"]
+Transform = Literal["none", "log10"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A property in physical units and its map to the standardised numbers a model is trained on.
+
+    z = (transform(y / divisor) - mean) / std, where the divisor is the number of atoms for a target given per
+    cell (a model averages over atoms, so only per-atom quantities do not depend on the choice of cell) and 1
+    otherwise.
+
+    Attributes:
+        name: column or property name, e.g. ``formation_energy_per_atom``.
+        unit: unit of the physical values, e.g. ``eV/atom``.
+        basis: ``intensive`` (band gap, modulus), ``per_atom`` (already divided by the number of atoms) or
+            ``per_cell`` (grows with the cell).
+        transform: ``none`` or ``log10``.
+        mean: mean of the transformed training values.
+        std: their population standard deviation.
+    """
+
+    name: str
+    unit: str
+    basis: Basis = "intensive"
+    transform: Transform = "none"
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.unit:
+            raise TargetError("A target needs a name and a unit (use 'dimensionless' where there is none).")
+        if self.basis not in get_args(Basis):
+            raise TargetError(f"{self.name}: basis '{self.basis}' is not one of {', '.join(get_args(Basis))}.")
+        if self.transform not in get_args(Transform):
+            raise TargetError(
+                f"{self.name}: transform '{self.transform}' is not one of {', '.join(get_args(Transform))}."
+            )
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise TargetError(f"{self.name}: mean {self.mean} and std {self.std} must be finite, std positive.")
+
+    def fitted(self, values: ArrayLike, n_atoms: ArrayLike) -> Target:
+        """The same target with mean and std of the training split.
+
+        Args:
+            values: physical values, NaN where a label is missing, shape (rows,).
+            n_atoms: atoms per cell, shape (rows,).
+
+        Raises:
+            TargetError: if no label is present, all are equal, one is infinite, or a transform cannot be applied.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        if np.isinf(values).any():
+            raise TargetError(f"{self.name}: {int(np.isinf(values).sum())} labels are infinite.")
+        present = ~np.isnan(values)
+        if not present.any():
+            raise TargetError(f"{self.name}: not one label is present in the training split.")
+        plain = Target(self.name, self.unit, self.basis, self.transform)
+        scaled = plain.standardise(values[present], np.asarray(n_atoms)[present])
+        mean, std = float(scaled.mean()), float(scaled.std())
+        if std <= 1e-12 * max(1.0, abs(mean)):
+            raise TargetError(
+                f"{self.name}: all {present.sum()} training labels equal {values[present][0]:g}; "
+                "there is nothing to learn."
+            )
+        return Target(self.name, self.unit, self.basis, self.transform, mean, std)
+
+    def standardise(self, values: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
+        """Physical values to standardised ones, shape (rows,); NaN stays NaN."""
+        values = np.asarray(values, dtype=np.float64)
+        if self.basis == "per_cell":
+            values = values / np.asarray(n_atoms)
+        if self.transform == "log10":
+            if (values <= 0).any():
+                raise TargetError(
+                    f"{self.name}: log10 needs positive labels, {int((values <= 0).sum())} are not; "
+                    "drop those rows or use transform 'none'."
+                )
+            values = np.log10(values)
+        return (values - self.mean) / self.std
+
+    def physical(self, standardised: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
+        """Standardised values back to physical ones in `unit`, shape (rows,)."""
+        values = np.asarray(standardised, dtype=np.float64) * self.std + self.mean
+        if self.transform == "log10":
+            values = 10.0**values
+        if self.basis == "per_cell":
+            values = values * np.asarray(n_atoms)
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Target:
+        """Inverse of `to_dict`."""
+        return cls(**data)
