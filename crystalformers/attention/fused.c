@@ -1,0 +1,296 @@
+/* Attention over periodic images as one fused kernel, forward and backward, float32.
+ *
+ * It is flash attention over images: each atom's images stream past once, their weights are recomputed in the
+ * backward pass, and nothing of size images x heads x K is ever stored. What makes it fast, exact to float32:
+ *
+ *   - heads are the innermost axis of every array: one vector operation serves LANES heads of an image;
+ *   - q.k is computed once per pair of atoms, and v is added once per pair with the pair's whole weight;
+ *   - a radial function is evaluated only where it is not zero, and shared by the heads;
+ *   - images are sorted by distance: an atom stops where the weight is negligible for each of its heads;
+ *   - W^E is applied by the caller, once per atom and head, to the K accumulated radial functions.
+ *
+ * Rows (atoms) are independent: the caller shares them among threads. Gradients of keys and values are pulled
+ * by source atom afterwards, so no two threads write to one place, and the bits do not depend on the threads.
+ *
+ * Shapes: A atoms, E images, P pairs, H heads padded to a multiple of LANES, D their width, K radial functions.
+ * See fused.py for the caller and reference.py for the equations.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 8
+#define WINDOW_LANES 16
+
+typedef float heads __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+typedef int32_t heads_int __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+typedef float window __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
+typedef int32_t window_int __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
+
+/* One binary for every x86-64: the loader picks the clone the processor can run. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EVERY_CPU __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#else
+#define FOR_EVERY_CPU
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). */
+#define NEGLIGIBLE 17.5f
+
+typedef struct {
+    const float *distance;       /* (E,) */
+    const float *taper;          /* (E,) */
+    const int32_t *pair;         /* (E,) */
+    const int64_t *ptr;          /* (A + 1,) */
+    const int64_t *pair_ptr;     /* (A + 1,) */
+    const int64_t *pair_source;  /* (P,) */
+    float per_spacing;           /* 1 / distance between the centres of two radial functions */
+    float per_width;             /* 1 / their standard deviation, in units of that distance */
+    int64_t windows;             /* WINDOW_LANES-wide pieces that cover one radial window */
+    int64_t count;               /* K; 0 leaves the value encoding out */
+    int64_t head_groups;         /* H / LANES */
+    int64_t head_dim;            /* D */
+} Layout;
+
+/* exp(x) for x <= 0: 2^n exp(r) with n the integer nearest to x / ln 2, a polynomial for exp(r) on |r| <= ln 2 / 2,
+ * and 2^n by its bit pattern. */
+#define DEFINE_EXP(name, vector, integer)                                             \
+    INLINE vector name(vector x) {                                                    \
+        const vector zero = x - x;                                                    \
+        const integer low = x > zero - 87.0f;                                         \
+        x = (vector)(((integer)x & low) | ((integer)(zero - 87.0f) & ~low));          \
+        const integer n = __builtin_convertvector(x * 1.442695041f - 0.5f, integer);  \
+        const vector nf = __builtin_convertvector(n, vector);                         \
+        const vector r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;               \
+        vector e = zero + 1.9875691500e-4f;                                           \
+        e = e * r + 1.3981999507e-3f;                                                 \
+        e = e * r + 8.3334519073e-3f;                                                 \
+        e = e * r + 4.1665795894e-2f;                                                 \
+        e = e * r + 1.6666665459e-1f;                                                 \
+        e = e * r + 5.0000001201e-1f;                                                 \
+        e = e * r * r + r + 1.0f;                                                     \
+        return e * (vector)((n + 127) << 23);                                         \
+    }
+DEFINE_EXP(exp_heads, heads, heads_int)
+DEFINE_EXP(exp_window, window, window_int)
+
+INLINE heads maximum(heads a, heads b) {
+    const heads_int first = a > b;
+    return (heads)(((heads_int)a & first) | ((heads_int)b & ~first));
+}
+
+INLINE float largest(heads a) {
+    float top = a[0];
+    for (int lane = 1; lane < LANES; lane++) top = a[lane] > top ? a[lane] : top;
+    return top;
+}
+
+/* Radial functions k = first .. first + windows * WINDOW_LANES - 1 at distance d, into `radial`; returns the row of
+ * the first of them in an accumulator with `margin` rows before k = 1 and after k = K. */
+INLINE int64_t radial_window(float *radial, float d, const Layout *layout) {
+    static const window lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const int64_t margin = layout->windows * WINDOW_LANES;
+    const float position = d * layout->per_spacing;
+    const int64_t first = (int64_t)position - margin / 2 + 1;
+    for (int64_t piece = 0; piece < layout->windows; piece++) {
+        const window t = (position - (float)(first + piece * WINDOW_LANES) - lane) * layout->per_width;
+        *(window *)(radial + piece * WINDOW_LANES) = exp_window(-0.5f * t * t);
+    }
+    const int64_t row = first - 1 + margin;
+    return row < layout->count + margin ? row : layout->count + margin;
+}
+
+/* score[p] = a . b_j for the pairs of one atom and one group of heads; a is (D, H), b is (A, D, H). */
+INLINE void pair_products(heads *score, const float *a, const float *b, const int64_t *source, int64_t pairs,
+                          const Layout *layout) {
+    const int64_t D = layout->head_dim, H = layout->head_groups * LANES;
+    for (int64_t p = 0; p < pairs; p++) {
+        const float *row = b + source[p] * D * H;
+        heads sum = {0};
+        for (int64_t d = 0; d < D; d++) sum += *(const heads *)(a + d * H) * *(const heads *)(row + d * H);
+        score[p] = sum;
+    }
+}
+
+/* Logits of the images of atom i that count, and their maximum; returns how many they are. The first image is the
+ * atom itself at distance 0, and no logit exceeds max_j score - decay d^2: that bounds where all that follow are
+ * negligible beside it. */
+INLINE int64_t image_logits(heads *logit, heads *top, const heads *score, int64_t pairs, heads decay, int64_t i,
+                            const Layout *layout) {
+    const int64_t begin = layout->ptr[i], end = layout->ptr[i + 1], first_pair = layout->pair_ptr[i];
+    const heads own = score[layout->pair[begin] - first_pair];
+    heads best = own;
+    for (int64_t p = 0; p < pairs; p++) best = maximum(best, score[p]);
+    const float farthest = largest((best - own + NEGLIGIBLE) / decay);
+    *top = own;
+    int64_t e = begin;
+    for (; e < end; e++) {
+        const float squared = layout->distance[e] * layout->distance[e];
+        if (squared > farthest) break;
+        const heads value = score[layout->pair[e] - first_pair] - decay * squared;
+        logit[e - begin] = value;
+        *top = maximum(*top, value);
+    }
+    return e - begin;
+}
+
+static int64_t longest_row(const int64_t *ptr, int64_t first, int64_t last) {
+    int64_t longest = 0;
+    for (int64_t i = first; i < last; i++)
+        if (ptr[i + 1] - ptr[i] > longest) longest = ptr[i + 1] - ptr[i];
+    return longest;
+}
+
+/* Scratch of one thread; one allocation. */
+typedef struct {
+    heads *weight;  /* (longest row of images) */
+    heads *score;   /* (longest row of pairs) */
+    heads *second;  /* (longest row of pairs) */
+    heads *padded;  /* (K + 2 margins) */
+    float *radial;  /* (margin) */
+    void *memory;
+} Scratch;
+
+static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64_t last) {
+    const int64_t images = longest_row(layout->ptr, first, last);
+    const int64_t pairs = longest_row(layout->pair_ptr, first, last);
+    const int64_t margin = layout->windows * WINDOW_LANES, padded = layout->count + 2 * margin;
+    heads *memory = malloc((images + 2 * pairs + padded + margin) * sizeof(heads));
+    if (!memory) return 1;
+    *scratch = (Scratch){memory, memory + images, memory + images + pairs, memory + images + 2 * pairs,
+                         (float *)(memory + images + 2 * pairs + padded), memory};
+    return 0;
+}
+
+/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (A, H, K); log Z_i, (A, H); for atoms first .. last - 1.
+ * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
+FOR_EVERY_CPU
+int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
+                      const float *v, const float *decay, float *y, float *b, float *log_z) {
+    const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
+    const int64_t margin = layout->windows * WINDOW_LANES;
+    Scratch s;
+    if (allocate(&s, layout, first, last)) return 1;
+    for (int64_t i = first; i < last; i++)
+        for (int64_t lane = 0; lane < H; lane += LANES) {
+            const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
+            const int64_t *source = layout->pair_source + first_pair;
+            pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
+            heads top, z = {0};
+            const heads width = *(const heads *)(decay + i * H + lane);
+            const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
+            heads *total = s.second;
+            memset(total, 0, pairs * sizeof(heads));
+            memset(s.padded, 0, (K + 2 * margin) * sizeof(heads));
+            for (int64_t n = 0; n < images; n++) {
+                const int64_t e = layout->ptr[i] + n;
+                const heads w = exp_heads(s.weight[n] - top) * layout->taper[e];
+                z += w;
+                total[layout->pair[e] - first_pair] += w;
+                if (K) {
+                    const int64_t row = radial_window(s.radial, layout->distance[e], layout);
+                    for (int64_t m = 0; m < margin; m++) s.padded[row + m] += s.radial[m] * w;
+                }
+            }
+            const heads per_z = 1.0f / z;
+            for (int l = 0; l < LANES; l++) log_z[i * H + lane + l] = top[l] + logf(z[l]);
+            float *yi = y + i * D * H + lane;
+            for (int64_t d = 0; d < D; d++) *(heads *)(yi + d * H) = (heads){0};
+            for (int64_t p = 0; p < pairs; p++) {
+                const float *row = v + source[p] * D * H + lane;
+                const heads w = total[p] * per_z;
+                for (int64_t d = 0; d < D; d++) *(heads *)(yi + d * H) += w * *(const heads *)(row + d * H);
+            }
+            for (int64_t m = 0; m < K; m++) {
+                const heads value = s.padded[margin + m] * per_z;
+                for (int l = 0; l < LANES; l++) b[(i * H + lane + l) * K + m] = value[l];
+            }
+        }
+    free(s.memory);
+    return 0;
+}
+
+/* Gradients of q and decay of atoms first .. last - 1; for their pairs the weight and the gradient of the score, (P, H).
+ * mean = grad_y . y + grad_b . b, (A, H), the softmax's own term. Returns 0, or 1 if memory ran out. */
+FOR_EVERY_CPU
+int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
+                       const float *v, const float *decay, const float *log_z, const float *grad_y,
+                       const float *grad_b, const float *mean, float *weight, float *grad_score, float *grad_q,
+                       float *grad_decay) {
+    const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
+    const int64_t margin = layout->windows * WINDOW_LANES;
+    Scratch s;
+    if (allocate(&s, layout, first, last)) return 1;
+    for (int64_t i = first; i < last; i++)
+        for (int64_t lane = 0; lane < H; lane += LANES) {
+            const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
+            const int64_t *source = layout->pair_source + first_pair;
+            pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
+            pair_products(s.second, grad_y + i * D * H + lane, v + lane, source, pairs, layout);
+            heads top, slope = {0};
+            const heads width = *(const heads *)(decay + i * H + lane);
+            const heads lz = *(const heads *)(log_z + i * H + lane), own = *(const heads *)(mean + i * H + lane);
+            const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
+            memset(s.padded, 0, (K + 2 * margin) * sizeof(heads));
+            for (int64_t m = 0; m < K; m++)
+                for (int l = 0; l < LANES; l++) s.padded[margin + m][l] = grad_b[(i * H + lane + l) * K + m];
+            for (int64_t p = first_pair; p < first_pair + pairs; p++) {
+                *(heads *)(weight + p * H + lane) = (heads){0};
+                *(heads *)(grad_score + p * H + lane) = (heads){0};
+            }
+            for (int64_t n = 0; n < images; n++) {
+                const int64_t e = layout->ptr[i] + n, p = layout->pair[e];
+                const float d = layout->distance[e];
+                const heads w = exp_heads(s.weight[n] - lz) * layout->taper[e];
+                heads grad = s.second[p - first_pair] - own;
+                if (K) {
+                    const int64_t row = radial_window(s.radial, d, layout);
+                    for (int64_t m = 0; m < margin; m += 4) {
+                        const heads a = s.radial[m] * s.padded[row + m] + s.radial[m + 1] * s.padded[row + m + 1];
+                        const heads c = s.radial[m + 2] * s.padded[row + m + 2] + s.radial[m + 3] * s.padded[row + m + 3];
+                        grad += a + c;
+                    }
+                }
+                grad *= w;
+                *(heads *)(weight + p * H + lane) += w;
+                *(heads *)(grad_score + p * H + lane) += grad;
+                slope -= grad * (d * d);
+            }
+            *(heads *)(grad_decay + i * H + lane) = slope;
+            float *out = grad_q + i * D * H + lane;
+            for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) = (heads){0};
+            for (int64_t p = 0; p < pairs; p++) {
+                const float *row = k + source[p] * D * H + lane;
+                const heads g = *(const heads *)(grad_score + (first_pair + p) * H + lane);
+                for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) += g * *(const heads *)(row + d * H);
+            }
+        }
+    free(s.memory);
+    return 0;
+}
+
+/* Gradients of k and v of source atoms first .. last - 1, gathered from the pairs they take part in. */
+FOR_EVERY_CPU
+int image_sum_pull(int64_t first, int64_t last, const Layout *layout, const int64_t *pair_target,
+                   const int64_t *by_source, const int64_t *source_ptr, const float *q, const float *grad_y,
+                   const float *weight, const float *grad_score, float *grad_k, float *grad_v) {
+    const int64_t D = layout->head_dim, H = layout->head_groups * LANES;
+    for (int64_t j = first; j < last; j++)
+        for (int64_t lane = 0; lane < H; lane += LANES) {
+            float *gk = grad_k + j * D * H + lane, *gv = grad_v + j * D * H + lane;
+            for (int64_t d = 0; d < D; d++) *(heads *)(gk + d * H) = *(heads *)(gv + d * H) = (heads){0};
+            for (int64_t n = source_ptr[j]; n < source_ptr[j + 1]; n++) {
+                const int64_t p = by_source[n], i = pair_target[p];
+                const heads w = *(const heads *)(weight + p * H + lane);
+                const heads g = *(const heads *)(grad_score + p * H + lane);
+                const float *qi = q + i * D * H + lane, *gy = grad_y + i * D * H + lane;
+                for (int64_t d = 0; d < D; d++) {
+                    *(heads *)(gk + d * H) += g * *(const heads *)(qi + d * H);
+                    *(heads *)(gv + d * H) += w * *(const heads *)(gy + d * H);
+                }
+            }
+        }
+    return 0;
+}

@@ -1,0 +1,88 @@
+"""What attention needs to know of a batch's geometry; the same for every head and layer, so computed once.
+
+Shapes: A atoms, E images, P pairs, M most images of one atom, K radial functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crystalformers.crystal import CrystalBatch
+from crystalformers.images import Images
+
+
+@dataclass(frozen=True)
+class RadialBasis:
+    """Gaussians of the distance, the basis of the value position encoding psi (Crystalformer, eq. 9).
+
+    b_k(d) = exp(-(d - mu_k)^2 / 2 s^2),  mu_k = k * maximum / count,  k = 1..count,  s = width * maximum / count
+
+    Attributes:
+        count: number of functions K.
+        maximum: centre of the last one, Angstrom.
+        width: standard deviation in units of the spacing.
+    """
+
+    count: int
+    maximum: float
+    width: float = 1.0
+
+    @property
+    def spacing(self) -> float:
+        """Distance between two centres, Angstrom."""
+        return self.maximum / self.count
+
+    def __call__(self, distance: Tensor) -> Tensor:
+        """Values at distances (...) Angstrom, shape (..., K)."""
+        centres = torch.arange(1, self.count + 1, device=distance.device, dtype=distance.dtype) * self.spacing
+        return torch.exp(-0.5 * ((distance.unsqueeze(-1) - centres) / (self.width * self.spacing)) ** 2)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A batch with its images, and what follows from them, each computed when a backend first asks.
+
+    Attributes:
+        batch: crystals with `images` built.
+        basis: radial functions of the value encoding.
+    """
+
+    batch: CrystalBatch
+    basis: RadialBasis
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def kept(self, name: str, compute: Callable[[Geometry], Any]) -> Any:
+        """What a backend derives from the geometry, computed when it first asks and kept for the next layer."""
+        if name not in self._kept:
+            self._kept[name] = compute(self)
+        return self._kept[name]
+
+    def without_basis(self) -> Geometry:
+        """The same images with no radial functions."""
+        return Geometry(self.batch, replace(self.basis, count=0))
+
+    @cached_property
+    def images(self) -> Images:
+        """The images of the batch."""
+        if self.batch.images is None:
+            raise ValueError("The batch has no images; build them with `images.with_images(batch, radius)`.")
+        return self.batch.images
+
+    @cached_property
+    def slots(self) -> tuple[Tensor, Tensor]:
+        """Images of each atom side by side: index of the image (A, M), and which slots are real (A, M)."""
+        counts = self.images.ptr.diff()
+        column = torch.arange(int(counts.max()), device=counts.device)
+        real = column < counts.unsqueeze(-1)
+        return torch.where(real, self.images.ptr[:-1, None] + column, 0), real
+
+    @cached_property
+    def basis_AMK(self) -> Tensor:
+        """Radial functions of every slot, (A, M, K); slots that are not real hold values to be ignored."""
+        return self.basis(self.images.distance)[self.slots[0]]

@@ -1,0 +1,44 @@
+"""Attention over images in vectorised PyTorch: any device, any floating-point type, every gradient.
+
+It follows the algebra of the sum rather than its pair form: distances and radial functions are shared by
+heads and layers; the weights of an atom's images accumulate the K radial functions first, and W^E is applied
+once per atom and head.
+
+Shapes: A atoms, M most images of one atom, P pairs, H heads, D their width, K radial functions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from crystalformers.attention.geometry import Geometry
+
+
+def attention(
+    q_AHD: Tensor,
+    k_AHD: Tensor,
+    v_AHD: Tensor,
+    inverse_variance_AH: Tensor,
+    W_HDK: Tensor | None,
+    geometry: Geometry,
+) -> Tensor:
+    """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`."""
+    images = geometry.images
+    slot_AM, real_AM = geometry.slots
+    pair_AM = images.pair[slot_AM]
+    score_PH = (q_AHD[images.pair_target] * k_AHD[images.pair_source]).sum(-1) / math.sqrt(q_AHD.shape[-1])
+    squared_AM1 = images.distance.square()[slot_AM].unsqueeze(-1)
+    logit_AMH = score_PH[pair_AM] - 0.5 * squared_AM1 * inverse_variance_AH.unsqueeze(1)
+    p_AMH = torch.softmax(logit_AMH.masked_fill(~real_AM.unsqueeze(-1), -math.inf), dim=1)
+    p_AMH = p_AMH * images.taper[slot_AM].unsqueeze(-1)
+    p_AMH = p_AMH / p_AMH.sum(1, keepdim=True)
+
+    p_PH = torch.zeros_like(score_PH).index_add(0, pair_AM[real_AM], p_AMH[real_AM])
+    y_AHD = torch.zeros_like(v_AHD).index_add(0, images.pair_target, p_PH.unsqueeze(-1) * v_AHD[images.pair_source])
+    if W_HDK is None:
+        return y_AHD
+    b_AHK = p_AMH.mT @ geometry.basis_AMK
+    return y_AHD + torch.einsum("ahk,hdk->ahd", b_AHK, W_HDK)

@@ -1,0 +1,232 @@
+"""Crystalformer (Taniai et al., ICLR 2024): the whole model, from atoms to predictions.
+
+    x_i = E[a_i];  4 x (x <- x + attention(x);  x <- x + W_2 relu(W_1 x));  z = mean_i x_i;  y = W_4 relu(W_3 z)
+
+Attention is the infinite lattice sum of `crystalformers.attention`. There is no normalisation and no dropout;
+T-Fixup initialisation keeps the residual stack trainable (section 3.1 and appendix of the paper).
+
+Shapes: A atoms of a batch, C crystals, H heads, D their width, K radial functions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crystalformers.attention import Backend, Geometry, RadialBasis, infinite_attention
+from crystalformers.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
+from crystalformers.errors import ConfigError
+from crystalformers.images import radius_for
+
+
+@dataclass(frozen=True)
+class CrystalformerConfig:
+    """Everything that fixes the architecture; defaults are the published ones.
+
+    Attributes:
+        dim: width of the atom vectors.
+        heads: attention heads; each has width dim / heads.
+        blocks: number of blocks.
+        feedforward: hidden width of the feed-forward layers.
+        radial_functions: K of the value position encoding; 0 leaves it out (the simplified model).
+        radial_maximum: centre of the last radial function, Angstrom.
+        radial_width: their standard deviation in units of their spacing.
+        sigma: r_0, width of the Gaussian decay for an average query, Angstrom.
+        sigma_slope: a, how fast 1/sigma^2 follows the query.
+        sigma_floor: b, lower bound of rho; sigma stays below r_0 / sqrt(b).
+        n_targets: numbers predicted per crystal.
+    """
+
+    dim: int = 128
+    heads: int = 8
+    blocks: int = 4
+    feedforward: int = 512
+    radial_functions: int = 64
+    radial_maximum: float = 14.0
+    radial_width: float = 1.0
+    sigma: float = 1.4
+    sigma_slope: float = 0.1
+    sigma_floor: float = 0.5
+    n_targets: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "heads", "blocks", "feedforward", "n_targets"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be at least 1.")
+        if self.dim % self.heads:
+            raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
+        if self.radial_functions < 0:
+            raise ConfigError("Model setting radial_functions must not be negative.")
+        for name in ("radial_maximum", "radial_width", "sigma", "sigma_slope"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive.")
+        if not 0 < self.sigma_floor < 1:
+            raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
+
+    @property
+    def sigma_bound(self) -> float:
+        """No Gaussian is wider, Angstrom."""
+        return self.sigma / math.sqrt(self.sigma_floor)
+
+
+class InfiniteAttention(nn.Module):
+    """Multi-head attention over periodic images with a decay whose width follows the query."""
+
+    width_mean: Tensor
+    width_std: Tensor
+
+    def __init__(self, config: CrystalformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        head_dim = config.dim // config.heads
+        self.query = nn.Linear(config.dim, config.dim)
+        self.key = nn.Linear(config.dim, config.dim)
+        self.value = nn.Linear(config.dim, config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.width = nn.Parameter(torch.empty(config.heads, head_dim))
+        self.value_encoding = (
+            nn.Parameter(torch.empty(config.heads, head_dim, config.radial_functions))
+            if config.radial_functions
+            else None
+        )
+        # Statistics of q.w over the first training batch; 0 and 1 until `Crystalformer.calibrate` sets them.
+        self.register_buffer("width_mean", torch.zeros(()))
+        self.register_buffer("width_std", torch.ones(()))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """T-Fixup: values and outputs shrink with depth, queries and keys do not; biases start at zero."""
+        scale = t_fixup_scale(self.config.blocks)
+        for linear, gain in ((self.query, 1.0), (self.key, 1.0), (self.value, scale), (self.out, scale)):
+            nn.init.xavier_uniform_(linear.weight, gain)
+            nn.init.zeros_(linear.bias)
+        head_dim = self.width.shape[1]
+        nn.init.normal_(self.width, std=head_dim**-0.5)
+        if self.value_encoding is not None:
+            count = self.value_encoding.shape[2]
+            nn.init.xavier_uniform_(self.value_encoding.data.view(-1, count), gain=count**-0.5)
+
+    def inverse_variance(self, q_AHD: Tensor) -> Tensor:
+        """1/sigma^2 = rho(x) / r_0^2 with x = (q.w - m) / s, (A, H), 1/Å² (eqs. 10, 11)."""
+        config = self.config
+        x_AH = ((q_AHD * self.width).sum(-1) - self.width_mean) / self.width_std
+        free = 1 - config.sigma_floor
+        rho_AH = free * F.elu(config.sigma_slope / free * x_AH) + 1
+        return rho_AH / config.sigma**2
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(A, dim) to (A, H, D)."""
+        return x.unflatten(-1, (self.config.heads, -1))
+
+    def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
+        """(A, dim) to (A, dim)."""
+        q_AHD, k_AHD, v_AHD = (self.heads(linear(x)) for linear in (self.query, self.key, self.value))
+        with torch.autocast(x.device.type, enabled=False):
+            # Distances want full precision; under autocast only the dense layers are rounded.
+            q_AHD, k_AHD, v_AHD = (t.to(self.width.dtype) for t in (q_AHD, k_AHD, v_AHD))
+            y_AHD = infinite_attention(
+                q_AHD, k_AHD, v_AHD, self.inverse_variance(q_AHD), self.value_encoding, geometry, backend
+            )
+        return self.out(y_AHD.flatten(1))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each added to its input."""
+
+    def __init__(self, config: CrystalformerConfig) -> None:
+        super().__init__()
+        self.attention = InfiniteAttention(config)
+        self.expand = nn.Linear(config.dim, config.feedforward)
+        self.contract = nn.Linear(config.feedforward, config.dim)
+        for linear in (self.expand, self.contract):
+            nn.init.xavier_uniform_(linear.weight, t_fixup_scale(config.blocks))
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
+        """(A, dim) to (A, dim)."""
+        x = x + self.attention(x, geometry, backend)
+        return x + self.contract(F.relu(self.expand(x)))
+
+
+class Crystalformer(nn.Module):
+    """Predicts `n_targets` standardised numbers per crystal.
+
+    Attributes:
+        config: the architecture.
+        backend: which implementation of attention runs; not part of the weights.
+    """
+
+    calibrated: Tensor
+
+    def __init__(self, config: CrystalformerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CrystalformerConfig()
+        self.backend: Backend = "auto"
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER, config.dim)
+        nn.init.normal_(self.embedding.weight, std=config.dim**-0.5 * (9 * config.blocks) ** -0.25)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.head = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.n_targets))
+        self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+
+    def radius(self, tolerance: float) -> float:
+        """Radius of the image list, Angstrom, for a neglected share of the weight of at most `tolerance`."""
+        return radius_for(tolerance, self.config.sigma_bound)
+
+    def forward(self, batch: CrystalBatch) -> Tensor:
+        """Standardised predictions, (C, n_targets), for a batch with images."""
+        return self.head(self.pool(self.encode(batch), batch))
+
+    def encode(self, batch: CrystalBatch) -> Tensor:
+        """Vectors of the atoms after the last block, (A, dim)."""
+        geometry = self.geometry(batch)
+        x = self.embed(batch)
+        for block in self.blocks:
+            x = block(x, geometry, self.backend)
+        return x
+
+    def embed(self, batch: CrystalBatch) -> Tensor:
+        """Vectors of the elements, (A, dim): E[a_i] of the embedding table, whose first row is hydrogen."""
+        return self.embedding(batch.numbers - 1)
+
+    def geometry(self, batch: CrystalBatch) -> Geometry:
+        """What all blocks share."""
+        config = self.config
+        return Geometry(batch, RadialBasis(config.radial_functions, config.radial_maximum, config.radial_width))
+
+    @staticmethod
+    def pool(x: Tensor, batch: CrystalBatch) -> Tensor:
+        """Mean over the atoms of each crystal, (C, dim)."""
+        total = x.new_zeros(len(batch), x.shape[-1]).index_add(0, batch.crystal_of_atom, x)
+        return total / batch.ptr.diff().unsqueeze(-1).to(x.dtype)
+
+    @torch.no_grad()
+    def calibrate(self, batch: CrystalBatch) -> None:
+        """Set mean and std of q.w, block by block, from all atoms and heads of one training batch.
+
+        The paper's code does this silently inside the first forward pass; here it happens once, when asked,
+        so that evaluation, resumed and parallel runs all see the same numbers.
+
+        Raises:
+            ConfigError: if the statistics are already set.
+        """
+        if self.calibrated:
+            raise ConfigError("The width statistics of this model are already set.")
+        geometry = self.geometry(batch)
+        x = self.embed(batch)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            attention = block.attention
+            score = (attention.heads(attention.query(x)) * attention.width).sum(-1)
+            attention.width_mean.copy_(score.mean())
+            attention.width_std.copy_(score.std())
+            x = block(x, geometry, self.backend)
+        self.calibrated.fill_(True)
+
+
+def t_fixup_scale(blocks: int) -> float:
+    """Factor on the initial weights of values, outputs and feed-forward layers (Huang et al., ICML 2020)."""
+    return 0.67 * float(blocks) ** -0.25
