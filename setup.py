@@ -1,19 +1,24 @@
-"""The one compiled part, a C library without any Python in it, loaded through ctypes."""
+"""The compiled part: a C library without any Python in it, loaded through ctypes, built once per instruction set."""
 
+import platform
 import sys
 
 from setuptools import Extension, setup
 
+FLAGS = [] if sys.platform == "win32" else ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno"]
+INSTRUCTION_SETS = {"default": []}
+if platform.machine() in ("x86_64", "AMD64") and sys.platform != "win32":
+    INSTRUCTION_SETS |= {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl"]}
+
 setup(
     ext_modules=[
         Extension(
-            "crystalformers._kernels",
+            f"crystalformers._kernels_{name}",
             ["crystalformers/attention/fused.c", "crystalformers/images.c"],
-            extra_compile_args=[]
-            if sys.platform == "win32"
-            else ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno"],
+            extra_compile_args=FLAGS + flags,
             # Without a compiler the installation succeeds, and plain PyTorch does the work.
             optional=True,
         )
-    ],
+        for name, flags in INSTRUCTION_SETS.items()
+    ]
 )

@@ -14,6 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Counting and filling must agree to the last bit on what lies inside the sphere, so neither may fuse a product and
+ * a sum where the other does not. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
 typedef struct {
     const double *frac;           /* (A, 3) */
     const double *triangle;       /* (C, 3, 3) */

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from crystalformers.crystal import CrystalBatch
+from crystalformers.errors import ConfigError
 from crystalformers.kernels import in_parallel, library, row_function
 
 TAPER_WIDTH = 0.3
@@ -157,7 +159,12 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
         batch: crystals; geometry is computed in float64 and returned in the type of its positions.
         radius: Angstrom.
         directions: also keep the vectors and lattice translations.
+
+    Raises:
+        ConfigError: if the radius is not a positive number.
     """
+    if not 0 < radius < math.inf:
+        raise ConfigError(f"The radius of the image list must be positive and finite, not {radius:g} Å.")
     positions, lattice = batch.positions.detach().double(), batch.lattice.detach().double()
     cells = Cells(
         frac=torch.linalg.solve(lattice[batch.crystal_of_atom].mT, positions.unsqueeze(-1)).squeeze(-1),
@@ -241,17 +248,15 @@ def enumerate_torch(cells: Cells) -> Images:
     )
 
 
-def _candidates(cells: Cells) -> list[tuple[Tensor, Tensor]]:
+def _candidates(cells: Cells) -> Iterator[tuple[Tensor, Tensor]]:
     """All ordered pairs of atoms (i, j) of one crystal, in chunks of whole target atoms."""
     start, size = cells.ptr[cells.crystal], cells.ptr.diff()[cells.crystal]
     chunk_of_atom = (size.cumsum(0) - size) // CANDIDATES_PER_CHUNK
-    chunks = []
     for atoms in torch.arange(len(size), device=size.device).split(
         torch.unique_consecutive(chunk_of_atom, return_counts=True)[1].tolist()
     ):
         target, within = _ranges(size[atoms])
-        chunks.append((atoms[target], start[atoms][target] + within))
-    return chunks
+        yield atoms[target], start[atoms][target] + within
 
 
 def _ranges(counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,13 @@ CHUNKS_PER_THREAD = 4
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where the installation had no compiler."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_kernels{suffix}")
-        if path.is_file():
-            return ctypes.CDLL(str(path))
+    """The kernels for this processor's instruction set, or None where the installation had no compiler."""
+    best = torch.backends.cpu.get_cpu_capability().lower()
+    for instruction_set in dict.fromkeys([best, "default"]):
+        for suffix in EXTENSION_SUFFIXES:
+            path = Path(__file__).with_name(f"_kernels_{instruction_set}{suffix}")
+            if path.is_file():
+                return ctypes.CDLL(str(path))
     return None
 
 

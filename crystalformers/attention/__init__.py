@@ -1,7 +1,7 @@
 """Infinitely connected attention: softmax attention whose keys are the periodic images of the atoms.
 
     y_i = sum_e p_e (v_j(e) + psi_e),   p = softmax_e(q_i . k_j(e) / sqrt(d_h) - d_e^2 / (2 sigma_i^2)),
-    psi_e = W^E b(d_e)                                                       (Crystalformer, eqs. 3 to 9)
+    psi_e = W^E b(d_e)                                                          (Crystalformer, section 3)
 
 One public function, several backends behind one dispatcher; all compute the same function of the same arguments.
 """

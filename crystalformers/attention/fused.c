@@ -28,12 +28,6 @@ typedef int32_t heads_int __attribute__((vector_size(LANES * sizeof(float)), ali
 typedef float window __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
 typedef int32_t window_int __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
 
-/* One binary for every x86-64: the loader picks the clone the processor can run. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EVERY_CPU __attribute__((target_clones("avx512f", "arch=haswell", "default")))
-#else
-#define FOR_EVERY_CPU
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 /* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). */
@@ -166,7 +160,6 @@ static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64
 
 /* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (A, H, K); log Z_i, (A, H); for atoms first .. last - 1.
  * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
-FOR_EVERY_CPU
 int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
                       const float *v, const float *decay, float *y, float *b, float *log_z) {
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
@@ -214,7 +207,6 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const f
 
 /* Gradients of q and decay of atoms first .. last - 1; for their pairs the weight and the gradient of the score, (P, H).
  * mean = grad_y . y + grad_b . b, (A, H), the softmax's own term. Returns 0, or 1 if memory ran out. */
-FOR_EVERY_CPU
 int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
                        const float *v, const float *decay, const float *log_z, const float *grad_y,
                        const float *grad_b, const float *mean, float *weight, float *grad_score, float *grad_q,
@@ -272,7 +264,6 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
 }
 
 /* Gradients of k and v of source atoms first .. last - 1, gathered from the pairs they take part in. */
-FOR_EVERY_CPU
 int image_sum_pull(int64_t first, int64_t last, const Layout *layout, const int64_t *pair_target,
                    const int64_t *by_source, const int64_t *source_ptr, const float *q, const float *grad_y,
                    const float *weight, const float *grad_score, float *grad_k, float *grad_v) {

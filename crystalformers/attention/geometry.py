@@ -19,7 +19,7 @@ from crystalformers.images import Images
 
 @dataclass(frozen=True)
 class RadialBasis:
-    """Gaussians of the distance, the basis of the value position encoding psi (Crystalformer, eq. 9).
+    """Gaussians of the distance, the basis of the value position encoding psi (Crystalformer, section 3.2).
 
     b_k(d) = exp(-(d - mu_k)^2 / 2 s^2),  mu_k = k * maximum / count,  k = 1..count,  s = width * maximum / count
 

@@ -28,6 +28,8 @@ def attention(
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`."""
     images = geometry.images
     slot_AM, real_AM = geometry.slots
+    # An image on the very edge weighs nothing, but if its score were the largest, all others would underflow beside it.
+    real_AM = real_AM & (images.taper[slot_AM] > 0)
     pair_AM = images.pair[slot_AM]
     score_PH = (q_AHD[images.pair_target] * k_AHD[images.pair_source]).sum(-1) / math.sqrt(q_AHD.shape[-1])
     squared_AM1 = images.distance.square()[slot_AM].unsqueeze(-1)

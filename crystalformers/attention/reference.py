@@ -1,6 +1,6 @@
 """The equations of the papers, as plainly as they can be written: the law that every backend is tested by.
 
-Crystalformer, eqs. 4 to 7, in the pseudo-finite form grouped by source atom j:
+Infinitely connected attention of Crystalformer (section 3.1) in its pseudo-finite form, grouped by source atom j:
 
     alpha_ij = log sum_n exp phi_ij(n)
     beta_ij  = sum_n softmax_n(phi_ij(n)) psi_ij(n)

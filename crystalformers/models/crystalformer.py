@@ -111,7 +111,7 @@ class InfiniteAttention(nn.Module):
             nn.init.xavier_uniform_(self.value_encoding.data.view(-1, count), gain=count**-0.5)
 
     def inverse_variance(self, q_AHD: Tensor) -> Tensor:
-        """1/sigma^2 = rho(x) / r_0^2 with x = (q.w - m) / s, (A, H), 1/Å² (eqs. 10, 11)."""
+        """1/sigma^2 = rho(x) / r_0^2 with x = (q.w - m) / s, (A, H), 1/Å² (section 3.2)."""
         config = self.config
         x_AH = ((q_AHD * self.width).sum(-1) - self.width_mean) / self.width_std
         free = 1 - config.sigma_floor
