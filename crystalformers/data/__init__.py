@@ -1,0 +1,1 @@
+"""Tables to train on, and how they are split."""

@@ -1,0 +1,218 @@
+"""A table of crystals and labels with random access, whatever its size.
+
+Every kind of table is converted once, batch by batch, to an uncompressed Arrow file that is then memory-mapped.
+Parquet itself gives a row only by decoding the whole row group around it (all 35,000 rows of a typical file), and
+structure files would be parsed again in every epoch. Of the mapped file the operating system keeps the pages that
+are in use, so a table may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from crystalformers.crystal import Crystal
+from crystalformers.data.split import SPLITS
+from crystalformers.errors import StructureError, TableError
+from crystalformers.io.rejected import Rejected
+from crystalformers.io.rows import STRUCTURE, Rows
+from crystalformers.io.tables import Source, open_source
+
+SPLIT_COLUMN = "split"
+SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val", "training": "train"}
+"""Values a `split` column may hold, any case, and what they mean."""
+
+
+def open_table(path: Path | str, scratch: Path | str | None = None) -> CrystalTable:
+    """Open a `.parquet`, `.csv` (beside structure files) or `.jsonl` table.
+
+    Args:
+        path: the table. Parquet and JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows
+            a, b, c in Angstrom), `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a
+            pymatgen dictionary `structure` instead. CSV: the id first, naming a structure file beside the table,
+            then labels; without a header line id and one value, then called `target`.
+        scratch: directory for the converted file (about the size of the decoded table); by default that of
+            temporary files. The file has no name any more once it is open, so that nothing is left behind.
+
+    Raises:
+        TableError: if the table is empty, lacks a column, cannot be read or holds an id twice.
+    """
+    source = open_source(Path(path))
+    with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
+        store = Path(folder) / "table.arrow"
+        _convert(source, store)
+        return CrystalTable(source, pa.ipc.open_file(pa.memory_map(os.fspath(store))))
+
+
+def _convert(source: Source, store: Path) -> None:
+    """Write the rows of a table, labels included, to an uncompressed Arrow file."""
+    batches = source.batches(source.labels)
+    try:
+        first = next(batches, None)
+        if first is None or first.num_rows == 0:
+            raise TableError(f"{source.path}: the table has no rows.")
+        with pa.ipc.new_file(os.fspath(store), first.schema) as writer:
+            writer.write(first)
+            for batch in batches:
+                writer.write(batch)
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{source.path}: the table cannot be converted ({error}).") from error
+
+
+class CrystalTable:
+    """Crystals and labels of a table, by row number; made by `open_table`.
+
+    Attributes:
+        path: the file it was read from.
+        columns: names of the labels: all columns but id, structure and formula.
+        ids: one per row, no two equal.
+    """
+
+    def __init__(self, source: Source, file: pa.RecordBatchFileReader) -> None:
+        self.path = source.path
+        self.columns = list(source.labels)
+        self._rows: list[Rows] = []
+        self._first: list[int] = []
+        total = 0
+        for batch in map(file.get_batch, range(file.num_record_batches)):
+            self._rows.append(Rows(batch, str(self.path), total))
+            self._first.append(total)
+            total += batch.num_rows
+        self._length = total
+        self.ids: list[str] = [name for rows in self._rows for name in rows.batch.column("id").to_pylist()]
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        seen: dict[str, int] = {}
+        for row, name in enumerate(self.ids):
+            if not name:
+                raise TableError(f"{self.path} row {row}: the id is missing; give every row its own.")
+            if name in seen:
+                raise TableError(
+                    f"{self.path}: the id '{name}' stands in rows {seen[name]} and {row}; give every row its own."
+                )
+            seen[name] = row
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> Crystal:
+        """The crystal of a row, named by its id; raises StructureError naming file and row."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"{self.path} has {len(self)} rows, there is no row {row}.")
+        row %= len(self)
+        batch = int(np.searchsorted(self._first, row, side="right")) - 1
+        return self._rows[batch][row - self._first[batch]]
+
+    def __iter__(self) -> Iterator[Crystal]:
+        return (self[row] for row in range(len(self)))
+
+    @cached_property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """Atoms of each row, (rows,); 0 where the structure could not be read."""
+        return np.concatenate([rows.n_atoms for rows in self._rows]).astype(np.int64)
+
+    def check_rows(self) -> dict[int, Rejected]:
+        """Row number -> why the row cannot be used, for every such row: what `table[row]` would raise.
+
+        Checks whole batches at once, some 10,000 rows a second.
+        """
+        rejected = {}
+        for rows in self._rows:
+            for row in sorted(rows.suspects):
+                try:
+                    rows[row]
+                except StructureError as error:
+                    rejected[rows.first + row] = Rejected(rows.name(row), str(error))
+        return rejected
+
+    def column(self, name: str) -> list[Any]:
+        """Values of a column as Python objects, None where missing; raises TableError if there is none such."""
+        return self._array(name).to_pylist()
+
+    def labels(self, name: str) -> NDArray[np.float64]:
+        """Values of a column as numbers, (rows,); NaN where missing.
+
+        Raises:
+            TableError: if there is no such column, or a value is no number (naming its row).
+        """
+        array = self._array(name)
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            return self._numbers_from_text(name, array)
+        try:
+            return np.asarray(pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise TableError(
+                f"{self.path}: column '{name}' holds no numbers, its type is {array.type}; choose another."
+            ) from error
+
+    def _numbers_from_text(self, name: str, array: pa.Array) -> NDArray[np.float64]:
+        values = np.full(len(self), np.nan)
+        for row, text in enumerate(array.to_pylist()):
+            if text is None or not text.strip():
+                continue
+            try:
+                values[row] = float(text)
+            except ValueError:
+                raise TableError(
+                    f"{self.path} row {row} ({self.ids[row]}): '{text}' in column '{name}' is not a number; "
+                    "correct it or leave it empty."
+                ) from None
+        return values
+
+    def _array(self, name: str) -> pa.Array:
+        if name not in self.columns:
+            close = difflib.get_close_matches(name, self.columns, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise TableError(
+                f"{self.path}: there is no column '{name}'.{hint} The label columns are: "
+                f"{', '.join(self.columns) or 'none'}."
+            )
+        chunks = [rows.batch.column(name) for rows in self._rows]
+        array = pa.chunked_array(chunks).combine_chunks()
+        return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+
+    @cached_property
+    def split(self) -> list[str] | None:
+        """`train`, `val` or `test` of each row from the column `split`; None if the table has no such column.
+
+        Raises:
+            TableError: naming the first row whose value is none of these.
+        """
+        if SPLIT_COLUMN not in self.columns:
+            return None
+        values = self.column(SPLIT_COLUMN)
+        split = [SPLIT_NAMES.get(str(value).strip().lower()) for value in values]
+        if None in split:
+            row = split.index(None)
+            raise TableError(
+                f"{self.path} row {row} ({self.ids[row]}): '{values[row]}' in column '{SPLIT_COLUMN}' is none of "
+                f"{', '.join(SPLITS)}; correct it."
+            )
+        return [name for name in split if name]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of ids, structures and labels, whatever kind of file they came from; 32 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in ("id", *STRUCTURE, "formula", *self.columns):
+            digest.update(name.encode())
+            for rows in self._rows:
+                column = rows.batch.column(name)
+                if name in STRUCTURE:
+                    digest.update(np.diff(column.offsets.to_numpy()).tobytes())
+                    digest.update(column.values.to_numpy().tobytes())
+                else:
+                    digest.update(repr(column.to_pylist()).encode())
+        return digest.hexdigest()

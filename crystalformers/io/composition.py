@@ -1,0 +1,80 @@
+"""Chemical symbols and formulas: what a file says its crystal is made of, held against the atoms it lists."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter, defaultdict
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.errors import StructureError
+
+ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS, start=1)} | {"D": 1, "T": 1}
+"""Atomic number of each symbol. Deuterium and tritium are hydrogen: the models know elements, not isotopes."""
+
+COUNT_TOLERANCE = 0.1
+"""Atoms per cell by which a formula, scaled to the cell, may miss a count (formulas such as `Li0.333` round)."""
+
+_TOKEN = re.compile(r"([A-Z][a-z]?|[(\[{]|[)\]}])([0-9]*\.?[0-9]*)|[\s'\"]+")
+
+
+def atomic_number(symbol: str, where: str) -> int:
+    """Atomic number of a chemical symbol, any case (`Fe`, `FE`); raises StructureError that begins with `where`."""
+    number = ATOMIC_NUMBERS.get(symbol.strip().title())
+    if number is None:
+        raise StructureError(
+            f"{where}: '{symbol}' is not an element the models know (H to {SYMBOLS[-1]}); "
+            "replace it by a chemical symbol or remove the atom."
+        )
+    return number
+
+
+def formula(crystal: Crystal) -> str:
+    """Reduced formula as pymatgen prints it, e.g. `SrTiO3`."""
+    from pymatgen.core import Composition
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # noble gases have no electronegativity to sort by
+        return str(Composition(Counter(crystal.symbols)).reduced_formula)
+
+
+@lru_cache(maxsize=65536)
+def parse_formula(text: str) -> dict[int, float] | None:
+    """Atomic number -> count of a formula such as `Ca3(PO4)2` or `C6 H12 O6`; None if it is not such a formula."""
+    stack = [defaultdict[int, float](float)]
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            return None
+        position = match.end()
+        token, digits = match.groups()
+        if token is None:
+            continue
+        count = float(digits) if digits.strip(".") else 1.0
+        if token in "([{":
+            stack.append(defaultdict(float))
+        elif token in ")]}":
+            if len(stack) < 2:
+                return None
+            for z, n in stack.pop().items():
+                stack[-1][z] += n * count
+        elif token in ATOMIC_NUMBERS:
+            stack[-1][ATOMIC_NUMBERS[token]] += count
+        else:
+            return None
+    counts = {z: n for z, n in stack[0].items() if n > 0}
+    return counts if counts and len(stack) == 1 else None
+
+
+def contradicts(counts: dict[int, float], numbers: NDArray[np.int64]) -> bool:
+    """Whether the atoms of a cell are not a multiple of a formula's counts, within `COUNT_TOLERANCE` atoms."""
+    found = dict(zip(*(column.tolist() for column in np.unique(numbers, return_counts=True)), strict=True))
+    if found.keys() != counts.keys():
+        return True
+    scale = len(numbers) / sum(counts.values())
+    return any(abs(found[z] - scale * count) > COUNT_TOLERANCE for z, count in counts.items())

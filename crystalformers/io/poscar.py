@@ -1,0 +1,139 @@
+"""POSCAR and CONTCAR files of VASP, formats 4 to 6."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.crystal import Crystal
+from crystalformers.errors import StructureError
+from crystalformers.io.composition import ATOMIC_NUMBERS, atomic_number
+
+
+def read_poscar(text: str, name: str) -> Crystal:
+    """The crystal of a POSCAR.
+
+    VASP 4 files name no elements. They are accepted only if every coordinate line ends in a chemical symbol, or
+    if the comment line consists of exactly one symbol per species; otherwise they are refused.
+
+    Args:
+        text: content of the file.
+        name: what to call the crystal, and the file in messages.
+
+    Raises:
+        StructureError: naming the line that cannot be read and the remedy.
+    """
+    lines = text.splitlines()
+    if len(lines) < 8:
+        raise StructureError(f"{name}: a POSCAR needs at least 8 lines, this file has {len(lines)}.")
+    lattice = _lattice(lines[1:5], name)
+    species = re.split(r"[!#]", lines[5])[0].split()
+    named = not all(word.isdigit() for word in species)
+    counts = _counts(lines[6 if named else 5], name)
+    n_atoms = int(sum(counts))
+    rest = lines[7 if named else 6 :]
+    selective = rest[0].strip()[:1].upper() == "S" if rest else False
+    mode = (rest[1] if selective else rest[0]).strip()[:1].upper() if len(rest) > selective else ""
+    if mode not in {"D", "C", "K"}:
+        raise StructureError(f"{name}: found neither 'Direct' nor 'Cartesian' after the atom counts; add that line.")
+    body = rest[2 if selective else 1 :]
+    coordinates = _coordinates(body, n_atoms, name)
+    numbers_of_species = (
+        [atomic_number(re.split(r"[_/.]", word)[0], name) for word in species]
+        if named
+        else _species_of_old_format(lines[0], body[:n_atoms], counts, selective, name)
+    )
+    if len(numbers_of_species) != len(counts):
+        raise StructureError(
+            f"{name}: {len(numbers_of_species)} element symbols but {len(counts)} atom counts; "
+            "give one count for each symbol."
+        )
+    numbers = np.repeat(numbers_of_species, counts)
+    if mode == "D":
+        return Crystal(numbers, coordinates, lattice, name)
+    return Crystal.from_positions(numbers, coordinates * _scale(lines[1:5], name), lattice, name)
+
+
+def _numbers(line: str, n: int, name: str, what: str) -> list[float]:
+    """The first `n` numbers of a line (Fortran's `1.0D0` included)."""
+    try:
+        values = [float(word.replace("D", "E").replace("d", "e")) for word in line.split()[:n]]
+    except ValueError:
+        values = []
+    if len(values) < n:
+        raise StructureError(f"{name}: {what} '{line.strip()}' does not hold {n} numbers; correct that line.")
+    return values
+
+
+def _scale(lines: Sequence[str], name: str) -> NDArray[np.float64]:
+    """Factors for x, y and z, (3,): one number, three, or a negative one that states the volume in Å³."""
+    n = min(3, len(re.split(r"[!#]", lines[0])[0].split()))
+    factors = np.array(_numbers(lines[0], 3 if n == 3 else 1, name, "the scaling factor"))
+    if (factors > 0).all():
+        return np.broadcast_to(factors, 3)
+    if len(factors) == 3 or factors[0] == 0 or not np.isfinite(factors).all():
+        raise StructureError(
+            f"{name}: the scaling factor '{lines[0].strip()}' must be positive, or one negative number for the "
+            "cell volume."
+        )
+    volume = abs(np.linalg.det([_numbers(line, 3, name, "the lattice vector") for line in lines[1:]]))
+    if volume == 0:
+        raise StructureError(f"{name}: the cell has no volume; give three independent lattice vectors in Å.")
+    return np.full(3, (-factors[0] / volume) ** (1 / 3))
+
+
+def _lattice(lines: Sequence[str], name: str) -> NDArray[np.float64]:
+    """Lattice vectors as rows, (3, 3), Angstrom."""
+    vectors = np.array([_numbers(line, 3, name, "the lattice vector") for line in lines[1:]])
+    return vectors * _scale(lines, name)
+
+
+def _counts(line: str, name: str) -> list[int]:
+    words = re.split(r"[!#]", line)[0].split()
+    if not words or not all(word.isdigit() for word in words) or not any(int(word) for word in words):
+        raise StructureError(
+            f"{name}: '{line.strip()}' should hold the number of atoms of each element; correct that line."
+        )
+    return [int(word) for word in words]
+
+
+def _coordinates(body: Sequence[str], n_atoms: int, name: str) -> NDArray[np.float64]:
+    """Coordinates as written, (N, 3)."""
+    if len([line for line in body[:n_atoms] if line.strip()]) < n_atoms:
+        raise StructureError(f"{name}: the file is cut short, {n_atoms} atoms are counted but fewer positions follow.")
+    if len(body) > n_atoms and re.match(r"\s*[-+.\d]\S*(\s+[-+.\d]\S*){2}", body[n_atoms]):
+        raise StructureError(
+            f"{name}: more positions follow than the {n_atoms} atoms counted; correct the atom counts."
+        )
+    return np.array([_numbers(line, 3, name, "the position") for line in body[:n_atoms]])
+
+
+def _species_of_old_format(
+    comment: str, body: Sequence[str], counts: Sequence[int], selective: bool, name: str
+) -> list[int]:
+    """Atomic number of each species of a VASP 4 file, from labels behind the coordinates or the comment line."""
+    matches = [re.match(r"[#!\s]*([A-Z][a-z]?)\d*\b", " ".join(_label(line, selective))) for line in body]
+    symbols = [match.group(1) if match else "" for match in matches]
+    if all(symbol in ATOMIC_NUMBERS for symbol in symbols):
+        ends = np.cumsum(counts)
+        groups = [set(symbols[end - count : end]) for count, end in zip(counts, ends, strict=True)]
+        if all(len(group) <= 1 for group in groups):
+            return [ATOMIC_NUMBERS[next(iter(group), "H")] for group in groups]
+        raise StructureError(
+            f"{name}: the symbols behind the coordinates disagree with the atom counts; "
+            "add a line of element symbols above the counts."
+        )
+    words = comment.split()
+    if len(words) == len(counts) and all(word in ATOMIC_NUMBERS for word in words):
+        return [ATOMIC_NUMBERS[word] for word in words]
+    raise StructureError(
+        f"{name}: the file names no elements (VASP 4 format); add a line of element symbols above the counts."
+    )
+
+
+def _label(line: str, selective: bool) -> list[str]:
+    """What follows the coordinates (and the three flags of selective dynamics)."""
+    return line.split()[6 if selective else 3 :]

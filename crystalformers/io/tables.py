@@ -1,0 +1,261 @@
+"""Tables of crystals as streams of batches: Parquet, CSV beside structure files, JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crystalformers.crystal import Crystal
+from crystalformers.errors import StructureError, TableError
+from crystalformers.io.files import READERS, open_text, read_crystal, reader_of
+from crystalformers.io.objects import from_pymatgen_dict
+from crystalformers.io.rows import SCHEMA, STRUCTURE, flat_lists, rows_from_python
+
+BATCH_ROWS = 1024
+"""Rows held in memory at once while a table streams."""
+
+ID_COLUMNS = ("id", "material_id")
+HEADERLESS_LABEL = "target"
+"""Name of the value column of a CSV without header line (the `id_prop.csv` of CGCNN)."""
+
+Record = tuple[str, Callable[[], Crystal], str | None, list[str | None]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table on disk.
+
+    Attributes:
+        path: the file.
+        labels: its columns that describe neither structure nor id.
+        batches: streams the rows as batches with the columns of `SCHEMA` and the labels asked for.
+        n_rows: number of rows, None where only reading the file tells.
+    """
+
+    path: Path
+    labels: list[str]
+    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+    n_rows: int | None = None
+
+
+def open_source(path: Path) -> Source:
+    """A table by the end of its name: `.parquet`, `.csv`, `.jsonl` (the latter two also `.gz`).
+
+    Raises:
+        TableError: if the file is missing, empty, of another kind or has not the columns it needs.
+    """
+    if not path.is_file():
+        raise TableError(f"{path}: no such file.")
+    if path.stat().st_size == 0:
+        raise TableError(f"{path}: the file is empty.")
+    opener = _opener(path)
+    if opener is None:
+        raise TableError(f"{path}: not a table; known are .parquet, .csv and .jsonl.")
+    with _named_errors(path):
+        source = opener(path)
+    return replace(source, batches=partial(_guarded, source))
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """What the file system, decompression and Arrow complain of, as one sentence that names the table."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise TableError(f"{path}: the table cannot be read ({error}); write it again.") from error
+
+
+def _guarded(source: Source, labels: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The batches of a table; errors that come up on the way are named."""
+    with _named_errors(source.path):
+        yield from source.batches(labels)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its name."""
+    return _opener(path) is not None
+
+
+def _opener(path: Path) -> Callable[[Path], Source] | None:
+    kinds = {".parquet": _open_parquet, ".csv": _open_csv, ".jsonl": _open_jsonl, ".ndjson": _open_jsonl}
+    stem = path.name.lower()
+    return kinds.get(Path(stem if stem.endswith(".parquet") else stem.removesuffix(".gz")).suffix)
+
+
+# Parquet
+
+
+def _open_parquet(path: Path) -> Source:
+    file = pq.ParquetFile(path)
+    names = file.schema_arrow.names
+    id_column = next((name for name in ID_COLUMNS if name in names), None)
+    missing = ([] if id_column else ["id"]) + [name for name in STRUCTURE if name not in names]
+    if missing:
+        raise TableError(
+            f"{path}: column '{missing[0]}' is missing; a table needs id, {', '.join(STRUCTURE)}, this one has "
+            f"{', '.join(names)}."
+        )
+    labels = [name for name in names if name not in {id_column, "n_atoms", *SCHEMA.names}]
+
+    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        columns = [name for name in names if name in {id_column, "formula", *STRUCTURE, *wanted}]
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            arrays = [batch.column(id_column).cast(pa.string())]
+            arrays += [flat_lists(batch.column(name), name, str(path)) for name in STRUCTURE]
+            nothing = pa.nulls(batch.num_rows, pa.string())
+            arrays += [batch.column("formula").cast(pa.string()) if "formula" in columns else nothing, nothing]
+            arrays += [batch.column(name) for name in wanted]
+            fields = [batch.schema.field(name) for name in wanted]
+            yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*SCHEMA, *fields]))
+
+    return Source(path, labels, batches, file.metadata.num_rows)
+
+
+# CSV beside structure files
+
+
+def _open_csv(path: Path) -> Source:
+    with open_text(path) as file:
+        first = next((row for row in csv.reader(file) if any(row)), [])
+    header = not (len(first) > 1 and _is_number(first[1]))
+    if not header and len(first) != 2:
+        raise TableError(
+            f"{path}: a CSV without header line has two columns, id and value; name the {len(first)} columns in a "
+            "first line."
+        )
+    labels = first[1:] if header else [HEADERLESS_LABEL]
+    repeated = next((name for name in labels if labels.count(name) > 1 or not name), None)
+    if repeated is not None:
+        raise TableError(f"{path}: the column name '{repeated}' is empty or stands twice; rename one.")
+
+    def records() -> Iterator[dict[str, str]]:
+        with open_text(path) as file:
+            reader = csv.reader(file)
+            rows = (row for row in reader if any(row))
+            for row in islice(rows, int(header), None):
+                if len(row) != 1 + len(labels):
+                    raise TableError(
+                        f"{path} line {reader.line_num}: {len(row)} fields, expected {1 + len(labels)} "
+                        f"(id, {', '.join(labels)})."
+                    )
+                yield dict(zip(["", *labels], row, strict=True))
+
+    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        rows = (
+            (
+                row[""].strip(),
+                partial(_beside, path.parent, row[""].strip()),
+                row.get("formula") or None,
+                [row[label].strip() or None for label in wanted],
+            )
+            for row in records()
+        )
+        return _batches(rows, wanted)
+
+    return Source(path, [label for label in labels if label != "formula"], batches)
+
+
+def _beside(folder: Path, name: str) -> Crystal:
+    """The structure that an id of a CSV stands for: a file of that name, or that name and a known ending."""
+    candidates = [folder / name] + [folder / f"{name}{end}{gz}" for end in READERS for gz in ("", ".gz")]
+    found = [path for path in candidates if path.is_file() and reader_of(path)]
+    if not found:
+        raise StructureError(f"no structure file beside the table; expected {name}.cif or {', '.join(READERS)}.")
+    if len(found) > 1:
+        raise StructureError(f"{found[0].name} and {found[1].name} both fit the id; remove one.")
+    return read_crystal(found[0])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# JSON lines
+
+
+def _open_jsonl(path: Path) -> Source:
+    """Labels are known only after the whole file is seen, hence a first pass."""
+    seen: dict[str, None] = {}
+    n_rows = 0
+    for row in _json_rows(path):
+        n_rows += 1
+        if isinstance(row, dict):
+            seen |= dict.fromkeys(key for key, value in row.items() if not isinstance(value, list | dict))
+    labels = [name for name in seen if name not in {*ID_COLUMNS, "n_atoms", "structure", *SCHEMA.names}]
+
+    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        return _batches((_json_record(i, row, wanted) for i, row in enumerate(_json_rows(path))), wanted)
+
+    return Source(path, labels, batches, n_rows)
+
+
+def _json_rows(path: Path) -> Iterator[Any]:
+    """The value of each line that is not blank; a JSONDecodeError where a line is not JSON."""
+    with open_text(path) as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    yield error
+
+
+def _json_record(index: int, row: Any, wanted: Sequence[str]) -> Record:
+    if not isinstance(row, dict):
+        what = f"not valid JSON ({row})" if isinstance(row, ValueError) else "not a JSON object"
+        row = {"id": f"row {index}", "problem": f"the line is {what}; correct or remove it."}
+    name = next((row[key] for key in ID_COLUMNS if row.get(key) is not None), f"row {index}")
+    formula = row.get("formula")
+    texts = [_text(row.get(label)) for label in wanted]
+    return str(name), partial(_json_crystal, row, str(name)), str(formula) if formula else None, texts
+
+
+def _json_crystal(row: dict[str, Any], name: str) -> Crystal:
+    if "problem" in row:
+        raise StructureError(row["problem"])
+    if "structure" in row:
+        return from_pymatgen_dict(row["structure"], name)
+    missing = [key for key in STRUCTURE if key not in row]
+    if missing:
+        raise StructureError(
+            f"'{missing[0]}' is missing; a row needs 'structure' (a pymatgen dict) or {', '.join(STRUCTURE)}."
+        )
+    try:
+        numbers, lattice, frac = (np.array(row[key], dtype=np.float64).reshape(-1) for key in STRUCTURE)
+        if not np.array_equal(numbers, np.rint(numbers)):
+            raise ValueError("atomic numbers must be integers")
+        return Crystal(numbers.astype(np.int64), frac.reshape(len(numbers), 3), lattice.reshape(3, 3), name)
+    except StructureError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise StructureError(
+            f"{', '.join(STRUCTURE)} must hold N, 9 and 3N numbers ({str(error).splitlines()[0]})."
+        ) from error
+
+
+def _text(value: Any) -> str | None:
+    """A label as text: numbers exactly, true and false as 1 and 0."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return None if value is None else str(value)
+
+
+def _batches(records: Iterator[Record], labels: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    while chunk := list(islice(records, BATCH_ROWS)):
+        yield rows_from_python(chunk, list(labels))

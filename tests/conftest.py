@@ -1,0 +1,21 @@
+"""Fixtures that every test file may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _shared() -> Path:
+    return Path(os.environ.get("CRYSTALFORMERS_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference data and oracle outputs beside the checkout; the test says so and skips without it."""
+    folder = _shared()
+    if not (folder / "data").is_dir():
+        pytest.skip(f"NOT TESTED: reference data not found in {folder} (set CRYSTALFORMERS_SHARED)")
+    return folder
