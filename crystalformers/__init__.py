@@ -1,0 +1,78 @@
+"""Transformer encoders for crystals: predict properties, train on your own data, reuse atom vectors.
+
+>>> from crystalformers import load_model
+>>> model = load_model()  # doctest: +SKIP
+>>> model.predict("NaCl.cif")  # doctest: +SKIP
+
+Public names are imported on first use, so that `import crystalformers` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crystalformers.crystal import Crystal, CrystalBatch
+    from crystalformers.data.table import CrystalTable, open_table
+    from crystalformers.errors import CrystalformersError, StructureError
+    from crystalformers.evaluate import evaluate_model
+    from crystalformers.io import Rejected, as_crystal, read_crystal, read_structures
+    from crystalformers.predict import Model, Prediction, load_model
+    from crystalformers.target import Target
+    from crystalformers.training import Recipe, fit
+
+_HOME = {
+    "Crystal": "crystal",
+    "CrystalBatch": "crystal",
+    "CrystalTable": "data.table",
+    "CrystalformersError": "errors",
+    "Model": "predict",
+    "Prediction": "predict",
+    "Recipe": "training",
+    "Rejected": "io",
+    "StructureError": "errors",
+    "Target": "target",
+    "as_crystal": "io",
+    "evaluate_model": "evaluate",
+    "fit": "training",
+    "load_model": "predict",
+    "open_table": "data.table",
+    "read_crystal": "io",
+    "read_structures": "io",
+}
+"""The module each public name lives in."""
+
+__all__ = [
+    "Crystal",
+    "CrystalBatch",
+    "CrystalTable",
+    "CrystalformersError",
+    "Model",
+    "Prediction",
+    "Recipe",
+    "Rejected",
+    "StructureError",
+    "Target",
+    "as_crystal",
+    "evaluate_model",
+    "fit",
+    "load_model",
+    "open_table",
+    "read_crystal",
+    "read_structures",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("crystalformers")
+    if name not in _HOME:
+        raise AttributeError(f"module 'crystalformers' has no attribute '{name}'")
+    return getattr(import_module(f"crystalformers.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

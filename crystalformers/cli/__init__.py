@@ -1,0 +1,81 @@
+"""The command line: one file per verb over the functions of the library.
+
+Exit codes: 0 all done, 1 some structures could not be used, 2 an error (one line on stderr), 130 Ctrl-C,
+143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from crystalformers.cli.embed import embed_command
+from crystalformers.cli.evaluate import evaluate_command
+from crystalformers.cli.models import models_command
+from crystalformers.cli.predict import predict_command
+from crystalformers.cli.train import train_command
+from crystalformers.errors import CrystalformersError
+
+
+class Verbs(TyperGroup):
+    """Turns what a user can act on into one line and an exit code; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # typer ends quietly when the reader of a pipe has left
+        except (CrystalformersError, OSError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as stop:
+            typer.echo(f"interrupted{': ' if stop.args else ''}{stop}", err=True)
+            raise typer.Exit(130) from stop
+
+
+app = typer.Typer(
+    cls=Verbs,
+    name="crystalformers",
+    help="Predict properties of crystals, train on your own data, reuse atom vectors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("predict")(predict_command)
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.command("embed")(embed_command)
+app.command("models")(models_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from crystalformers import __version__
+
+        typer.echo(f"crystalformers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminate(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Entry point of the command `crystalformers`."""
+    # A scheduler's SIGTERM then unwinds like Ctrl-C, so that no temporary file stays behind.
+    signal.signal(signal.SIGTERM, _terminate)
+    app()

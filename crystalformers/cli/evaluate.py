@@ -1,0 +1,114 @@
+"""`crystalformers evaluate`: the errors of a model on a labelled table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crystalformers.cli.options import Device, Overwrite, Tolerance
+from crystalformers.cli.output import check_output, complain, print_table, write_parquet
+from crystalformers.cli.progress import progress
+
+if TYPE_CHECKING:
+    from crystalformers.evaluate import Evaluation
+    from crystalformers.predict import Model
+
+
+def evaluate_command(
+    table: Annotated[
+        Path,
+        typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="Run folder, weight file or bundled name.", show_default=False),
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, val, test, or all. Default: test where a split is known, else all.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the errors as JSON to this file.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file."),
+    ] = None,
+    device: Device = "cpu",
+    tolerance: Tolerance = 1e-7,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure a model on a table: MAE, RMSE and R2 of each target in its unit, beside a constant guess.
+
+    The split stored in a run folder takes precedence over the column `split` of the table. The baseline
+    always predicts the mean of the training labels.
+    """
+    for path, suffix in ((output, ".json"), (predictions, ".parquet")):
+        if path is not None:
+            check_output(path, [suffix], overwrite=overwrite)
+
+    from crystalformers.data.table import open_table
+    from crystalformers.evaluate import evaluate_model, select_rows
+    from crystalformers.predict import load_model
+
+    opened, loaded = open_table(table), load_model(model, device, tolerance)
+    run = Path(model) if Path(model).is_dir() else None
+    _, rows = select_rows(opened, split, run)
+    with progress("evaluating", len(rows)) as advance:
+        result = evaluate_model(loaded, opened, split, run, advance)
+    _print_scores(result)
+    if predictions is not None:
+        _write_rows(predictions, result)
+    if output is not None:
+        _write_report(output, result, loaded, opened.fingerprint)
+    complain([(row.name, row.reason) for row in result.rejected])
+
+
+def _print_scores(result: Evaluation) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"split: {result.split}", box=None, header_style="bold", pad_edge=False, title_justify="left")
+    table.add_column("target")
+    for header in ("unit", "n", "MAE", "RMSE", "R2", "baseline MAE", "baseline RMSE"):
+        table.add_column(header, justify="right")
+    for score in result.scores:
+        numbers = (score.mae, score.rmse, score.r2, score.baseline_mae, score.baseline_rmse)
+        cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
+        table.add_row(escape(score.target), escape(score.unit), str(score.n), *cells)
+    print_table(table)
+
+
+def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:
+    from crystalformers import __version__
+    from crystalformers.checkpoint import write_atomically
+
+    report = {
+        "crystalformers": __version__,
+        "model": {"name": model.name, "sha256": model.fingerprint},
+        "table": table,
+        "split": result.split,
+        "tolerance": model.tolerance,
+        "rejected": len(result.rejected),
+        "scores": [asdict(score) for score in result.scores],
+    }
+    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+
+
+def _write_rows(path: Path, result: Evaluation) -> None:
+    import pyarrow as pa
+
+    fields, columns = [pa.field("id", pa.string())], [pa.array(result.ids, pa.string())]
+    for k, score in enumerate(result.scores):
+        for kind, values in (("label", result.labels), ("prediction", result.predictions)):
+            fields.append(pa.field(f"{score.target}_{kind}", pa.float64(), metadata={"unit": score.unit}))
+            columns.append(pa.array(values[:, k], from_pandas=True))
+    schema = pa.schema(fields)
+    write_parquet(path, schema, [pa.Table.from_arrays(columns, schema=schema)])

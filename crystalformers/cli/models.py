@@ -1,0 +1,42 @@
+"""`crystalformers models`: what is bundled, and how well it was measured to predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+
+def models_command() -> None:
+    """List the bundled models: property, unit, training data, measured test error."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from crystalformers import bundled
+    from crystalformers.bundled import find_weights
+    from crystalformers.checkpoint import read_description
+    from crystalformers.cli.output import print_table
+
+    if not bundled.names():
+        typer.echo("No model is bundled with this installation.")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in ("model", "property", "unit", "training data", "test error (MAE)"):
+        table.add_column(header)
+    for name in bundled.names():
+        description = read_description(find_weights(name))
+        for target in description["targets"]:
+            data, error = data_and_error(description["card"], target["name"])
+            cells = (name, target["name"], target["unit"], data, error)
+            table.add_row(*map(escape, cells))
+    print_table(table)
+
+
+def data_and_error(card: dict[str, Any], target: str) -> tuple[str, str]:
+    """What a card says of its training data and of the mean absolute test error of a target; `-` for nothing."""
+    data = card.get("data", {})
+    rows = data.get("rows", {}).get("train")
+    words = [data.get("name"), None if rows is None else f"{rows} crystals"]
+    measured = card.get("errors", {}).get("test", {}).get(target)
+    error = "-" if measured is None else f"{measured['mae']:.3g} ({measured['n']} crystals)"
+    return ", ".join(word for word in words if word) or "-", error

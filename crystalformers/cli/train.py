@@ -1,0 +1,112 @@
+"""`crystalformers train`: a table with labels in, a run folder with weights out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crystalformers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crystalformers.target import Target
+    from crystalformers.training.recipe import Recipe
+
+
+def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
+    table: Annotated[Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl).")],
+    target: Annotated[
+        list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
+    ],
+    unit: Annotated[
+        list[str],
+        typer.Option("--unit", help="Unit of each target, e.g. eV/atom, GPa, or dimensionless.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)],
+    basis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--basis",
+            help="Of each target: intensive, per_atom, or per_cell (grows with the cell). Default: intensive.",
+            show_default=False,
+        ),
+    ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transform",
+            help="Of each target before learning: none or log10. Default: none.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
+    average_epochs: Annotated[
+        int | None, typer.Option(help="Last epochs whose weights are averaged; overrides the recipe.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crystals per step; overrides the recipe.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; overrides the recipe.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag."),
+    ] = False,
+) -> None:
+    """Train a model on your own table.
+
+    Several targets are learned at once by repeating --target and --unit (and --basis, --transform) in the
+    same order; a label may be missing in some rows.
+    """
+    overrides = {
+        "epochs": epochs,
+        "average_epochs": average_epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "threads": threads,
+    }
+    targets = paired_targets(target, unit, basis, transform)
+    recipe = merged_recipe(config, overrides)
+
+    from crystalformers.data.table import open_table
+    from crystalformers.training import fit
+
+    weights = fit(open_table(table), targets, output, recipe, resume=resume)
+    typer.echo(f"weights: {weights}")
+
+
+def paired_targets(
+    names: list[str], units: list[str], bases: list[str] | None, transforms: list[str] | None
+) -> list[Target]:
+    """One target per name, with the unit, basis and transform given at the same place.
+
+    Raises:
+        ConfigError: if the numbers of options do not fit.
+        TargetError: if a basis or transform is unknown.
+    """
+    from crystalformers.target import Target
+
+    given: dict[str, list[Any]] = {
+        "--unit": units,
+        "--basis": bases or ["intensive"] * len(names),
+        "--transform": transforms or ["none"] * len(names),
+    }
+    for option, values in given.items():
+        if len(values) != len(names):
+            raise ConfigError(
+                f"{len(names)} --target but {len(values)} {option}; give one {option} per --target, in order."
+            )
+    if len(set(names)) < len(names):
+        raise ConfigError("A --target is named twice; name each column once.")
+    return [Target(*values) for values in zip(names, *given.values(), strict=True)]
+
+
+def merged_recipe(config: Path | None, overrides: dict[str, int | None]) -> Recipe:
+    """The recipe of a file, or the published one, with the settings of the command line in front."""
+    from crystalformers.training.recipe import Recipe
+
+    settings = Recipe.load(config).model_dump() if config else {}
+    settings |= {name: value for name, value in overrides.items() if value is not None}
+    return Recipe.parse(settings, str(config or "recipe"))
