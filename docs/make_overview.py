@@ -1,0 +1,75 @@
+"""Draw docs/overview.png: attention over periodic images, and the bundled model on the test split.
+
+    python docs/make_overview.py --table ../shared/data/mp36k.parquet
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from crystalformers import CrystalBatch, load_model, open_table, read_crystal
+from crystalformers.images import with_images
+
+ROOT = Path(__file__).parents[1]
+SIGMA = 1.4
+"""Width of the Gaussian decay that is drawn, Angstrom: the published r_0."""
+
+
+def draw_images(ax: Axes) -> None:
+    """Images around one sodium atom of rock salt in a (001) plane, shaded by the Gaussian of their distance."""
+    crystal = read_crystal(ROOT / "examples" / "NaCl.cif")
+    batch = with_images(CrystalBatch.from_crystals([crystal]), radius=9.0, directions=True)
+    images = batch.images
+    assert images is not None
+    assert images.vectors is not None
+    around = slice(int(images.ptr[0]), int(images.ptr[1]))
+    vectors, distance = images.vectors[around].numpy(), images.distance[around].numpy()
+    numbers = crystal.numbers[images.source[around].numpy()]
+    plane = np.abs(vectors[:, 2]) < 1e-6
+    weight = np.exp(-(distance**2) / (2 * SIGMA**2))
+    for vector, strength in zip(vectors[plane], weight[plane], strict=True):
+        ax.plot([0, vector[0]], [0, vector[1]], color="#4c72b0", lw=9 * strength**0.5, alpha=0.75, zorder=1)
+    for z, label, color, size in ((11, "Na", "#b39ddb", 90), (17, "Cl", "#81c784", 150)):
+        chosen = plane & (numbers == z)
+        ax.scatter(*vectors[chosen, :2].T, s=size, c=color, ec="0.25", lw=0.6, label=label, zorder=2)
+    for multiple in (1, 2, 4):
+        ax.add_patch(plt.Circle((0, 0), multiple * SIGMA, fill=False, ls=":", color="0.4", lw=0.8, zorder=3))
+        ax.text(0, multiple * SIGMA + 0.12, rf"{multiple}$\sigma$", ha="center", fontsize=8, zorder=4)
+    ax.set(aspect="equal", xlim=(-7.5, 7.5), ylim=(-7.5, 7.5), xlabel="x / Å", ylabel="y / Å")
+    ax.set_title("one atom attends to every periodic image", fontsize=10)
+    ax.legend(loc="lower right", fontsize=8, framealpha=1)
+
+
+def draw_parity(ax: Axes, path: Path) -> None:
+    """Predicted against computed formation energies of the test split."""
+    model, table = load_model(tolerance=1e-5), open_table(path)
+    assert table.split is not None
+    rows = [row for row, split in enumerate(table.split) if split == "test"]
+    name = "formation_energy_per_atom"
+    truth = table.labels(name)[rows]
+    predicted = np.array([p.values[name] for p in model.predict([table[row] for row in rows])])
+    ax.scatter(truth, predicted, s=6, alpha=0.5, color="#4c72b0", lw=0)
+    ends = [truth.min(), truth.max()]
+    ax.plot(ends, ends, color="0.3", lw=0.8)
+    mae = np.abs(truth - predicted).mean()
+    ax.set(aspect="equal", xlabel="DFT, eV/atom", ylabel="predicted, eV/atom")
+    ax.set_title(f"formation energy, {len(rows)} test crystals: MAE {mae:.3f} eV/atom", fontsize=10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, required=True, help="mp36k.parquet")
+    arguments = parser.parse_args()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.5), layout="constrained")
+    draw_images(left)
+    draw_parity(right, arguments.table)
+    figure.savefig(ROOT / "docs" / "overview.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
