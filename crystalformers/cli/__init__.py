@@ -6,6 +6,7 @@ Exit codes: 0 all done, 1 some structures could not be used, 2 an error (one lin
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Annotated, Any
 
@@ -78,4 +79,7 @@ def main() -> None:
     """Entry point of the command `crystalformers`."""
     # A scheduler's SIGTERM then unwinds like Ctrl-C, so that no temporary file stays behind.
     signal.signal(signal.SIGTERM, _terminate)
+    # Read when torch is imported. Idle threads that spin would take the cores from the kernels' own threads: on a busy
+    # machine a small job took six times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -107,6 +107,5 @@ def merged_recipe(config: Path | None, overrides: dict[str, int | None]) -> Reci
     """The recipe of a file, or the published one, with the settings of the command line in front."""
     from crystalformers.training.recipe import Recipe
 
-    settings = Recipe.load(config).model_dump() if config else {}
-    settings |= {name: value for name, value in overrides.items() if value is not None}
-    return Recipe.parse(settings, str(config or "recipe"))
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return Recipe.load(config, given) if config else Recipe.parse(given)
