@@ -86,6 +86,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model = build_model(description["architecture"], description["config"])
         targets = tuple(Target.from_dict(target) for target in description["targets"])
         card = description["card"]
+        if len(targets) != model.config.n_targets:
+            raise TargetError(f"{len(targets)} targets do not fit {model.config.n_targets} outputs.")
     except (KeyError, TypeError, ConfigError, TargetError) as error:
         raise CheckpointError(f"{path}: the description in the file cannot be used: {error}") from error
     with safe_open(path, "pt") as file:
@@ -123,7 +125,12 @@ def read_description(path: Path) -> dict[str, Any]:
         ) from error
     if header is None:
         raise CheckpointError(f"{path}: a safetensors file, but not one that crystalformers wrote.")
-    description: dict[str, Any] = json.loads(header)
+    try:
+        description: dict[str, Any] = json.loads(header)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: the description in the file is not JSON ({error}).") from error
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path}: the description in the file is not a JSON object.")
     if description.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: format {description.get('format')} is not known to this version (it reads {FORMAT}); "

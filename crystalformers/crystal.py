@@ -33,7 +33,7 @@ MIN_SOLIDITY = 1e-6
 """Volume over the product of the three lengths below which a cell counts as flat (a cube has 1)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crystal:
     """An ordered periodic structure.
 
@@ -56,7 +56,7 @@ class Crystal:
         numbers = np.asarray(self.numbers)
         if numbers.ndim != 1 or numbers.size == 0:
             raise StructureError(f"{self._label}: the structure holds no atoms.")
-        if not np.array_equal(numbers, numbers.astype(np.int64)):
+        if not np.issubdtype(numbers.dtype, np.number) or (numbers != np.round(numbers)).any():
             raise StructureError(f"{self._label}: atomic numbers must be integers.")
         unknown = sorted({int(z) for z in numbers if not 1 <= z <= MAX_ATOMIC_NUMBER})
         if unknown:
@@ -75,7 +75,7 @@ class Crystal:
             )
 
     def _array(self, field: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        array = np.asarray(getattr(self, field), dtype=np.float64)
+        array = np.array(getattr(self, field), dtype=np.float64)
         if array.shape != shape:
             raise StructureError(f"{self._label}: {field} has shape {array.shape}, expected {shape}.")
         if not np.isfinite(array).all():

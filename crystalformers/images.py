@@ -4,8 +4,8 @@ Shapes: A atoms of a batch, C crystals, E images (the edges of the sum), P pairs
 one image. Lengths in Angstrom.
 
 The set "images within `radius` of atom i" depends on the crystal alone, never on how its cell was drawn.
-From that follows invariance to supercells, choice of cell, unwrapped atoms and atom order, at a cost linear
-in the number of atoms.
+From that follows invariance to supercells, choice of cell, unwrapped atoms and atom order, and a list whose length
+is linear in the number of atoms. (Finding it compares all pairs of atoms of a cell once: 10 ns each.)
 """
 
 from __future__ import annotations

@@ -62,35 +62,35 @@ class Target:
         Raises:
             TargetError: if no label is present, all are equal, one is infinite, or a transform cannot be applied.
         """
-        values = np.asarray(values, dtype=np.float64)
-        if np.isinf(values).any():
-            raise TargetError(f"{self.name}: {int(np.isinf(values).sum())} labels are infinite.")
-        present = ~np.isnan(values)
+        labels = np.asarray(values, dtype=np.float64)
+        if np.isinf(labels).any():
+            raise TargetError(f"{self.name}: {int(np.isinf(labels).sum())} labels are infinite.")
+        present = ~np.isnan(labels)
         if not present.any():
             raise TargetError(f"{self.name}: not one label is present in the training split.")
         plain = Target(self.name, self.unit, self.basis, self.transform)
-        scaled = plain.standardise(values[present], np.asarray(n_atoms)[present])
+        scaled = plain.standardise(labels[present], np.asarray(n_atoms)[present])
         mean, std = float(scaled.mean()), float(scaled.std())
         if std <= 1e-12 * max(1.0, abs(mean)):
             raise TargetError(
-                f"{self.name}: all {present.sum()} training labels equal {values[present][0]:g}; "
+                f"{self.name}: all {present.sum()} training labels equal {labels[present][0]:g}; "
                 "there is nothing to learn."
             )
         return Target(self.name, self.unit, self.basis, self.transform, mean, std)
 
     def standardise(self, values: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
         """Physical values to standardised ones, shape (rows,); NaN stays NaN."""
-        values = np.asarray(values, dtype=np.float64)
+        scaled = np.asarray(values, dtype=np.float64)
         if self.basis == "per_cell":
-            values = values / np.asarray(n_atoms)
+            scaled = scaled / np.asarray(n_atoms)
         if self.transform == "log10":
-            if (values <= 0).any():
+            if (scaled <= 0).any():
                 raise TargetError(
-                    f"{self.name}: log10 needs positive labels, {int((values <= 0).sum())} are not; "
+                    f"{self.name}: log10 needs positive labels, {int((scaled <= 0).sum())} are not; "
                     "drop those rows or use transform 'none'."
                 )
-            values = np.log10(values)
-        return (values - self.mean) / self.std
+            scaled = np.log10(scaled)
+        return (scaled - self.mean) / self.std
 
     def physical(self, standardised: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
         """Standardised values back to physical ones in `unit`, shape (rows,)."""

@@ -1,6 +1,6 @@
 """Draw docs/overview.png: attention over periodic images, and the bundled model on the test split.
 
-    python docs/make_overview.py --table ../shared/data/mp36k.parquet
+python docs/make_overview.py --table ../shared/data/mp36k.parquet
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def draw_parity(ax: Axes, path: Path) -> None:
 
 
 def main() -> None:
+    """Draw and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, required=True, help="mp36k.parquet")
     arguments = parser.parse_args()

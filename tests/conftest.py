@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# On two busy cores the threads of PyTorch's own operations wait for each other longer than they work.
+torch.set_num_threads(1)
 
 
 def _shared() -> Path:

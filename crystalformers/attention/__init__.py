@@ -79,6 +79,8 @@ def infinite_attention(
                 raise ConfigError(
                     f"Attention backend 'cpu' computes float32 on the CPU, not {q_AHD.dtype} on {q_AHD.device}."
                 )
+            if geometry.images.distance.requires_grad:
+                raise ConfigError("Attention backend 'cpu' has no gradients of positions; use 'torch' for them.")
             return fused.attention(*arguments)
     raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
 

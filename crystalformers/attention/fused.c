@@ -110,7 +110,7 @@ INLINE void pair_products(heads *score, const float *a, const float *b, const in
 
 /* Logits of the images of atom i that count, and their maximum; returns how many they are. The first image is the
  * atom itself at distance 0, and no logit exceeds max_j score - decay d^2: that bounds where all that follow are
- * negligible beside it. */
+ * negligible beside it. Images on the very edge weigh nothing, and must not set the maximum either. */
 INLINE int64_t image_logits(heads *logit, heads *top, const heads *score, int64_t pairs, heads decay, int64_t i,
                             const Layout *layout) {
     const int64_t begin = layout->ptr[i], end = layout->ptr[i + 1], first_pair = layout->pair_ptr[i];
@@ -122,7 +122,7 @@ INLINE int64_t image_logits(heads *logit, heads *top, const heads *score, int64_
     int64_t e = begin;
     for (; e < end; e++) {
         const float squared = layout->distance[e] * layout->distance[e];
-        if (squared > farthest) break;
+        if (squared > farthest || layout->taper[e] == 0) break;
         const heads value = score[layout->pair[e] - first_pair] - decay * squared;
         logit[e - begin] = value;
         *top = maximum(*top, value);
@@ -221,7 +221,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
             pair_products(s.second, grad_y + i * D * H + lane, v + lane, source, pairs, layout);
-            heads top, slope = {0};
+            heads top, slope = {0}, total = {0}, rest = {0}, spread = {0};
             const heads width = *(const heads *)(decay + i * H + lane);
             const heads lz = *(const heads *)(log_z + i * H + lane), own = *(const heads *)(mean + i * H + lane);
             const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
@@ -249,7 +249,15 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
                 *(heads *)(weight + p * H + lane) += w;
                 *(heads *)(grad_score + p * H + lane) += grad;
                 slope -= grad * (d * d);
+                total += w;
+                rest += grad;
+                spread += w * (d * d);
             }
+            /* The gradients of the logits sum to zero; what rounding left of `mean` is taken back here. */
+            rest /= total;
+            slope += rest * spread;
+            for (int64_t p = first_pair; p < first_pair + pairs; p++)
+                *(heads *)(grad_score + p * H + lane) -= rest * *(const heads *)(weight + p * H + lane);
             *(heads *)(grad_decay + i * H + lane) = slope;
             float *out = grad_q + i * D * H + lane;
             for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) = (heads){0};

@@ -62,8 +62,8 @@ class CrystalformerConfig:
         if self.radial_functions < 0:
             raise ConfigError("Model setting radial_functions must not be negative.")
         for name in ("radial_maximum", "radial_width", "sigma", "sigma_slope"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
         if not 0 < self.sigma_floor < 1:
             raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
 

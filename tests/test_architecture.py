@@ -1,0 +1,187 @@
+"""The plan of the house: which way imports point, what stays light, and what is never called.
+
+Source files are parsed, not run, so that imports inside functions count too.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "crystalformers"
+
+FLOORS = (
+    ("errors", "crystal", "target", "kernels"),
+    ("images",),
+    ("symmetry",),
+    ("frames",),
+    ("attention",),
+    ("models",),
+    ("checkpoint", "batches", "bundled"),
+    ("io",),
+    ("data",),
+    ("training", "predict", "evaluate", "embeddings", "testing"),
+    ("cli",),
+)
+"""From the ground up; a module imports from its own floor and those below."""
+
+FLOOR = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+
+LIGHT = ("errors", "crystal", "target", "kernels", "images", "symmetry", "frames", "attention", "models")
+"""Rooms that know nothing of files or training."""
+
+HEAVY = {"pymatgen", "lightning", "pandas", "pyarrow", "ase", "matplotlib", "plotly", "spglib"}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """`attention` for crystalformers/attention/plain.py; the package itself has the empty name."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0].removeprefix("__init__")
+
+
+def type_checking_only(tree: ast.Module) -> set[ast.AST]:
+    """Nodes under `if TYPE_CHECKING:`, which never run."""
+    guarded = (n for n in ast.walk(tree) if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")
+    return {node for guard in guarded for statement in guard.body for node in ast.walk(statement)}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything a file imports when it runs, at the top or inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unused = type_checking_only(tree)
+    package = ("crystalformers", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(tree):
+        if node in unused:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Rooms of our own that a file imports from."""
+    for line, name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "crystalformers" and len(parts) > 1:
+            yield line, parts[1]
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(PACKAGE.parent)}:{line}"
+
+
+def test_every_room_has_its_floor() -> None:
+    unknown = sorted({room(path) for path in sources()} - FLOOR.keys() - {""})
+    assert unknown == [], f"say in FLOORS where these belong: {unknown}"
+
+
+def test_imports_point_down() -> None:
+    violations = [
+        f"{where(path, line)}: {room(path)} imports {target}, which lies above"
+        for path in sources()
+        if room(path)
+        for line, target in rooms_imported(path)
+        if FLOOR.get(target, 0) > FLOOR[room(path)]
+    ]
+    assert violations == [], "\n" + "\n".join(violations)
+
+
+def test_rooms_of_one_floor_do_not_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in FLOOR}
+    for path in sources():
+        if room(path):
+            graph[room(path)] |= {target for _, target in rooms_imported(path) if target in FLOOR} - {room(path)}
+    while graph:
+        ready = [name for name, targets in graph.items() if not targets & graph.keys()]
+        assert ready, f"these import each other: {graph}"
+        for name in ready:
+            del graph[name]
+
+
+def test_nothing_imports_from_the_command_line() -> None:
+    violations = [
+        where(path, line)
+        for path in sources()
+        if room(path) != "cli"
+        for line, target in rooms_imported(path)
+        if target == "cli"
+    ]
+    assert violations == [], violations
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_numerical_rooms_stay_light(name: str) -> None:
+    violations = [
+        f"{where(path, line)}: {imported}"
+        for path in sources()
+        if room(path) == name
+        for line, imported in imports(path)
+        if imported.split(".")[0] in HEAVY
+    ]
+    assert violations == [], violations
+
+
+def test_the_law_can_be_broken(tmp_path: Path) -> None:
+    """The parser sees imports of every form, and skips those for type checkers only."""
+    folder = PACKAGE / "attention"
+    source = (
+        "from __future__ import annotations\nimport crystalformers.models\nfrom crystalformers import io\n"
+        "from ..cli import main\nfrom . import plain\nif TYPE_CHECKING:\n    from crystalformers.data import x\n"
+        "def f():\n    from crystalformers.training import fit\n    import pymatgen.core\n"
+    )
+
+    class Fake(type(Path())):  # type: ignore[misc]
+        def read_text(self, *args: object, **kwargs: object) -> str:
+            return source
+
+    found = {target for _, target in rooms_imported(Fake(folder / "fake.py"))}
+    assert found == {"models", "io", "cli", "attention", "training"}
+    assert "pymatgen.core" in {name for _, name in imports(Fake(folder / "fake.py"))}
+
+
+def test_the_package_and_the_help_page_import_nothing_heavy() -> None:
+    script = (
+        "import sys; import crystalformers\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'pymatgen', 'lightning', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def calls(path: Path) -> Iterator[tuple[int, str, ast.Call]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield node.lineno, ast.unparse(node.func), node
+
+
+def test_no_file_is_ever_unpickled() -> None:
+    violations = []
+    for path in sources():
+        for line, name, call in calls(path):
+            safe = any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in call.keywords)
+            if (name == "torch.load" and not safe) or name.split(".")[0] in ("pickle", "joblib", "dill"):
+                violations.append(f"{where(path, line)}: {name}")
+            if name in ("np.load", "numpy.load") and any(k.arg == "allow_pickle" for k in call.keywords):
+                violations.append(f"{where(path, line)}: {name}")
+    assert violations == [], violations
+
+
+def test_no_bare_except() -> None:
+    violations = [
+        where(path, node.lineno)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    ]
+    assert violations == [], violations
