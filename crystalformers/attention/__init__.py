@@ -15,11 +15,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from crystalformers.attention.angles import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
 from crystalformers.errors import ConfigError
 from crystalformers.kernels import library
 
-__all__ = ["Backend", "Geometry", "RadialBasis", "infinite_attention"]
+__all__ = ["AngularBasis", "AngularEncoding", "Backend", "Geometry", "RadialBasis", "infinite_attention"]
 
 Backend = Literal["auto", "reference", "published", "torch", "cpu"]
 """`reference`: brute force; `published`: the same with the authors' image rule, for comparison with their code;
@@ -34,6 +35,8 @@ def infinite_attention(
     W_HDK: Tensor | None,
     geometry: Geometry,
     backend: Backend = "auto",
+    *,
+    angular: AngularEncoding | None = None,
 ) -> Tensor:
     """Attend from every atom to all periodic images around it.
 
@@ -46,6 +49,7 @@ def infinite_attention(
             the encoding out (the simplified model).
         geometry: the batch with its images, and the radial basis.
         backend: which implementation computes it.
+        angular: the angular part of the value encoding (CrystalFramer), or None to leave it out.
 
     Returns:
         y, shape (atoms, heads, width). Gradients flow to every tensor argument, and to positions and lattice
@@ -56,20 +60,20 @@ def infinite_attention(
     """
     arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
     if backend == "auto":
-        backend = choose_backend(q_AHD, geometry)
+        backend = choose_backend(q_AHD, geometry, angular)
     match backend:
         case "reference":
             from crystalformers.attention import reference
 
-            return reference.attention(*arguments)
+            return reference.attention(*arguments, angular=angular)
         case "published":
             from crystalformers.attention import reference
 
-            return reference.attention(*arguments, published_box=True)
+            return reference.attention(*arguments, angular=angular, published=True)
         case "torch":
             from crystalformers.attention import plain
 
-            return plain.attention(*arguments)
+            return plain.attention(*arguments, angular)
         case "cpu":
             from crystalformers.attention import fused
 
@@ -81,14 +85,16 @@ def infinite_attention(
                 )
             if geometry.images.distance.requires_grad:
                 raise ConfigError("Attention backend 'cpu' has no gradients of positions; use 'torch' for them.")
+            if angular is not None:
+                raise ConfigError("Attention backend 'cpu' has no frames yet; use 'torch' for them.")
             return fused.attention(*arguments)
     raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
 
 
-def choose_backend(q_AHD: Tensor, geometry: Geometry) -> Backend:
-    """What `auto` means: the fused kernel for float32 on the CPU, unless distances want a gradient."""
+def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None = None) -> Backend:
+    """What `auto` means: the fused kernel for float32 on the CPU, unless distances want a gradient or there are frames."""
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
-    if not on_cpu or geometry.images.distance.requires_grad:
+    if not on_cpu or geometry.images.distance.requires_grad or angular is not None:
         return "torch"
     if library() is None:
         _notice_missing_library()

@@ -83,6 +83,21 @@ class Geometry:
         return torch.where(real, self.images.ptr[:-1, None] + column, 0), real
 
     @cached_property
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """Unit vectors to the images in their slots, (A, M, 3), and which slots hold another image, (A, M).
+
+        Raises:
+            ValueError: if the images were built without directions.
+        """
+        images, (slot_AM, real_AM) = self.images, self.slots
+        if images.vectors is None:
+            raise ValueError("These images were built without directions; build them with `directions=True`.")
+        around = (images.distance > 0) & (images.taper > 0)
+        unit_E3 = images.vectors / torch.where(around, images.distance, 1.0).unsqueeze(-1)
+        around_AM = real_AM & around[slot_AM]
+        return torch.where(around_AM.unsqueeze(-1), unit_E3[slot_AM], 0.0), around_AM
+
+    @cached_property
     def basis_AMK(self) -> Tensor:
         """Radial functions of every slot, (A, M, K); slots that are not real hold values to be ignored."""
         return self.basis(self.images.distance)[self.slots[0]]

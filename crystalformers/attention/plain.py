@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from crystalformers.attention.angles import AngularEncoding, angular_values
 from crystalformers.attention.geometry import Geometry
 
 
@@ -24,6 +25,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
+    angular: AngularEncoding | None = None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`."""
     images = geometry.images
@@ -40,7 +42,10 @@ def attention(
 
     p_PH = torch.zeros_like(score_PH).index_add(0, pair_AM[real_AM], p_AMH[real_AM])
     y_AHD = torch.zeros_like(v_AHD).index_add(0, images.pair_target, p_PH.unsqueeze(-1) * v_AHD[images.pair_source])
-    if W_HDK is None:
-        return y_AHD
-    b_AHK = p_AMH.mT @ geometry.basis_AMK
-    return y_AHD + torch.einsum("ahk,hdk->ahd", b_AHK, W_HDK)
+    if W_HDK is not None:
+        b_AHK = p_AMH.mT @ geometry.basis_AMK
+        y_AHD = y_AHD + torch.einsum("ahk,hdk->ahd", b_AHK, W_HDK)
+    if angular is not None:
+        log_weight_AMH = logit_AMH + images.taper[slot_AM].log().unsqueeze(-1)
+        y_AHD = y_AHD + angular_values(p_AMH, log_weight_AMH, geometry, angular)
+    return y_AHD

@@ -1,4 +1,4 @@
-"""Crystalformer (Taniai et al., ICLR 2024): the whole model, from atoms to predictions.
+"""Crystalformer (Taniai et al., ICLR 2024) and CrystalFramer (Ito et al., ICLR 2025), from atoms to predictions.
 
     x_i = E[a_i];  4 x (x <- x + attention(x);  x <- x + W_2 relu(W_1 x));  z = mean_i x_i;  y = W_4 relu(W_3 z)
 
@@ -12,14 +12,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crystalformers.attention import Backend, Geometry, RadialBasis, infinite_attention
+from crystalformers.attention import (
+    AngularBasis,
+    AngularEncoding,
+    Backend,
+    Geometry,
+    RadialBasis,
+    infinite_attention,
+)
 from crystalformers.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from crystalformers.errors import ConfigError
+from crystalformers.frames import TIE_WIDTH, FrameMethod
 from crystalformers.images import radius_for
 
 
@@ -38,6 +47,12 @@ class CrystalformerConfig:
         sigma: r_0, width of the Gaussian decay for an average query, Angstrom.
         sigma_slope: a, how fast 1/sigma^2 follows the query.
         sigma_floor: b, lower bound of rho; sigma stays below r_0 / sqrt(b).
+        frame: local frame on which directions are projected (CrystalFramer); None leaves directions out.
+        angular_functions: Gaussians of the cosine to each axis of the frame.
+        angular_width: their standard deviation in units of their spacing.
+        distance_coefficient: c_dist, factor on the radial part of the value encoding.
+        angle_coefficient: c_angl, factor on the angular part.
+        tie_width: how far a frame may lie behind the best and still share in it (see `frames.max_frames`).
         n_targets: numbers predicted per crystal.
     """
 
@@ -51,6 +66,12 @@ class CrystalformerConfig:
     sigma: float = 1.4
     sigma_slope: float = 0.1
     sigma_floor: float = 0.5
+    frame: FrameMethod | None = None
+    angular_functions: int = 64
+    angular_width: float = 4.0
+    distance_coefficient: float = 1.0
+    angle_coefficient: float = 1.0
+    tie_width: float = TIE_WIDTH
     n_targets: int = 1
 
     def __post_init__(self) -> None:
@@ -61,9 +82,13 @@ class CrystalformerConfig:
             raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
         if self.radial_functions < 0:
             raise ConfigError("Model setting radial_functions must not be negative.")
-        for name in ("radial_maximum", "radial_width", "sigma", "sigma_slope"):
+        for name in ("radial_maximum", "radial_width", "sigma", "sigma_slope", "angular_width", "tie_width"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
+        if self.frame is not None and self.frame not in get_args(FrameMethod):
+            raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
+        if self.angular_functions < 2:
+            raise ConfigError("Model setting angular_functions must be at least 2.")
         if not 0 < self.sigma_floor < 1:
             raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
 
@@ -93,6 +118,9 @@ class InfiniteAttention(nn.Module):
             if config.radial_functions
             else None
         )
+        self.angular_encoding = (
+            nn.Parameter(torch.empty(3, config.heads, head_dim, config.angular_functions)) if config.frame else None
+        )
         # Statistics of q.w over the first training batch; 0 and 1 until `Crystalformer.calibrate` sets them.
         self.register_buffer("width_mean", torch.zeros(()))
         self.register_buffer("width_std", torch.ones(()))
@@ -106,9 +134,12 @@ class InfiniteAttention(nn.Module):
             nn.init.zeros_(linear.bias)
         head_dim = self.width.shape[1]
         nn.init.normal_(self.width, std=head_dim**-0.5)
-        if self.value_encoding is not None:
-            count = self.value_encoding.shape[2]
-            nn.init.xavier_uniform_(self.value_encoding.data.view(-1, count), gain=count**-0.5)
+        encodings = [] if self.value_encoding is None else [self.value_encoding.data]
+        if self.angular_encoding is not None:
+            encodings.extend(self.angular_encoding.data)
+        for weights_HDK in encodings:
+            count = weights_HDK.shape[2]
+            nn.init.xavier_uniform_(weights_HDK.view(-1, count), gain=count**-0.5)
 
     def inverse_variance(self, q_AHD: Tensor) -> Tensor:
         """1/sigma^2 = rho(x) / r_0^2 with x = (q.w - m) / s, (A, H), 1/Å² (section 3.2)."""
@@ -118,18 +149,28 @@ class InfiniteAttention(nn.Module):
         rho_AH = free * F.elu(config.sigma_slope / free * x_AH) + 1
         return rho_AH / config.sigma**2
 
+    def angular(self) -> AngularEncoding | None:
+        """The angular part of the value encoding, if the model has frames."""
+        config = self.config
+        if config.frame is None or self.angular_encoding is None:
+            return None
+        basis = AngularBasis(config.angular_functions, config.angular_width)
+        return AngularEncoding(config.angle_coefficient * self.angular_encoding, basis, config.frame, config.tie_width)
+
     def heads(self, x: Tensor) -> Tensor:
         """(A, dim) to (A, H, D)."""
         return x.unflatten(-1, (self.config.heads, -1))
 
     def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
         """(A, dim) to (A, dim)."""
+        config = self.config
         q_AHD, k_AHD, v_AHD = (self.heads(linear(x)) for linear in (self.query, self.key, self.value))
         with torch.autocast(x.device.type, enabled=False):
             # Distances want full precision; under autocast only the dense layers are rounded.
             q_AHD, k_AHD, v_AHD = (t.to(self.width.dtype) for t in (q_AHD, k_AHD, v_AHD))
+            W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
             y_AHD = infinite_attention(
-                q_AHD, k_AHD, v_AHD, self.inverse_variance(q_AHD), self.value_encoding, geometry, backend
+                q_AHD, k_AHD, v_AHD, self.inverse_variance(q_AHD), W_HDK, geometry, backend, angular=self.angular()
             )
         return self.out(y_AHD.flatten(1))
 
@@ -171,6 +212,11 @@ class Crystalformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.head = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.n_targets))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def needs_directions(self) -> bool:
+        """Whether the images must be built with directions."""
+        return self.config.frame is not None
 
     def radius(self, tolerance: float) -> float:
         """Radius of the image list, Angstrom, for a neglected share of the weight of at most `tolerance`."""

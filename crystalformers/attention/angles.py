@@ -1,0 +1,210 @@
+"""Angular value encoding (CrystalFramer): Gaussians of the cosines between an image's direction and a frame's axes.
+
+    psi_ij(n) = W_0 b(d) + sum_k W_k b_angle(e_k . r),   k = 1, 2, 3
+
+Shapes: R rows (atom and head), M image slots of an atom, F frames, K angular functions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from crystalformers.attention.geometry import Geometry
+from crystalformers.frames import (
+    TIE_WIDTH,
+    FrameMethod,
+    Frames,
+    PrincipalAxes,
+    lattice_frames,
+    max_frames,
+    pca_axes,
+    weighted_pca,
+)
+
+CHUNK = 1 << 24
+"""Values of angular functions held at once; bounds the memory."""
+
+
+@dataclass(frozen=True)
+class AngularBasis:
+    """Gaussians of a cosine.
+
+    b_k(t) = exp(-(t - mu_k)^2 / 2 s^2),  mu_k = -1 + 2 (k - 1) / (count - 1),  s = width * 2 / (count - 1)
+
+    Attributes:
+        count: number of functions K, both ends of [-1, 1] included.
+        width: standard deviation in units of the spacing.
+    """
+
+    count: int
+    width: float
+
+    @property
+    def spacing(self) -> float:
+        """Distance between two centres."""
+        return 2 / (self.count - 1)
+
+    def __call__(self, cosine: Tensor) -> Tensor:
+        """Values at cosines (...), shape (..., K)."""
+        centres = torch.linspace(-1, 1, self.count, device=cosine.device, dtype=cosine.dtype)
+        return torch.exp(-0.5 * ((cosine.unsqueeze(-1) - centres) / (self.width * self.spacing)) ** 2)
+
+    def even(self, cosine: Tensor) -> Tensor:
+        """Mean over both signs of an axis, (..., K)."""
+        return (self(cosine) + self(-cosine)) / 2
+
+    def circle(self, sine: Tensor) -> Tensor:
+        """Mean over all axes in a plane, for directions whose component in the plane has length `sine`, (..., K).
+
+        (1 / 2 pi) int b(sine cos phi) dphi is an even polynomial in the sine to rounding; its Chebyshev series is
+        computed once.
+        """
+        series = _circle_series(self.count, self.width).to(sine)
+        angle = torch.arccos(sine.clamp(0, 1))
+        orders = torch.arange(0, 2 * series.shape[1], 2, device=sine.device, dtype=sine.dtype)
+        return torch.cos(angle.unsqueeze(-1) * orders) @ series.mT
+
+    def sphere(self, like: Tensor) -> Tensor:
+        """Mean over all axes, (K,): the cosine is uniform in [-1, 1]."""
+        centres = torch.linspace(-1, 1, self.count, device=like.device, dtype=like.dtype)
+        s = self.width * self.spacing
+        upper, lower = ((end - centres) / (s * math.sqrt(2)) for end in (1, -1))
+        return s * math.sqrt(math.pi / 2) / 2 * (torch.erf(upper) - torch.erf(lower))
+
+
+@lru_cache(maxsize=8)
+def _circle_series(count: int, width: float) -> Tensor:
+    """Coefficients of T_0, T_2, T_4, ... of `AngularBasis.circle`, (K, orders), float64."""
+    nodes = 512
+    basis = AngularBasis(count, width)
+    phi = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes
+    values = basis(torch.cos(phi)[:, None] * torch.cos(phi)).mean(1)  # (nodes of the sine, K)
+    orders = torch.arange(0, nodes // 2, 2, dtype=torch.float64)
+    series = 2 / nodes * torch.cos(orders[:, None] * phi) @ values
+    series[0] /= 2
+    significant = int((series.abs().amax(1) > 1e-15).nonzero().max()) + 1
+    return series[:significant].mT.contiguous()
+
+
+@dataclass(frozen=True)
+class AngularEncoding:
+    """What attention needs for the angular part of psi.
+
+    Attributes:
+        W_3HDK: W_1, W_2, W_3 (with any coefficient), shape (3, heads, width, angular functions).
+        basis: the angular functions.
+        frame: which frame they refer to.
+        tie_width: see `frames.max_frames`.
+    """
+
+    W_3HDK: Tensor
+    basis: AngularBasis
+    frame: FrameMethod
+    tie_width: float = TIE_WIDTH
+
+
+def angular_values(p_AMH: Tensor, log_weight_AMH: Tensor, geometry: Geometry, encoding: AngularEncoding) -> Tensor:
+    """The angular part of sum_e p_e psi_e, (A, H, D).
+
+    Args:
+        p_AMH: attention weights of the image slots.
+        log_weight_AMH: their logarithms up to a constant, -inf where there is none.
+        geometry: the batch, its images built with directions.
+        encoding: weights, basis and frame.
+
+    No gradient of the weights flows through the choice of the frame (as published); that of the positions does.
+    """
+    atoms, slots, heads = p_AMH.shape
+    direction_AM3, around_AM = geometry.directions
+    p_RM = (p_AMH * around_AM.unsqueeze(-1)).mT.reshape(-1, slots)
+    direction_RM3 = direction_AM3.repeat_interleave(heads, 0)
+    if not direction_AM3.requires_grad:
+        log_weight_AMH = log_weight_AMH.detach()
+    match encoding.frame:
+        case "max":
+            log_weight_RM = log_weight_AMH.masked_fill(~around_AM.unsqueeze(-1), -math.inf).mT.reshape(-1, slots)
+            frames: Frames | PrincipalAxes = max_frames(log_weight_RM, direction_RM3, encoding.tie_width)
+        case "weighted-pca":
+            weight_RM = p_RM if direction_AM3.requires_grad else p_RM.detach()
+            frames = weighted_pca(weight_RM, direction_RM3)
+        case "static-local":
+            frames = geometry.kept("static-local", _static_local_frames).repeated(heads)
+        case "lattice":
+            frames = geometry.kept("lattice", lambda g: lattice_frames(g.batch)).of(geometry.batch.crystal_of_atom)
+            frames = frames.repeated(heads)
+        case "pca":
+            frames = geometry.kept("pca", lambda g: pca_axes(g.batch)).of(geometry.batch.crystal_of_atom)
+            frames = frames.repeated(heads)
+    sums_R3K = angular_sums(p_RM, direction_RM3, frames, encoding.basis)
+    return torch.einsum("ahzk,zhdk->ahd", sums_R3K.unflatten(0, (atoms, heads)), encoding.W_3HDK)
+
+
+def _static_local_frames(geometry: Geometry) -> Frames:
+    """Max frames for the fixed weights exp(-d^2), the same for all heads and layers."""
+    direction_AM3, around_AM = geometry.directions
+    squared_AM = geometry.images.distance.square()[geometry.slots[0]]
+    return max_frames((-squared_AM).masked_fill(~around_AM, -math.inf), direction_AM3)
+
+
+def angular_sums(
+    weight_RM: Tensor, direction_RM3: Tensor, frames: Frames | PrincipalAxes, basis: AngularBasis
+) -> Tensor:
+    """Sums over images of the angular functions along each axis, (R, 3, K).
+
+    Args:
+        weight_RM: attention weights p; zero for slots that hold no image and for the atom itself.
+        direction_RM3: unit vectors.
+        frames: of the rows.
+        basis: angular functions.
+    """
+    if isinstance(frames, PrincipalAxes):
+        return _principal_sums(weight_RM, direction_RM3, frames, basis)
+    out = weight_RM.new_zeros(len(weight_RM), 3, basis.count)
+    rows = max(1, CHUNK // (weight_RM.shape[1] * 3 * basis.count))
+    for piece in torch.arange(len(frames.owner), device=out.device).split(rows):
+        owner = frames.owner[piece]
+        cosine_FM3 = direction_RM3[owner] @ frames.axes[piece].mT
+        sums_F3K = torch.einsum("fm,fmak->fak", weight_RM[owner], basis(cosine_FM3))
+        out = out.index_add(0, owner, sums_F3K * frames.weight[piece, None, None])
+    return out
+
+
+def _principal_sums(weight_RM: Tensor, direction_RM3: Tensor, frames: PrincipalAxes, basis: AngularBasis) -> Tensor:
+    """`angular_sums` averaged over the signs of the axes and over rotations among axes that are not distinct.
+
+    With s and t how distinct e_1 | e_2 and e_2 | e_3 are, b' the even part of b, c its mean over a circle and u over
+    the sphere, the features along the axes are
+
+        e_1:  s b'_1 + (1 - s) (t c_3 + (1 - t) u)
+        e_2:  s t b'_2 + (1 - s) t c_3 + s (1 - t) c_1 + (1 - s) (1 - t) u
+        e_3:  t b'_3 + (1 - t) (s c_1 + (1 - s) u)
+
+    where c_k averages over the plane normal to e_k. Handedness drops out: the four proper choices of sign have every
+    axis as often up as down, and psi is a sum over axes.
+    """
+    out = []
+    sphere_K = basis.sphere(weight_RM)
+    rows = max(1, CHUNK // (weight_RM.shape[1] * 3 * basis.count))
+    for piece in torch.arange(len(weight_RM), device=weight_RM.device).split(rows):
+        p_RM = weight_RM[piece]
+        cosine_RM3 = direction_RM3[piece] @ frames.axes[piece].mT
+        sine_RM3 = (1 - cosine_RM3**2).clamp(min=0).sqrt()
+        s, t = frames.distinct[piece].unbind(-1)
+        s, t = s[:, None], t[:, None]
+
+        def total(values_RMK: Tensor, p_RM: Tensor = p_RM) -> Tensor:
+            return torch.einsum("rm,rmk->rk", p_RM, values_RMK)
+
+        b1, b2, b3 = (total(basis.even(cosine_RM3[..., k])) for k in range(3))
+        c1, c3 = (total(basis.circle(sine_RM3[..., k])) for k in (0, 2))
+        u = p_RM.sum(1, keepdim=True) * sphere_K
+        e1 = s * b1 + (1 - s) * (t * c3 + (1 - t) * u)
+        e2 = s * t * b2 + (1 - s) * t * c3 + s * (1 - t) * c1 + (1 - s) * (1 - t) * u
+        e3 = t * b3 + (1 - t) * (s * c1 + (1 - s) * u)
+        out.append(torch.stack([e1, e2, e3], dim=1))
+    return torch.cat(out)
