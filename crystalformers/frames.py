@@ -33,6 +33,9 @@ GAP_WIDTH = 0.01
 LENGTH_WIDTH = 0.01
 """How much longer than the shortest a lattice vector may be and still count, Angstrom."""
 
+VANISHING = 1e-9
+"""Sum of eigenvalues (weight, or Å²) below which a second moment says nothing about directions."""
+
 COLLINEAR = 0.9999
 """|cos| beyond which a direction is not taken as second axis while any other is there (published)."""
 
@@ -162,10 +165,9 @@ def _orthonormal(e1_F3: Tensor, towards_F3: Tensor) -> Tensor:
 
 
 def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
-    """Eigenvectors of a symmetric matrix, e_1 that of the smallest eigenvalue."""
+    """Eigenvectors of a symmetric matrix, e_1 that of the smallest eigenvalue; none is distinct in one that vanishes."""
     values_R3, vectors_R33 = torch.linalg.eigh(second_moment_R33)
-    trace_R1 = values_R3.sum(-1, keepdim=True)
-    gap_R2 = values_R3.diff(dim=-1) / torch.where(trace_R1 > 0, trace_R1, 1.0)
+    gap_R2 = values_R3.diff(dim=-1) / values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)
     return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / GAP_WIDTH))
 
 

@@ -74,18 +74,27 @@ def _is_translation(step: Tensor, numbers: Tensor, frac: Tensor, lattice: Tensor
 
 
 def _merged(basis: Tensor, offset: Tensor) -> Tensor:
-    """A basis of the lattice of `basis` with one more translation, a rational combination of its vectors."""
-    vectors = torch.cat([basis, (offset @ basis).unsqueeze(0)])
-    while True:
-        # Euclid's algorithm on four generators: shorten the longest by the others until one vanishes.
-        vectors = vectors[vectors.norm(dim=1).argsort()]
-        if vectors[0].norm() < SAME_PLACE:
-            return vectors[1:]
-        longest, rest = vectors[3], vectors[:3]
-        if torch.linalg.det(rest).abs() < SAME_PLACE**3:
-            longest, rest = vectors[2], vectors[[0, 1, 3]]
-        near = torch.linalg.solve(rest.mT, longest)
-        vectors = torch.cat([rest, (longest - near.round() @ rest).unsqueeze(0)])
+    """A basis of the lattice that `basis` and one more translation, offset @ basis, generate.
+
+    The translation leads back to the lattice after some number m of steps, so that m times its coefficients are
+    integers; the integer rows m e_1, m e_2, m e_3 and m offset are brought to triangular form by Euclid's algorithm.
+    """
+    m = 2
+    while ((m * offset - (m * offset).round()) @ basis).norm() > m * SAME_PLACE:
+        m += 1
+    rows = [[m, 0, 0], [0, m, 0], [0, 0, m], [int(k) for k in (m * offset).round().tolist()]]
+    triangle = []
+    for column in range(3):
+        while sum(row[column] != 0 for row in rows) > 1:
+            pivot = min((row for row in rows if row[column]), key=lambda row: abs(row[column]))
+            for row in rows:
+                if row is not pivot and row[column]:
+                    times = row[column] // pivot[column]
+                    row[:] = [x - times * y for x, y in zip(row, pivot, strict=True)]
+        pivot = next(row for row in rows if row[column])
+        triangle.append(pivot)
+        rows = [row for row in rows if row is not pivot]
+    return torch.tensor(triangle, dtype=basis.dtype) @ basis / m
 
 
 def shortest_vectors(basis: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from crystalformers.frames import (
     EXACTLY_COLLINEAR,
     GAP_WIDTH,
     PENALTY_FLOOR,
+    VANISHING,
     Frames,
     PrincipalAxes,
     lattice_frames,
@@ -146,7 +147,7 @@ def gram_schmidt(e1: Tensor, towards: Tensor) -> Tensor:
 def principal(moment: Tensor) -> PrincipalAxes:
     """Eigenvectors and how distinct they are, by the definition."""
     values, vectors = torch.linalg.eigh(moment)
-    gaps = (values[1:] - values[:-1]) / values.sum().clamp(min=1e-300)
+    gaps = (values[1:] - values[:-1]) / values.sum().clamp(min=VANISHING)
     x = (gaps / GAP_WIDTH).clamp(0, 1)
     return PrincipalAxes(vectors.mT, x**3 * (10 - 15 * x + 6 * x**2))
 

@@ -1,0 +1,194 @@
+"""Frames and the angular value encoding: against the reference, under symmetry, at ties."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention
+from crystalformers.crystal import Crystal, CrystalBatch
+from crystalformers.frames import FrameMethod, lattice_frames, max_frames, principal_axes
+from crystalformers.images import with_images
+from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.symmetry import shortest_basis, translation_lattice
+
+METHODS = get_args(FrameMethod)
+CUBE = 4.0 * np.eye(3)
+CRYSTALS = {
+    "simple cubic": Crystal([84], [[0, 0, 0]], 3.3 * np.eye(3)),
+    "bcc": Crystal([74], [[0, 0, 0]], 1.58 * (1 - 2 * np.eye(3))),
+    "fcc": Crystal([29], [[0, 0, 0]], 1.8 * (1 - np.eye(3))),
+    "rock salt": Crystal([11, 17], [[0, 0, 0], [0.5, 0.5, 0.5]], 2.8 * (1 - np.eye(3))),
+    "diamond": Crystal([6, 6], [[0, 0, 0], [0.25, 0.25, 0.25]], 1.78 * (1 - np.eye(3))),
+    "perovskite": Crystal([38, 22, 8, 8, 8], [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]], CUBE),
+    "hexagonal": Crystal(
+        [12, 12], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]], [[3.2, 0, 0], [-1.6, 2.77, 0], [0, 0, 5.2]]
+    ),
+    "chain": Crystal([6, 7], [[0, 0, 0], [0.5, 0, 0]], np.diag([2.6, 25.0, 25.0])),
+    "alone": Crystal([2], [[0, 0, 0]], 40 * np.eye(3)),
+    "low": Crystal(
+        [3, 8, 15],
+        [[0.1, 0.2, 0.3], [0.6, 0.1, 0.8], [0.35, 0.7, 0.55]],
+        [[4.1, 0.2, 0], [-0.7, 4.6, 0.3], [0.4, 1.1, 5.0]],
+    ),
+}
+
+
+def encode(batch: CrystalBatch, method: FrameMethod, backend: str, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
+    """Attention output and the gradients of its arguments, float64, with weights that depend on the elements alone."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(98, 3, 2, 3, generator=generator, dtype=torch.float64)
+    W = 0.3 * torch.randn(2, 3, 16, generator=generator, dtype=torch.float64)
+    W_angle = torch.randn(3, 2, 3, 16, generator=generator, dtype=torch.float64)
+    q, k, v = (t.clone().requires_grad_() for t in table[batch.numbers - 1].unbind(1))
+    inverse_variance = (1 / (1.2 + 0.3 * torch.tanh(table[batch.numbers - 1, 0, :, 0])) ** 2).clone().requires_grad_()
+    leaves = [q, k, v, inverse_variance, W.requires_grad_(), W_angle.requires_grad_()]
+    geometry = Geometry(batch, RadialBasis(16, 8.0))
+    angular = AngularEncoding(W_angle, AngularBasis(16, 1.5), method)
+    y = infinite_attention(q, k, v, inverse_variance, W, geometry, backend, angular=angular)
+    probe = torch.randn(y.shape, generator=generator, dtype=y.dtype)
+    return y.detach(), list(torch.autograd.grad((y * probe).sum(), leaves))
+
+
+def batch_of(*crystals: Crystal, radius: float = 6.0) -> CrystalBatch:
+    return with_images(CrystalBatch.from_crystals(crystals), radius, directions=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "names", [("low", "rock salt"), ("alone", "chain"), ("hexagonal",), ("simple cubic",)], ids=str
+)
+def test_torch_agrees_with_reference(method: FrameMethod, names: tuple[str, ...]) -> None:
+    batch = batch_of(*(CRYSTALS[name] for name in names), radius=4.5)
+    expected, expected_gradients = encode(batch, method, "reference")
+    found, gradients = encode(batch, method, "torch")
+    # The reference integrates over directions numerically.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-7 if "pca" in method else 1e-11)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 if "pca" in method else 1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_values_do_not_depend_on_cell_order_or_orientation(method: FrameMethod, name: str) -> None:
+    crystal = CRYSTALS[name]
+    rng = np.random.default_rng(3)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation *= np.sign(np.linalg.det(rotation))
+    order = rng.permutation(len(crystal))
+    sheared = np.array([[1, 2, 0], [0, 1, 0], [-1, 3, 1]])
+    twice = np.diag([2, 1, 1])
+    expected = encode(batch_of(crystal), method, "torch")[0]
+    moved = Crystal(
+        crystal.numbers[order],
+        crystal.frac_coords[order] + rng.integers(-2, 3, (len(crystal), 3)) + 0.123,
+        crystal.lattice @ rotation,
+    )
+    found = encode(batch_of(CRYSTALS["low"], moved), method, "torch")[0][3:]
+    torch.testing.assert_close(found, expected[order], rtol=0, atol=2e-9)
+    skew = Crystal(crystal.numbers, crystal.frac_coords @ np.linalg.inv(sheared), sheared @ crystal.lattice)
+    torch.testing.assert_close(encode(batch_of(skew), method, "torch")[0], expected, rtol=0, atol=2e-9)
+    copies = np.concatenate([crystal.frac_coords, crystal.frac_coords + [1, 0, 0]]) @ np.linalg.inv(twice)
+    double = Crystal(np.tile(crystal.numbers, 2), copies, twice @ crystal.lattice)
+    found = encode(batch_of(double), method, "torch")[0]
+    torch.testing.assert_close(found, expected.repeat(2, 1, 1), rtol=0, atol=2e-9)
+
+
+@pytest.mark.parametrize("method", ["max", "static-local", "lattice"])
+def test_mirror_images_are_told_apart(method: FrameMethod) -> None:
+    crystal = CRYSTALS["low"]
+    mirrored = Crystal(crystal.numbers, crystal.frac_coords, crystal.lattice * [1, 1, -1])
+    original, mirror = (encode(batch_of(c), method, "torch")[0] for c in (crystal, mirrored))
+    assert (original - mirror).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_repeated_runs_are_equal_to_the_bit(method: FrameMethod) -> None:
+    runs = [encode(batch_of(CRYSTALS["fcc"], CRYSTALS["low"]), method, "torch") for _ in range(3)]
+    for y, gradients in runs[1:]:
+        assert torch.equal(y, runs[0][0])
+        assert all(torch.equal(a, b) for a, b in zip(gradients, runs[0][1], strict=True))
+
+
+def test_frames_are_orthonormal_and_right_handed() -> None:
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.nn.functional.normalize(torch.randn(20, 30, 3, generator=generator, dtype=torch.float64), dim=-1)
+    frames = max_frames(torch.randn(20, 30, generator=generator, dtype=torch.float64), direction, 0.5)
+    assert len(frames.owner) > 20
+    eye = torch.eye(3, dtype=torch.float64).expand(len(frames.owner), 3, 3)
+    torch.testing.assert_close(frames.axes @ frames.axes.mT, eye)
+    torch.testing.assert_close(torch.linalg.det(frames.axes), torch.ones(len(frames.owner), dtype=torch.float64))
+    total = torch.zeros(20, dtype=torch.float64).index_add(0, frames.owner, frames.weight)
+    torch.testing.assert_close(total, torch.ones(20, dtype=torch.float64))
+
+
+def test_a_clear_winner_costs_one_frame() -> None:
+    crystal = CRYSTALS["low"]
+    batch = batch_of(crystal)
+    geometry = Geometry(batch, RadialBasis(16, 8.0))
+    direction, around = geometry.directions
+    log_weight = (-geometry.images.distance.square()[geometry.slots[0]]).masked_fill(~around, -torch.inf)
+    assert len(max_frames(log_weight, direction, 1e-6).owner) == len(crystal)
+
+
+def test_max_frames_are_continuous_where_two_neighbours_change_rank() -> None:
+    direction = torch.nn.functional.normalize(
+        torch.tensor([[[1.0, 0, 0], [0.6, 0.8, 0], [0, 0.1, 1]]]).double(), dim=-1
+    )
+    basis = AngularBasis(16, 1.5)
+
+    def features(gap: float) -> Tensor:
+        frames = max_frames(torch.tensor([[gap, 0.0, -1.0]]).double(), direction, 0.01)
+        values = basis(direction[frames.owner] @ frames.axes.mT)
+        return (frames.weight[:, None, None, None] * values).sum(0)
+
+    gaps = np.linspace(-0.02, 0.02, 400)
+    values = torch.stack([features(gap) for gap in gaps])
+    steps = values.diff(dim=0).abs().amax((1, 2, 3))
+    assert steps.max() < 0.05 * (values[-1] - values[0]).abs().max()
+
+
+def test_angular_means_over_circle_and_sphere() -> None:
+    basis = AngularBasis(16, 1.5)
+    phi = torch.arange(4000, dtype=torch.float64) * 2 * torch.pi / 4000
+    for sine in (0.0, 0.3, 1.0):
+        mean = basis(sine * torch.cos(phi)).mean(0)
+        torch.testing.assert_close(basis.circle(torch.tensor(sine, dtype=torch.float64)), mean, rtol=0, atol=1e-12)
+    cosine = torch.linspace(-1, 1, 200001, dtype=torch.float64)
+    mean = torch.trapezoid(basis(cosine), cosine, dim=0) / 2
+    torch.testing.assert_close(basis.sphere(mean), mean, rtol=0, atol=1e-9)
+
+
+def test_equal_eigenvalues_are_not_distinct() -> None:
+    axes = principal_axes(torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [1.0, 2.0, 3.0]])))
+    assert axes.distinct.tolist() == [[0, 0], [0, 1], [1, 1]]
+
+
+def test_translation_lattice_finds_the_primitive_cell() -> None:
+    diamond = CRYSTALS["diamond"]
+    conventional = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
+    shifts = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    frac = (diamond.frac_coords[:, None] + shifts).reshape(-1, 3) @ np.linalg.inv(conventional)
+    tensors = [torch.from_numpy(a) for a in (np.repeat(diamond.numbers, 4), frac, conventional @ diamond.lattice)]
+    basis = translation_lattice(*tensors)
+    assert abs(float(torch.linalg.det(basis))) == pytest.approx(diamond.volume)
+    expected = shortest_basis(torch.from_numpy(diamond.lattice)).norm(dim=1)
+    torch.testing.assert_close(basis.norm(dim=1), expected)
+
+
+def test_lattice_frames_of_a_cube_are_its_rotations() -> None:
+    frames = lattice_frames(CrystalBatch.from_crystals([CRYSTALS["simple cubic"]]))
+    assert len(frames.weight) == 24
+    torch.testing.assert_close(frames.weight, torch.full((24,), 1 / 24, dtype=torch.float64))
+
+
+def test_model_with_frames_has_the_published_size() -> None:
+    sizes = {}
+    for name, settings in {"default": {}, "lightweight": {"angular_functions": 16, "angular_width": 1.0}}.items():
+        model = Crystalformer(CrystalformerConfig(frame="max", **settings))
+        sizes[name] = sum(p.numel() for p in model.parameters()) + 3 * model.config.blocks
+    assert sizes == {"default": 951_821, "lightweight": 878_093}
