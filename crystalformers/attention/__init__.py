@@ -92,7 +92,7 @@ def infinite_attention(
 
 
 def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None = None) -> Backend:
-    """What `auto` means: the fused kernel for float32 on the CPU, unless distances want a gradient or there are frames."""
+    """What `auto` means: the fused kernel for float32 on the CPU, where it can give what is asked."""
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
     if not on_cpu or geometry.images.distance.requires_grad or angular is not None:
         return "torch"

@@ -7,8 +7,8 @@ Infinitely connected attention of Crystalformer (section 3.1) in its pseudo-fini
     y_i      = sum_j softmax_j(q_i . k_j / sqrt(d_h) + alpha_ij) (v_j + beta_ij)
 
 with phi_ij(n) = -|r_ij(n)|^2 / 2 sigma_i^2 and psi_ij(n) = W^E b(|r_ij(n)|); CrystalFramer adds the cosines between
-r_ij(n) and the axes of a local frame, psi_ij(n) = W_0 b(|r|) + sum_k W_k b_angle(e_k . r / |r|). The lattice sum runs by
-brute force over a box of cells, one target atom at a time. Two rules say which images of the box count:
+r_ij(n) and the axes of a local frame, psi_ij(n) = W_0 b(|r|) + sum_k W_k b_angle(e_k . r / |r|). The lattice sum runs
+by brute force over a box of cells, one target atom at a time. Two rules say which images of the box count:
 
 * those within a radius, with the taper of `images.py`; depends on the crystal alone;
 * `published`: the whole box |n_k| <= max(ceil((3.5 sigma_i + 0.01) |b_k| / 2 pi), 2) around the raw difference
