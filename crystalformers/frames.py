@@ -165,7 +165,7 @@ def _orthonormal(e1_F3: Tensor, towards_F3: Tensor) -> Tensor:
 
 
 def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
-    """Eigenvectors of a symmetric matrix, that of the smallest eigenvalue first; of a vanishing one none is distinct."""
+    """Eigenvectors of a symmetric matrix, smallest eigenvalue first; of a vanishing one none is distinct."""
     values_R3, vectors_R33 = torch.linalg.eigh(second_moment_R33)
     gap_R2 = values_R3.diff(dim=-1) / values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)
     return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / GAP_WIDTH))

@@ -92,7 +92,8 @@ def test_values_do_not_depend_on_cell_order_or_orientation(method: FrameMethod, 
     torch.testing.assert_close(found, expected[order], rtol=0, atol=2e-9)
     skew = Crystal(crystal.numbers, crystal.frac_coords @ np.linalg.inv(sheared), sheared @ crystal.lattice)
     torch.testing.assert_close(encode(batch_of(skew), method, "torch")[0], expected, rtol=0, atol=2e-9)
-    copies = np.concatenate([crystal.frac_coords, crystal.frac_coords + [1, 0, 0]]) @ np.linalg.inv(twice)
+    shifted = crystal.frac_coords + np.eye(3)[0]
+    copies = np.concatenate([crystal.frac_coords, shifted]) @ np.linalg.inv(twice)
     double = Crystal(np.tile(crystal.numbers, 2), copies, twice @ crystal.lattice)
     found = encode(batch_of(double), method, "torch")[0]
     torch.testing.assert_close(found, expected.repeat(2, 1, 1), rtol=0, atol=2e-9)
