@@ -68,6 +68,7 @@ class Model:
         targets: what the columns of a prediction mean.
         card: how the model was made and what was measured of it.
         radius: images farther away than this are left out (Angstrom), from `tolerance`.
+        directions: whether the model looks at directions, not at distances alone.
         dim: width D of the vectors of `embed`.
     """
 
@@ -88,6 +89,7 @@ class Model:
         self.device, self.dtype, self.tolerance = _device(device), dtype, tolerance
         self.network = checkpoint.model.to(self.device, dtype).eval()
         self.radius = float(self.network.radius(tolerance))
+        self.directions = bool(self.network.needs_directions)
         self.dim = int(self.network.config.dim)
 
     def __repr__(self) -> str:
@@ -167,7 +169,8 @@ class Model:
     @torch.inference_mode()
     def _run(self, function: Callable[[CrystalBatch], Tensor], batch: CrystalBatch) -> NDArray[np.float64]:
         # Images come from float64 coordinates: in float32 an atom far from the origin would be misplaced.
-        return function(with_images(batch, self.radius).to(self.dtype)).double().cpu().numpy()
+        batch = with_images(batch, self.radius, directions=self.directions).to(self.dtype)
+        return function(batch).double().cpu().numpy()
 
     def _batches(self, crystals: Sequence[Crystal]) -> Iterator[tuple[list[int], CrystalBatch]]:
         costs = [expected_images(crystal, self.radius) for crystal in crystals]

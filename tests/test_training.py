@@ -175,14 +175,15 @@ class TestOrder:
 class TestImageStore:
     def test_kept_rebuilt_and_direct_images_are_the_same_bits(self, tmp_path: Path) -> None:
         table = table_of(tmp_path)
-        kept, rebuilt = ImageStore(table, 6.0, 1e9), ImageStore(table, 6.0, 0)
+        kept, rebuilt = (ImageStore(table, 6.0, budget, directions=True) for budget in (1e9, 0))
         kept.batch(np.array([3, 4, 5, 6]))  # with other mates
         for rows in (np.array([0, 5, 3]), np.array([5, 0, 3, 7])):
-            direct = with_images(CrystalBatch.from_crystals([table[int(row)] for row in rows]), 6.0).to(torch.float32)
+            direct = with_images(CrystalBatch.from_crystals([table[int(row)] for row in rows]), 6.0, directions=True)
+            direct = direct.to(torch.float32)
             for batch in (kept.batch(rows), rebuilt.batch(rows)):
                 for name in ("numbers", "positions", "lattice", "ptr"):
                     assert torch.equal(getattr(batch, name), getattr(direct, name))
-                for name in ("distance", "pair", "ptr", "pair_target", "pair_source"):
+                for name in ("distance", "pair", "ptr", "pair_target", "pair_source", "vectors"):
                     ours, theirs = getattr(batch.images, name), getattr(direct.images, name)
                     assert ours.dtype == theirs.dtype
                     assert torch.equal(ours, theirs)

@@ -79,6 +79,7 @@ class CompactImages:
         per_atom: images of each atom, (N,).
         pair_target: atom i of each pair, (P,).
         pair_source: atom j of each pair, (P,).
+        vectors: (E, 3) float32, Angstrom, where a model needs directions.
     """
 
     distance: NDArray[np.float32]
@@ -86,11 +87,12 @@ class CompactImages:
     per_atom: NDArray[Any]
     pair_target: NDArray[Any]
     pair_source: NDArray[Any]
+    vectors: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, bytes."""
-        return sum(array.nbytes for array in vars(self).values())
+        return sum(array.nbytes for array in vars(self).values() if array is not None)
 
 
 def split_images(batch: CrystalBatch) -> list[CompactImages]:
@@ -101,6 +103,7 @@ def split_images(batch: CrystalBatch) -> list[CompactImages]:
     image = images.ptr.numpy()[atom]
     pair = np.searchsorted(images.pair_target.numpy(), atom)
     distance, per_atom = images.distance.float().numpy(), images.ptr.diff().numpy()
+    vectors = None if images.vectors is None else images.vectors.float().numpy()
     return [
         CompactImages(
             distance=distance[image[k] : image[k + 1]].copy(),
@@ -108,6 +111,7 @@ def split_images(batch: CrystalBatch) -> list[CompactImages]:
             per_atom=_smallest(per_atom[atom[k] : atom[k + 1]]),
             pair_target=_smallest(images.pair_target.numpy()[pair[k] : pair[k + 1]] - atom[k]),
             pair_source=_smallest(images.pair_source.numpy()[pair[k] : pair[k + 1]] - atom[k]),
+            vectors=None if vectors is None else vectors[image[k] : image[k + 1]].copy(),
         )
         for k in range(len(batch))
     ]
@@ -123,6 +127,7 @@ def pack_images(parts: Sequence[CompactImages], radius: float) -> Images:
     pair += np.repeat(first_pair.astype(np.int32), images)
     atom_of_pair = np.repeat(first_atom, pairs)
     per_atom = np.concatenate([[0], *(part.per_atom for part in parts)], dtype=np.int64)
+    vectors = [part.vectors for part in parts if part.vectors is not None]
     return Images(
         distance=torch.from_numpy(np.concatenate([part.distance for part in parts])),
         pair=torch.from_numpy(pair),
@@ -130,6 +135,7 @@ def pack_images(parts: Sequence[CompactImages], radius: float) -> Images:
         pair_target=torch.from_numpy(np.concatenate([p.pair_target for p in parts], dtype=np.int64) + atom_of_pair),
         pair_source=torch.from_numpy(np.concatenate([p.pair_source for p in parts], dtype=np.int64) + atom_of_pair),
         radius=radius,
+        vectors=torch.from_numpy(np.concatenate(vectors)) if vectors else None,
     )
 
 
@@ -146,12 +152,14 @@ class ImageStore:
         table: where the crystals come from.
         radius: of the images, Angstrom.
         budget: bytes the kept images may take.
+        directions: whether to keep the vectors to the images too.
     """
 
-    def __init__(self, table: CrystalTable, radius: float, budget: float) -> None:
+    def __init__(self, table: CrystalTable, radius: float, budget: float, *, directions: bool = False) -> None:
         self.table = table
         self.radius = radius
         self.budget = budget
+        self.directions = directions
         self.used = 0
         self._kept: dict[int, tuple[Crystal, CompactImages]] = {}
 
@@ -172,7 +180,7 @@ class ImageStore:
             return {}
         crystals = [self.table[row] for row in rows]
         # From float64 coordinates: in float32 an atom far from the origin would be misplaced.
-        parts = split_images(with_images(CrystalBatch.from_crystals(crystals), self.radius))
+        parts = split_images(with_images(CrystalBatch.from_crystals(crystals), self.radius, directions=self.directions))
         built = dict(zip(rows, zip(crystals, parts, strict=True), strict=True))
         for row, (crystal, images) in built.items():
             size = images.nbytes + crystal.numbers.nbytes + crystal.frac_coords.nbytes

@@ -114,12 +114,13 @@ class Batches:
         dataset: what to load.
         radius: of the images, Angstrom.
         recipe: batch size, seed and memory for images.
+        directions: whether the model needs the vectors to the images too.
     """
 
-    def __init__(self, dataset: Dataset, radius: float, recipe: Recipe) -> None:
+    def __init__(self, dataset: Dataset, radius: float, recipe: Recipe, *, directions: bool = False) -> None:
         self.dataset = dataset
         self.recipe = recipe
-        self.store = ImageStore(dataset.table, radius, recipe.image_cache_gb * 1e9)
+        self.store = ImageStore(dataset.table, radius, recipe.image_cache_gb * 1e9, directions=directions)
         # Rows that cannot be read have no atoms and are never asked for.
         n_atoms = np.maximum(dataset.table.n_atoms, 1)
         labels = [t.standardise(dataset.values[:, k], n_atoms) for k, t in enumerate(dataset.targets)]

@@ -144,7 +144,7 @@ def _module(dataset: Dataset, recipe: Recipe, state: RunState) -> TrainingModule
 
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.architecture, {**recipe.model, "n_targets": len(dataset.targets)})
-    batches = Batches(dataset, model.radius(recipe.tolerance), recipe)
+    batches = Batches(dataset, model.radius(recipe.tolerance), recipe, directions=model.needs_directions)
     module = TrainingModule(model, batches, recipe)
     if state.path.exists():
         saved = state.read()
