@@ -139,6 +139,11 @@ def radius_for(tolerance: float, sigma: float) -> float:
     return high + TAPER_WIDTH
 
 
+def tolerance_of(radius: float, sigma: float) -> float:
+    """The tolerance that a radius (Angstrom) stands for: the inverse of `radius_for`."""
+    return tail(max(radius - TAPER_WIDTH, 0.0), sigma)
+
+
 def with_images(batch: CrystalBatch, radius: float, *, directions: bool = False) -> CrystalBatch:
     """The batch with its images within `radius` (Angstrom); see `build_images`."""
     return replace(batch, images=build_images(batch, radius, directions=directions))

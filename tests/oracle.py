@@ -14,6 +14,9 @@ from torch import Tensor
 from crystalformers.crystal import SYMBOLS, Crystal
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 
+SPACES = {"real": "real", "multihead": "dual", "real-reci": "alternating"}
+FRAMES = {None: None, "max": "max", "max_static": "static-local", "lattice": "lattice"}
+
 
 @dataclass(frozen=True)
 class Oracle:
@@ -31,8 +34,20 @@ class Oracle:
 def read_oracle(shared: Path, name: str) -> Oracle:
     folder = shared / "oracle" / name
     weights = our_names({key: tensor.double() for key, tensor in load_file(folder / "weights.safetensors").items()})
+    settings = json.loads((folder / "config.json").read_text())["params"]
     encoding = weights.get("blocks.0.attention.value_encoding")
-    model = Crystalformer(CrystalformerConfig(radial_functions=0 if encoding is None else encoding.shape[-1])).double()
+    config = CrystalformerConfig(
+        radial_functions=0 if encoding is None else encoding.shape[-1],
+        space=SPACES[settings["domain"]],
+        frame=FRAMES[settings.get("frame_method")],
+        tie_width=1e-6,
+    )
+    model = Crystalformer(config).double()
+    # They give reciprocal heads a value encoding that they never use.
+    wanted = model.state_dict()
+    weights = {
+        key: tensor[: len(wanted[key])] if tensor.dim() else tensor for key, tensor in weights.items() if key in wanted
+    }
     model.load_state_dict(weights | {"calibrated": torch.tensor(True)})
     outputs = np.load(folder / "outputs_f64.npz")
     arrays = {key: torch.from_numpy(outputs[key]) for key in ("layer0", "enc", "pred", "loss_c")}
@@ -66,6 +81,9 @@ def our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         ours[block + "attention.width"] = theirs[attention + "lattice_pos_weights"].view(8, -1)
         if attention + "pe_dist_proj" in theirs:
             ours[block + "attention.value_encoding"] = theirs[attention + "pe_dist_proj"][0]
+        if attention + "proj_angle1" in theirs:
+            angles = [theirs[f"{attention}proj_angle{k}"] for k in (1, 2, 3)]
+            ours[block + "attention.angular_encoding"] = torch.cat(angles)
         if attention + "gauss_scale" in theirs:
             # Theirs is x = (q.w + shift) * scale.
             scale, shift = theirs[attention + "gauss_scale"]

@@ -114,7 +114,7 @@ def observe_widths(model: Crystalformer, batch: CrystalBatch) -> list[Tensor]:
 
     def hook(attention: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         q = attention.heads(attention.query(inputs[0]))
-        seen.append(attention.inverse_variance(q) * attention.config.sigma**2)
+        seen.append(attention.rho(q))
 
     hooks = [block.attention.register_forward_hook(hook) for block in blocks(model)]
     model(batch)
@@ -170,7 +170,7 @@ def test_no_gaussian_is_wider_than_the_bound() -> None:
     model = small()
     attention = model.blocks[0].attention
     q = 1e3 * torch.randn(50, 2, 4, dtype=torch.float64)
-    inverse_variance = attention.inverse_variance(q)
+    inverse_variance = attention.rho(q) / attention.config.sigma**2
     assert (inverse_variance >= model.config.sigma_bound**-2 * (1 - 1e-12)).all()
     assert model.config.sigma_bound == pytest.approx(1.4 / math.sqrt(0.5))
     rho = inverse_variance * model.config.sigma**2

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,22 @@ from crystalformers.attention import (
     Geometry,
     RadialBasis,
     infinite_attention,
+    reciprocal,
 )
+from crystalformers.attention.lattice_sums import LatticeSums
 from crystalformers.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from crystalformers.errors import ConfigError
 from crystalformers.frames import TIE_WIDTH, FrameMethod
-from crystalformers.images import radius_for
+from crystalformers.images import radius_for, tolerance_of
+
+Space = Literal["real", "reciprocal", "dual", "alternating"]
+"""In which space the Gaussian lattice sums of the attention heads run."""
+
+POSITIVE = (
+    *("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma"),
+    *("angular_width", "tie_width"),
+)
+"""Settings that must be positive and finite."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,10 @@ class CrystalformerConfig:
         sigma: r_0, width of the Gaussian decay for an average query, Angstrom.
         sigma_slope: a, how fast 1/sigma^2 follows the query.
         sigma_floor: b, lower bound of rho; sigma stays below r_0 / sqrt(b).
+        space: where the lattice sums run. `real`: sigma below a bound; `reciprocal`: sigma above a bound, no value
+            encoding; `dual`: the first half of the heads of every block real, the others reciprocal; `alternating`:
+            the first block real, the second reciprocal, and so on.
+        reciprocal_sigma: width of the Gaussians of reciprocal heads for an average query, Angstrom.
         frame: local frame on which directions are projected (CrystalFramer); None leaves directions out.
         angular_functions: Gaussians of the cosine to each axis of the frame.
         angular_width: their standard deviation in units of their spacing.
@@ -66,6 +81,8 @@ class CrystalformerConfig:
     sigma: float = 1.4
     sigma_slope: float = 0.1
     sigma_floor: float = 0.5
+    space: Space = "real"
+    reciprocal_sigma: float = 2.2
     frame: FrameMethod | None = None
     angular_functions: int = 64
     angular_width: float = 4.0
@@ -82,9 +99,17 @@ class CrystalformerConfig:
             raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
         if self.radial_functions < 0:
             raise ConfigError("Model setting radial_functions must not be negative.")
-        for name in ("radial_maximum", "radial_width", "sigma", "sigma_slope", "angular_width", "tie_width"):
+        for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
+        if self.space not in get_args(Space):
+            raise ConfigError(f"Model setting space = '{self.space}' is not one of {', '.join(get_args(Space))}.")
+        if self.space == "dual" and self.heads % 2:
+            raise ConfigError(f"Model setting heads = {self.heads} must be even for space = 'dual'.")
+        if self.frame is not None and self.space == "reciprocal":
+            raise ConfigError(
+                f"Model setting frame = '{self.frame}' needs heads in real space, not space = 'reciprocal'."
+            )
         if self.frame is not None and self.frame not in get_args(FrameMethod):
             raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
         if self.angular_functions < 2:
@@ -97,16 +122,37 @@ class CrystalformerConfig:
         """No Gaussian is wider, Angstrom."""
         return self.sigma / math.sqrt(self.sigma_floor)
 
+    @property
+    def reciprocal_sigma_bound(self) -> float:
+        """No Gaussian of a reciprocal head is narrower, Angstrom."""
+        return self.reciprocal_sigma * math.sqrt(self.sigma_floor)
+
+    def real_heads(self, block: int) -> int:
+        """How many heads of a block (from 0) sum in real space; they come first."""
+        match self.space:
+            case "real":
+                return self.heads
+            case "reciprocal":
+                return 0
+            case "dual":
+                return self.heads // 2
+            case "alternating":
+                return 0 if block % 2 else self.heads
+
 
 class InfiniteAttention(nn.Module):
-    """Multi-head attention over periodic images with a decay whose width follows the query."""
+    """Multi-head attention over periodic images with a decay whose width follows the query.
+
+    The first `real_heads` heads sum in real space and carry the value encoding, the others in reciprocal space.
+    """
 
     width_mean: Tensor
     width_std: Tensor
 
-    def __init__(self, config: CrystalformerConfig) -> None:
+    def __init__(self, config: CrystalformerConfig, block: int) -> None:
         super().__init__()
         self.config = config
+        self.real_heads = real = config.real_heads(block)
         head_dim = config.dim // config.heads
         self.query = nn.Linear(config.dim, config.dim)
         self.key = nn.Linear(config.dim, config.dim)
@@ -114,12 +160,12 @@ class InfiniteAttention(nn.Module):
         self.out = nn.Linear(config.dim, config.dim)
         self.width = nn.Parameter(torch.empty(config.heads, head_dim))
         self.value_encoding = (
-            nn.Parameter(torch.empty(config.heads, head_dim, config.radial_functions))
-            if config.radial_functions
+            nn.Parameter(torch.empty(real, head_dim, config.radial_functions))
+            if config.radial_functions and real
             else None
         )
         self.angular_encoding = (
-            nn.Parameter(torch.empty(3, config.heads, head_dim, config.angular_functions)) if config.frame else None
+            nn.Parameter(torch.empty(3, real, head_dim, config.angular_functions)) if config.frame and real else None
         )
         # Statistics of q.w over the first training batch; 0 and 1 until `Crystalformer.calibrate` sets them.
         self.register_buffer("width_mean", torch.zeros(()))
@@ -141,13 +187,12 @@ class InfiniteAttention(nn.Module):
             count = weights_HDK.shape[2]
             nn.init.xavier_uniform_(weights_HDK.view(-1, count), gain=count**-0.5)
 
-    def inverse_variance(self, q_AHD: Tensor) -> Tensor:
-        """1/sigma^2 = rho(x) / r_0^2 with x = (q.w - m) / s, (A, H), 1/Å² (section 3.2)."""
+    def rho(self, q_AHD: Tensor) -> Tensor:
+        """The width function (1 - b) ELU(a x / (1 - b)) + 1 with x = (q.w - m) / s, (A, H) (section 3.2)."""
         config = self.config
         x_AH = ((q_AHD * self.width).sum(-1) - self.width_mean) / self.width_std
         free = 1 - config.sigma_floor
-        rho_AH = free * F.elu(config.sigma_slope / free * x_AH) + 1
-        return rho_AH / config.sigma**2
+        return free * F.elu(config.sigma_slope / free * x_AH) + 1
 
     def angular(self) -> AngularEncoding | None:
         """The angular part of the value encoding, if the model has frames."""
@@ -163,24 +208,42 @@ class InfiniteAttention(nn.Module):
 
     def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
         """(A, dim) to (A, dim)."""
-        config = self.config
+        config, real = self.config, self.real_heads
         q_AHD, k_AHD, v_AHD = (self.heads(linear(x)) for linear in (self.query, self.key, self.value))
         with torch.autocast(x.device.type, enabled=False):
             # Distances want full precision; under autocast only the dense layers are rounded.
             q_AHD, k_AHD, v_AHD = (t.to(self.width.dtype) for t in (q_AHD, k_AHD, v_AHD))
-            W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
-            y_AHD = infinite_attention(
-                q_AHD, k_AHD, v_AHD, self.inverse_variance(q_AHD), W_HDK, geometry, backend, angular=self.angular()
-            )
-        return self.out(y_AHD.flatten(1))
+            rho_AH = self.rho(q_AHD)
+            y = []
+            if real:
+                inverse_variance_AH = rho_AH[:, :real] / config.sigma**2
+                W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
+                arguments = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK, geometry)
+                y.append(infinite_attention(*arguments, backend, angular=self.angular()))
+            if real < config.heads:
+                variance_AH = config.reciprocal_sigma**2 * rho_AH[:, real:]
+                others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
+                y.append(self.reciprocal(*others, published=backend == "published"))
+        return self.out(torch.cat(y, dim=1).flatten(1))
+
+    def reciprocal(
+        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry, *, published: bool
+    ) -> Tensor:
+        """Attention of the reciprocal heads, as accurate as the radius of the images makes the real ones, (A, H, D)."""
+        if published:
+            return reciprocal.published_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
+        tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
+        narrowest = self.config.reciprocal_sigma_bound
+        sums = geometry.kept("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
+        return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, sums)
 
 
 class Block(nn.Module):
     """Attention and a feed-forward layer, each added to its input."""
 
-    def __init__(self, config: CrystalformerConfig) -> None:
+    def __init__(self, config: CrystalformerConfig, number: int) -> None:
         super().__init__()
-        self.attention = InfiniteAttention(config)
+        self.attention = InfiniteAttention(config, number)
         self.expand = nn.Linear(config.dim, config.feedforward)
         self.contract = nn.Linear(config.feedforward, config.dim)
         for linear in (self.expand, self.contract):
@@ -209,7 +272,7 @@ class Crystalformer(nn.Module):
         self.backend: Backend = "auto"
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER, config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5 * (9 * config.blocks) ** -0.25)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.blocks))
         self.head = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.n_targets))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
 
