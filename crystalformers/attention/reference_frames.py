@@ -53,9 +53,11 @@ def angular_psi(
             case "max":
                 frames: WeightedFrames | PrincipalAxes = max_frames(log_weight, unit_NM3, angular.tie_width)
             case "static-local":
-                frames = max_frames(
-                    torch.where(around_NM, -(d_NM.detach() ** 2), -math.inf), unit_NM3, angular.tie_width
-                )
+                summed_NM = log_weight > -math.inf
+                nearest = torch.where(summed_NM, -(d_NM.detach() ** 2), -math.inf)
+                # The authors' slip of a sign: their second axis points to the farthest image of the box.
+                second = torch.where(summed_NM, d_NM.detach() ** 2, -math.inf) if published else nearest
+                frames = max_frames(nearest, unit_NM3, angular.tie_width, second)
             case "weighted-pca":
                 weight = torch.softmax(log_weight_NMH[..., head].flatten(), 0).view_as(d_NM) * around_NM
                 moment = torch.einsum("nm,nmx,nmy->xy", weight, unit_NM3, unit_NM3)
@@ -106,14 +108,17 @@ def published_window(position: Tensor, basis: RadialBasis | AngularBasis) -> Ten
     return (index >= first) & (index < first + size)
 
 
-def max_frames(log_weight_NM: Tensor, unit_NM3: Tensor, tie_width: float) -> WeightedFrames:
-    """Every frame that ties, by two nested loops over candidates."""
+def max_frames(
+    log_weight_NM: Tensor, unit_NM3: Tensor, tie_width: float, second_NM: Tensor | None = None
+) -> WeightedFrames:
+    """Every frame that ties, by two nested loops; `second_NM` takes the place of the weights for the second axis."""
     score, unit = log_weight_NM.detach().flatten(), unit_NM3.flatten(0, 1)
+    base = score if second_NM is None else second_NM.flatten()
     frames: WeightedFrames = []
     for first, share in _contenders(score, tie_width):
         e1 = unit[first]
         away = 1 - (unit @ e1).abs()
-        second_score = score + away.clamp(min=PENALTY_FLOOR).log()
+        second_score = base + away.clamp(min=PENALTY_FLOOR).log()
         for least in (1 - COLLINEAR, EXACTLY_COLLINEAR):
             eligible = torch.where(away > least, second_score, -math.inf)
             if (eligible > -math.inf).any():
