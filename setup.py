@@ -15,6 +15,7 @@ setup(
         Extension(
             f"crystalformers._kernels_{name}",
             ["crystalformers/attention/fused.c", "crystalformers/images.c"],
+            depends=["crystalformers/attention/framed.h", "crystalformers/attention/heads.h"],
             extra_compile_args=FLAGS + flags,
             # Without a compiler the installation succeeds, and plain PyTorch does the work.
             optional=True,

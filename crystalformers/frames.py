@@ -42,7 +42,7 @@ COLLINEAR = 0.9999
 PENALTY_FLOOR = 1e-5
 """Least value of 1 - |cos| in the score of the second axis (published)."""
 
-EXACTLY_COLLINEAR = 1e-10
+EXACTLY_COLLINEAR = 1e-6
 """1 - |cos| below which a direction says nothing about the second axis."""
 
 

@@ -1,25 +1,20 @@
-"""Gaussian lattice sums in reciprocal space: against real space, finite differences, and the authors' outputs."""
+"""Gaussian lattice sums in reciprocal space: against real space and finite differences (authors: test_oracle.py)."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from oracle import read_crystals, relative
-from safetensors.torch import load_file
+from oracle import relative
 from strategies import KINDS, make_crystal
 from torch import Tensor
 
-from crystalformers.attention import Geometry, RadialBasis, lattice_sums, reciprocal, reference
+from crystalformers.attention import lattice_sums, reciprocal
 from crystalformers.attention.far import covering_radius
 from crystalformers.attention.lattice_sums import LatticeSums, cutoff_for, frequencies
 from crystalformers.crystal import Crystal, CrystalBatch
-from crystalformers.images import with_images
 from crystalformers.testing import E3, Transformation, repeated
 
 SIGMA_MIN = 2.2 * math.sqrt(0.5)
@@ -291,74 +286,3 @@ def test_the_published_rule_is_the_sum_where_it_converges() -> None:
         batch = CrystalBatch.from_crystals([crystal])
         alpha = reciprocal.published_alpha((sigmas**2).expand(3, -1), batch.positions, batch.lattice[0])
         assert torch.allclose(alpha, real_alpha(crystal, sigmas), atol=1e-8) == agrees
-
-
-def published_heads(
-    w: dict[str, Tensor], layer: str, qkv: list[Tensor], real: slice, waves: slice, geometry: Geometry
-) -> Tensor:
-    """Attention of one layer of the authors' encoder: some heads in real space, some in reciprocal space."""
-    q = qkv[0]
-    scale, shift = w[layer + "gauss_scale"]
-    x = ((q * w[layer + "lattice_pos_weights"].view(8, -1)).sum(-1) + shift) * scale
-    rho = 0.5 * F.elu(0.1 / 0.5 * x) + 1
-    y = torch.empty_like(q)
-    if q[:, real].numel():
-        W_HDK = w[layer + "pe_dist_proj"][0, real]
-        inverse_variance = rho[:, real] / 1.4**2
-        heads = (tensor[:, real] for tensor in qkv)
-        y[:, real] = reference.attention(*heads, inverse_variance, W_HDK, geometry, published_box=True)
-    if q[:, waves].numel():
-        heads = (tensor[:, waves] for tensor in qkv)
-        y[:, waves] = reciprocal.published_attention(*heads, 2.2**2 * rho[:, waves], geometry.batch)
-    return y
-
-
-MOST_ATOMS = 12
-"""The brute-force reference takes a minute for the larger crystals, which agree as well."""
-
-REAL, RECIPROCAL, DUAL = (slice(0, 8), slice(8, 8)), (slice(0, 0), slice(0, 8)), (slice(0, 4), slice(4, 8))
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(
-    ("name", "domain", "layers"),
-    [
-        ("crystalformer-dual-space", "multihead", [DUAL] * 4),
-        ("crystalformer-alternating", "real-reci", [REAL, RECIPROCAL] * 2),
-    ],
-)
-@torch.no_grad()
-def test_outputs_of_the_authors(shared: Path, name: str, domain: str, layers: list[tuple[slice, slice]]) -> None:
-    """Their encoder, written out: both spaces summed by their rules give their numbers."""
-    folder = shared / "oracle" / name
-    assert json.loads((folder / "config.json").read_text())["params"]["domain"] == domain
-    w = {key: tensor.double() for key, tensor in load_file(folder / "weights.safetensors").items()}
-    theirs = {key: torch.from_numpy(array) for key, array in np.load(folder / "outputs_f64.npz").items()}
-    crystals = read_crystals(shared)
-    small = torch.tensor([len(crystal) <= MOST_ATOMS for crystal in crystals])
-    of_small = small.repeat_interleave(torch.tensor([len(crystal) for crystal in crystals]))
-    # Their box needs no image list; a short radius keeps the unused one small.
-    batch = with_images(CrystalBatch.from_crystals([c for c in crystals if len(c) <= MOST_ATOMS]), 1.0)
-    geometry = Geometry(batch, RadialBasis(64, 14.0))
-
-    x = w["input_embeddings.weight"].T[batch.numbers - 1]
-    for index, (real, waves) in enumerate(layers):
-        layer = f"encoder.layers.{index}."
-        weights = (w[f"{layer}self_attn.{name}_proj_weight"] for name in "qkv")
-        biases = w[layer + "self_attn.in_proj_bias"].chunk(3)
-        qkv = [F.linear(x, *pair).view(-1, 8, 16) for pair in zip(weights, biases, strict=True)]
-        y = published_heads(w, layer + "self_attn.", qkv, real, waves, geometry)
-        x = x + linear(w, layer + "self_attn.out_proj", y.flatten(1))
-        x = x + linear(w, layer + "linear2", F.relu(linear(w, layer + "linear1", x)))
-        if index == 0:
-            assert relative(x, theirs["layer0"][of_small]) < 1e-12
-    pooled = torch.stack([atoms.mean(0) for atoms in x.split(batch.ptr.diff().tolist())])
-    pred = linear(w, "mlp.3", F.relu(linear(w, "mlp.0", pooled)))
-    for key, ours in {"enc": x, "pooled": pooled, "pred": pred}.items():
-        error = relative(ours, theirs[key][of_small if key == "enc" else small])
-        print(f"{name} {key}: {error:.1e}")
-        assert error < 1e-12, key
-
-
-def linear(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return F.linear(x, w[name + ".weight"], w[name + ".bias"])

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from crystalformers.attention import fused, plain, reference
 from crystalformers.attention.angles import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
 from crystalformers.errors import ConfigError
@@ -63,20 +64,12 @@ def infinite_attention(
         backend = choose_backend(q_AHD, geometry, angular)
     match backend:
         case "reference":
-            from crystalformers.attention import reference
-
             return reference.attention(*arguments, angular=angular)
         case "published":
-            from crystalformers.attention import reference
-
             return reference.attention(*arguments, angular=angular, published=True)
         case "torch":
-            from crystalformers.attention import plain
-
             return plain.attention(*arguments, angular)
         case "cpu":
-            from crystalformers.attention import fused
-
             if library() is None:
                 raise ConfigError("Attention backend 'cpu' needs the compiled kernels; reinstall with a C compiler.")
             if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
@@ -85,16 +78,18 @@ def infinite_attention(
                 )
             if geometry.images.distance.requires_grad:
                 raise ConfigError("Attention backend 'cpu' has no gradients of positions; use 'torch' for them.")
-            if angular is not None:
-                raise ConfigError("Attention backend 'cpu' has no frames yet; use 'torch' for them.")
-            return fused.attention(*arguments)
+            if angular is not None and angular.frame not in fused.FRAMES:
+                raise ConfigError(f"Attention backend 'cpu' has no frame '{angular.frame}'; use 'torch' for it.")
+            return fused.attention(*arguments, angular)
     raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
 
 
 def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None = None) -> Backend:
     """What `auto` means: the fused kernel for float32 on the CPU, where it can give what is asked."""
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
-    if not on_cpu or geometry.images.distance.requires_grad or angular is not None:
+    if not on_cpu or geometry.images.distance.requires_grad:
+        return "torch"
+    if angular is not None and angular.frame not in fused.FRAMES:
         return "torch"
     if library() is None:
         _notice_missing_library()

@@ -132,16 +132,26 @@ def angular_values(p_AMH: Tensor, log_weight_AMH: Tensor, geometry: Geometry, en
         case "weighted-pca":
             weight_RM = p_RM if direction_AM3.requires_grad else p_RM.detach()
             frames = weighted_pca(weight_RM, direction_RM3)
-        case "static-local":
-            frames = geometry.kept("static-local", _static_local_frames).repeated(heads)
-        case "lattice":
-            frames = geometry.kept("lattice", lambda g: lattice_frames(g.batch)).of(geometry.batch.crystal_of_atom)
-            frames = frames.repeated(heads)
         case "pca":
             frames = geometry.kept("pca", lambda g: pca_axes(g.batch)).of(geometry.batch.crystal_of_atom)
             frames = frames.repeated(heads)
+        case _:
+            given = given_frames(geometry, encoding)
+            assert given is not None
+            frames = given.repeated(heads)
     sums_R3K = angular_sums(p_RM, direction_RM3, frames, encoding.basis)
     return torch.einsum("ahzk,zhdk->ahd", sums_R3K.unflatten(0, (atoms, heads)), encoding.W_3HDK)
+
+
+def given_frames(geometry: Geometry, encoding: AngularEncoding) -> Frames | None:
+    """Frames of every atom, (A,) rows, that do not follow the attention weights; None where they do."""
+    match encoding.frame:
+        case "static-local":
+            return geometry.kept("static-local", _static_local_frames)
+        case "lattice":
+            frames = geometry.kept("lattice", lambda g: lattice_frames(g.batch))
+            return frames.of(geometry.batch.crystal_of_atom)
+    return None
 
 
 def _static_local_frames(geometry: Geometry) -> Frames:

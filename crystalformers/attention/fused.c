@@ -15,86 +15,8 @@
  * Shapes: A atoms, E images, P pairs, H heads padded to a multiple of LANES, D their width, K radial functions.
  * See fused.py for the caller and reference.py for the equations.
  */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define LANES 8
-#define WINDOW_LANES 16
-
-typedef float heads __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-typedef int32_t heads_int __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-typedef float window __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
-typedef int32_t window_int __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). */
-#define NEGLIGIBLE 17.5f
-
-typedef struct {
-    const float *distance;       /* (E,) */
-    const float *taper;          /* (E,) */
-    const int32_t *pair;         /* (E,) */
-    const int64_t *ptr;          /* (A + 1,) */
-    const int64_t *pair_ptr;     /* (A + 1,) */
-    const int64_t *pair_source;  /* (P,) */
-    float per_spacing;           /* 1 / distance between the centres of two radial functions */
-    float per_width;             /* 1 / their standard deviation, in units of that distance */
-    int64_t windows;             /* WINDOW_LANES-wide pieces that cover one radial window */
-    int64_t count;               /* K; 0 leaves the value encoding out */
-    int64_t head_groups;         /* H / LANES */
-    int64_t head_dim;            /* D */
-} Layout;
-
-/* exp(x) for x <= 0: 2^n exp(r) with n the integer nearest to x / ln 2, a polynomial for exp(r) on |r| <= ln 2 / 2,
- * and 2^n by its bit pattern. */
-#define DEFINE_EXP(name, vector, integer)                                             \
-    INLINE vector name(vector x) {                                                    \
-        const vector zero = x - x;                                                    \
-        const integer low = x > zero - 87.0f;                                         \
-        x = (vector)(((integer)x & low) | ((integer)(zero - 87.0f) & ~low));          \
-        const integer n = __builtin_convertvector(x * 1.442695041f - 0.5f, integer);  \
-        const vector nf = __builtin_convertvector(n, vector);                         \
-        const vector r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;               \
-        vector e = zero + 1.9875691500e-4f;                                           \
-        e = e * r + 1.3981999507e-3f;                                                 \
-        e = e * r + 8.3334519073e-3f;                                                 \
-        e = e * r + 4.1665795894e-2f;                                                 \
-        e = e * r + 1.6666665459e-1f;                                                 \
-        e = e * r + 5.0000001201e-1f;                                                 \
-        e = e * r * r + r + 1.0f;                                                     \
-        return e * (vector)((n + 127) << 23);                                         \
-    }
-DEFINE_EXP(exp_heads, heads, heads_int)
-DEFINE_EXP(exp_window, window, window_int)
-
-INLINE heads maximum(heads a, heads b) {
-    const heads_int first = a > b;
-    return (heads)(((heads_int)a & first) | ((heads_int)b & ~first));
-}
-
-INLINE float largest(heads a) {
-    float top = a[0];
-    for (int lane = 1; lane < LANES; lane++) top = a[lane] > top ? a[lane] : top;
-    return top;
-}
-
-/* Radial functions k = first .. first + windows * WINDOW_LANES - 1 at distance d, into `radial`; returns the row of
- * the first of them in an accumulator with `margin` rows before k = 1 and after k = K. */
-INLINE int64_t radial_window(float *radial, float d, const Layout *layout) {
-    static const window lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const int64_t margin = layout->windows * WINDOW_LANES;
-    const float position = d * layout->per_spacing;
-    const int64_t first = (int64_t)position - margin / 2 + 1;
-    for (int64_t piece = 0; piece < layout->windows; piece++) {
-        const window t = (position - (float)(first + piece * WINDOW_LANES) - lane) * layout->per_width;
-        *(window *)(radial + piece * WINDOW_LANES) = exp_window(-0.5f * t * t);
-    }
-    const int64_t row = first - 1 + margin;
-    return row < layout->count + margin ? row : layout->count + margin;
-}
+#include "framed.h"
+#include "heads.h"
 
 /* score[p] = a . b_j for the pairs of one atom and one group of heads; a is (D, H), b is (A, D, H). */
 INLINE void pair_products(heads *score, const float *a, const float *b, const int64_t *source, int64_t pairs,
@@ -144,6 +66,8 @@ typedef struct {
     heads *second;  /* (longest row of pairs) */
     heads *padded;  /* (K + 2 margins) */
     float *radial;  /* (margin) */
+    Candidate *candidates; /* (2 * longest row of images), with frames */
+    Angles angles;
     void *memory;
 } Scratch;
 
@@ -151,23 +75,38 @@ static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64
     const int64_t images = longest_row(layout->ptr, first, last);
     const int64_t pairs = longest_row(layout->pair_ptr, first, last);
     const int64_t margin = layout->windows * WINDOW_LANES, padded = layout->count + 2 * margin;
+    *scratch = (Scratch){0};
     heads *memory = malloc((images + 2 * pairs + padded + margin) * sizeof(heads));
     if (!memory) return 1;
-    *scratch = (Scratch){memory, memory + images, memory + images + pairs, memory + images + 2 * pairs,
-                         (float *)(memory + images + 2 * pairs + padded), memory};
-    return 0;
+    *scratch = (Scratch){.weight = memory,
+                         .score = memory + images,
+                         .second = memory + images + pairs,
+                         .padded = memory + images + 2 * pairs,
+                         .radial = (float *)(memory + images + 2 * pairs + padded),
+                         .memory = memory};
+    if (!layout->nodes) return 0;
+    scratch->candidates = malloc(2 * images * sizeof(Candidate));
+    scratch->angles.grid = malloc(LANES * 3 * layout->nodes * sizeof(float));
+    return !scratch->candidates || !scratch->angles.grid;
 }
 
-/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (A, H, K); log Z_i, (A, H); for atoms first .. last - 1.
+static void release(Scratch *scratch) {
+    free_angles(&scratch->angles);
+    free(scratch->candidates);
+    free(scratch->memory);
+}
+
+/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (A, H, K); log Z_i, (A, H); with frames the weights spread
+ * on the grids of cosines, (A, H, 3, nodes); for atoms first .. last - 1.
  * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
 int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
-                      const float *v, const float *decay, float *y, float *b, float *log_z) {
+                      const float *v, const float *decay, float *y, float *b, float *log_z, float *angular) {
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
-    if (allocate(&s, layout, first, last)) return 1;
-    for (int64_t i = first; i < last; i++)
-        for (int64_t lane = 0; lane < H; lane += LANES) {
+    int failure = allocate(&s, layout, first, last);
+    for (int64_t i = first; i < last && !failure; i++)
+        for (int64_t lane = 0; lane < H && !failure; lane += LANES) {
             const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
@@ -179,7 +118,7 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const f
             memset(s.padded, 0, (K + 2 * margin) * sizeof(heads));
             for (int64_t n = 0; n < images; n++) {
                 const int64_t e = layout->ptr[i] + n;
-                const heads w = exp_heads(s.weight[n] - top) * layout->taper[e];
+                const heads w = s.weight[n] = exp_heads(s.weight[n] - top) * layout->taper[e];
                 z += w;
                 total[layout->pair[e] - first_pair] += w;
                 if (K) {
@@ -200,23 +139,29 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const f
                 const heads value = s.padded[margin + m] * per_z;
                 for (int l = 0; l < LANES; l++) b[(i * H + lane + l) * K + m] = value[l];
             }
+            if (!layout->nodes) continue;
+            failure = frames_of(&s.angles, s.weight, images, i, s.candidates, layout);
+            memset(s.angles.grid, 0, LANES * 3 * layout->nodes * sizeof(float));
+            for (int64_t n = 1; n < images && !failure; n++)
+                spread(&s.angles, s.weight[n] * per_z, layout->direction + 3 * (layout->ptr[i] + n), layout);
+            memcpy(angular + (i * H + lane) * 3 * layout->nodes, s.angles.grid, LANES * 3 * layout->nodes * sizeof(float));
         }
-    free(s.memory);
-    return 0;
+    release(&s);
+    return failure;
 }
 
 /* Gradients of q and decay of atoms first .. last - 1; for their pairs the weight and the gradient of the score, (P, H).
- * mean = grad_y . y + grad_b . b, (A, H), the softmax's own term. Returns 0, or 1 if memory ran out. */
+ * mean = grad_y . y + grad_b . b + grad_angular . angular, (A, H), the softmax's own term. Returns 0, or 1 if memory ran out. */
 int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
                        const float *v, const float *decay, const float *log_z, const float *grad_y,
-                       const float *grad_b, const float *mean, float *weight, float *grad_score, float *grad_q,
+                       const float *grad_b, const float *grad_angular, const float *mean, float *weight, float *grad_score, float *grad_q,
                        float *grad_decay) {
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
-    if (allocate(&s, layout, first, last)) return 1;
-    for (int64_t i = first; i < last; i++)
-        for (int64_t lane = 0; lane < H; lane += LANES) {
+    int failure = allocate(&s, layout, first, last);
+    for (int64_t i = first; i < last && !failure; i++)
+        for (int64_t lane = 0; lane < H && !failure; lane += LANES) {
             const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
@@ -232,10 +177,18 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
                 *(heads *)(weight + p * H + lane) = (heads){0};
                 *(heads *)(grad_score + p * H + lane) = (heads){0};
             }
+            for (int64_t n = 0; n < images; n++)
+                s.weight[n] = exp_heads(s.weight[n] - lz) * layout->taper[layout->ptr[i] + n];
+            if (layout->nodes) {
+                failure = frames_of(&s.angles, s.weight, images, i, s.candidates, layout);
+                if (failure) break;
+                memcpy(s.angles.grid, grad_angular + (i * H + lane) * 3 * layout->nodes,
+                       LANES * 3 * layout->nodes * sizeof(float));
+            }
             for (int64_t n = 0; n < images; n++) {
                 const int64_t e = layout->ptr[i] + n, p = layout->pair[e];
                 const float d = layout->distance[e];
-                const heads w = exp_heads(s.weight[n] - lz) * layout->taper[e];
+                const heads w = s.weight[n];
                 heads grad = s.second[p - first_pair] - own;
                 if (K) {
                     const int64_t row = radial_window(s.radial, d, layout);
@@ -245,6 +198,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
                         grad += a + c;
                     }
                 }
+                if (layout->nodes && n) grad += gather(&s.angles, layout->direction + 3 * e, layout);
                 grad *= w;
                 *(heads *)(weight + p * H + lane) += w;
                 *(heads *)(grad_score + p * H + lane) += grad;
@@ -267,8 +221,8 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
                 for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) += g * *(const heads *)(row + d * H);
             }
         }
-    free(s.memory);
-    return 0;
+    release(&s);
+    return failure;
 }
 
 /* Gradients of k and v of source atoms first .. last - 1, gathered from the pairs they take part in. */
