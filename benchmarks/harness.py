@@ -1,0 +1,171 @@
+"""What all benchmarks share: the crystals, a description of the machine, interleaved timing, result files.
+
+Importing it loads neither torch nor numpy: the memory benchmark must stay smaller than what it measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from crystalformers.crystal import Crystal
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).with_name("results")
+Key = TypeVar("Key")
+SUPERCELLS = ((1, 1, 1), (2, 1, 1), (1, 2, 2), (3, 1, 1), (2, 2, 1), (1, 1, 2), (2, 2, 2))
+LARGEST_EXAMPLE = 40
+
+
+def shared() -> Path:
+    """Folder of reference data beside the checkout, as tests/conftest.py finds it."""
+    return Path(os.environ.get("CRYSTALFORMERS_SHARED", ROOT.parent / "shared"))
+
+
+def benchmark_crystals(table: Path, count: int) -> tuple[list[Crystal], str]:
+    """The first `count` crystals of a table, or of supercells of the examples where it is absent; and which."""
+    if table.is_file():
+        from crystalformers.data.table import open_table
+
+        opened = open_table(table)
+        return [opened[row] for row in range(min(count, len(opened)))], f"first {count} crystals of {table.name}"
+    crystals = example_supercells()
+    chosen = [crystals[k % len(crystals)] for k in range(count)]
+    print(f"NOTE: {table.name} was not found; measuring {count} supercells of examples/*.cif instead.")
+    return chosen, f"{count} supercells of examples/*.cif (the table {table.name} was not found)"
+
+
+def example_supercells() -> list[Crystal]:
+    """Supercells of up to `LARGEST_EXAMPLE` atoms of every example, each multiple of all crystals in turn."""
+    from crystalformers.io import read_crystal
+
+    examples = [read_crystal(path) for path in sorted((ROOT / "examples").glob("*.cif"))]
+    cells = [supercell(crystal, times) for times in SUPERCELLS for crystal in examples]
+    return [crystal for crystal in cells if len(crystal) <= LARGEST_EXAMPLE]
+
+
+def supercell(crystal: Crystal, times: Sequence[int]) -> Crystal:
+    """The crystal repeated along its lattice vectors."""
+    import numpy as np
+
+    from crystalformers.crystal import Crystal
+
+    cells = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), -1).reshape(-1, 3)
+    frac_coords = (crystal.frac_coords + cells[:, None]).reshape(-1, 3) / np.array(times)
+    lattice = crystal.lattice * np.array(times)[:, None]
+    return Crystal(np.tile(crystal.numbers, len(cells)), frac_coords, lattice, f"{crystal.name} {times}")
+
+
+def size_distribution(sizes: Iterable[int]) -> dict[str, Any]:
+    """How many atoms the crystals have."""
+    sizes = sorted(sizes)
+    return {
+        "crystals": len(sizes),
+        "mean": statistics.fmean(sizes),
+        "median": statistics.median(sizes),
+        "min": sizes[0],
+        "max": sizes[-1],
+        "counts": {str(n): count for n, count in sorted(Counter(sizes).items())},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and load: neither host name nor path."""
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average": load and [round(number, 2) for number in load],
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may run on; fewer than the machine has where its affinity was restricted."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and packages; an absent one is named as such."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def interleaved(tasks: Mapping[Key, Callable[[], object]], rounds: int, seconds: float) -> dict[Key, list[float]]:
+    """Seconds per call of each task in each round; the tasks take turns, so that drift meets all of them alike.
+
+    Args:
+        tasks: what to time; each runs once beforehand, unmeasured.
+        rounds: how often every task has its turn.
+        seconds: a turn repeats the task until this much time has passed.
+    """
+    for task in tasks.values():
+        task()
+    times: dict[Key, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            calls, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < seconds or not calls:
+                task()
+                calls += 1
+            times[name].append(elapsed / calls)
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def cell(values: Mapping[str, float] | None) -> str:
+    """What `spread` gives, in a cell of a table."""
+    if values is None:
+        return "-"
+    return f"{digits(values['median'])} ({digits(values['min'])}-{digits(values['max'])})"
+
+
+def digits(number: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A Markdown table."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write JSON beside the older file, then in its place."""
+    from crystalformers.checkpoint import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    print(f"wrote {path.name}")

@@ -1,0 +1,98 @@
+"""How far predictions follow what should not matter: every transformation, on many real crystals.
+
+    python benchmarks/invariance.py --table crystals.parquet [--weights model.safetensors] [--crystals 200]
+
+Writes benchmarks/results/invariance.json and prints the table. A change is the largest difference of a prediction
+in units of the spread of predictions over the crystals (see crystalformers.testing). One thread is fastest for the
+small float64 tensors; the default takes about a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from crystalformers import bundled
+from crystalformers.bundled import find_weights
+from crystalformers.checkpoint import load_checkpoint
+from crystalformers.crystal import Crystal, CrystalBatch
+from crystalformers.data.table import CrystalTable, open_table
+from crystalformers.images import with_images
+from crystalformers.models.crystalformer import Crystalformer
+from crystalformers.testing import CONTROL, E3, Row, Transformation, invariance_report, network_predictor, table
+
+RESULTS = Path(__file__).parent / "results" / "invariance.json"
+
+SETTINGS: dict[str, tuple[torch.dtype, float]] = {"float64": (torch.float64, 1e-14), "float32": (torch.float32, 1e-7)}
+"""Type of numbers and tolerance: whether the model is invariant at all, and what a user gets."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True, help="crystals, in any form `open_table` reads")
+    parser.add_argument("--weights", help="name or file of a model; default: the bundled one, or random weights")
+    parser.add_argument("--crystals", type=int, default=200)
+    parser.add_argument("--max-atoms", type=int, default=20, help="atoms per cell at most")
+    parser.add_argument("--max-atoms-2x2x2", type=int, default=8, help="the same where a transformation takes 8 cells")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    crystals = sample(open_table(arguments.table), arguments.crystals, arguments.max_atoms)
+    weights, network = load(arguments.weights, crystals)
+    results: dict[str, Any] = {
+        "model": weights,
+        "crystals": len(crystals),
+        "max_atoms": arguments.max_atoms,
+        "max_atoms_2x2x2": arguments.max_atoms_2x2x2,
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
+    for name, (dtype, tolerance) in SETTINGS.items():
+        start = time.perf_counter()
+        predict = network_predictor(network, tolerance, dtype)
+        rows: list[Row] = []
+        for transformations, chosen in by_cost(crystals, arguments.max_atoms_2x2x2):
+            rows += invariance_report(predict, chosen, transformations)
+        seconds = time.perf_counter() - start
+        print(f"\n{name}, tolerance {tolerance:g}, {seconds:.0f} s\n{table(rows)}")
+        results[name] = {"tolerance": tolerance, "seconds": round(seconds, 1), "rows": [asdict(row) for row in rows]}
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def by_cost(crystals: list[Crystal], most: int) -> list[tuple[Sequence[Transformation], list[Crystal]]]:
+    """Transformations with the crystals they are measured on: the one to eight cells with the smaller ones only."""
+    dear = [transformation for transformation in E3 if transformation.name == "supercell 2x2x2"]
+    cheap = [transformation for transformation in E3 if transformation not in dear]
+    return [([CONTROL, *cheap], crystals), (dear, [crystal for crystal in crystals if len(crystal) <= most])]
+
+
+def sample(crystals: CrystalTable, count: int, most: int) -> list[Crystal]:
+    """Crystals spread evenly over the table, none with more than `most` atoms."""
+    small = np.flatnonzero(np.asarray(crystals.n_atoms) <= most)
+    chosen = small[np.linspace(0, len(small) - 1, min(count, len(small))).astype(int)]
+    return [crystals[int(row)] for row in chosen]
+
+
+def load(weights: str | None, crystals: list[Crystal]) -> tuple[str, torch.nn.Module]:
+    """The model named, the bundled one, or a random one whose width statistics come from the crystals."""
+    if weights is not None or bundled.names():
+        path = find_weights(weights or bundled.names()[0])
+        return path.name, load_checkpoint(path).model
+    torch.manual_seed(0)
+    network = Crystalformer()
+    batch = CrystalBatch.from_crystals(crystals[:64], torch.float32)
+    network.calibrate(with_images(batch, network.radius(1e-5)))
+    return "random weights, seed 0", network
+
+
+if __name__ == "__main__":
+    main()
