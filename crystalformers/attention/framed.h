@@ -10,14 +10,12 @@
 
 #include "heads.h"
 
-#define ORDER 8
+#define ORDER 8 /* also LANES: windows of nodes are transposed against lanes */
 
 /* As in frames.py; float32 cannot resolve less than the last. */
 #define COLLINEAR 1e-4f
 #define PENALTY_FLOOR 1e-5f
 #define EXACTLY_COLLINEAR 1e-6f
-
-typedef float nodes __attribute__((vector_size(ORDER * sizeof(float)), aligned(4)));
 
 typedef struct {
     float axis[3][3];
@@ -84,6 +82,31 @@ INLINE heads second_score(heads w, const heads e1[3], const float *r, float leas
     return (heads)((heads_int)score & (away > least));
 }
 
+/* The candidates of each lane; `list` has room for all images of every lane. */
+typedef struct {
+    Candidate *list;
+    int64_t room, count[LANES];
+    float total[LANES];
+} Race;
+
+/* Enter an image of the given scores in the race of the lanes where it is less than tie_width (in log score) behind. */
+INLINE void enter(Race *race, int64_t image, heads score, heads best, heads least, float per_tie_width) {
+    const heads_int near = score > least;
+    if (!any(near)) return;
+    for (int lane = 0; lane < LANES; lane++)
+        if (near[lane]) {
+            const float share = smooth_step(1 - logf(best[lane] / score[lane]) * per_tie_width);
+            race->list[lane * race->room + race->count[lane]++] = (Candidate){image, share};
+            race->total[lane] += share;
+        }
+}
+
+INLINE Candidate entrant(const Race *race, int lane, int64_t place) {
+    Candidate candidate = race->list[lane * race->room + place];
+    candidate.share /= race->total[lane];
+    return candidate;
+}
+
 static Frame orthonormal(const float *e1, const float *towards, float share) {
     Frame f = {.share = share};
     const float dot = e1[0] * towards[0] + e1[1] * towards[1] + e1[2] * towards[2];
@@ -100,62 +123,67 @@ static Frame orthonormal(const float *e1, const float *towards, float share) {
     return f;
 }
 
-/* The images less than tie_width (in log weight) behind the best of one lane, with shares that add up to 1. */
-#define GATHER(list, size, limit, lane, best, value_of_image)                                       \
-    do {                                                                                            \
-        float total = 0;                                                                            \
-        size = 0;                                                                                   \
-        for (int64_t n = 0; n < images && size < limit; n++) {                                      \
-            const float value = value_of_image;                                                     \
-            if (value > best * floor_ratio) {                                                       \
-                list[size] = (Candidate){n, smooth_step(1 - logf(best / value) / layout->tie_width)}; \
-                total += list[size++].share;                                                        \
-            }                                                                                       \
-        }                                                                                           \
-        for (int64_t c = 0; c < size; c++) list[c].share /= total;                                  \
-    } while (0)
+/* Frames of one lane whose first axis is decided. Where all images lie on its line, any second axis serves. */
+static int complete_frames(FrameList *list, Candidate first, const Race *second, int lane, const float *direction) {
+    const float *e1 = direction + 3 * first.image;
+    if (!second->count[lane]) {
+        const float size[3] = {fabsf(e1[0]), fabsf(e1[1]), fabsf(e1[2])};
+        const int least = size[0] <= size[1] ? (size[0] <= size[2] ? 0 : 2) : (size[1] <= size[2] ? 1 : 2);
+        const float towards[3] = {least == 0, least == 1, least == 2};
+        const Frame frame = orthonormal(e1, towards, first.share);
+        return add_frame(list, &frame);
+    }
+    for (int64_t place = 0; place < second->count[lane]; place++) {
+        const Candidate candidate = entrant(second, lane, place);
+        const Frame frame = orthonormal(e1, direction + 3 * candidate.image, first.share * candidate.share);
+        if (add_frame(list, &frame)) return 1;
+    }
+    return 0;
+}
 
 /* Max frames of LANES heads from the weights of their images; see frames.py for the definition. The first image, the atom
- * itself, has no direction. `candidates` has room for 2 * images. Returns 0, or 1 if memory ran out. */
-static int max_frames(Angles *angles, const heads *weight, int64_t images, const float *direction,
+ * itself, has no direction. `candidates` has room for 2 * LANES * images. Returns 0, or 1 if memory ran out. */
+INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const float *direction,
                       Candidate *candidates, const Layout *layout) {
-    const float floor_ratio = expf(-layout->tie_width);
+    const float floor_ratio = expf(-layout->tie_width), per_tie_width = 1 / layout->tie_width;
+    Race first = {.list = candidates, .room = images};
     heads best = {0};
     for (int64_t n = 1; n < images; n++) best = maximum(best, weight[n]);
+    for (int64_t n = 1; n < images; n++) enter(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
+    int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++) {
-        FrameList *list = &angles->lane[lane];
-        list->count = 0;
-        if (best[lane] <= 0) continue;
-        Candidate *first = candidates, *second = candidates + images;
-        int64_t firsts, seconds;
-        GATHER(first, firsts, images, lane, best[lane], (n ? weight[n][lane] : 0));
-        for (int64_t a = 0; a < firsts; a++) {
-            const float *r1 = direction + 3 * first[a].image;
-            float least = COLLINEAR, best2 = 0;
-            for (int attempt = 0; attempt < 2 && best2 <= 0; attempt++) {
-                least = attempt ? EXACTLY_COLLINEAR : COLLINEAR;
-                for (int64_t n = 1; n < images; n++) {
-                    const float *r = direction + 3 * n;
-                    const float away = 1 - fabsf(r1[0] * r[0] + r1[1] * r[1] + r1[2] * r[2]);
-                    const float score = away > least ? weight[n][lane] * (away > PENALTY_FLOOR ? away : PENALTY_FLOOR) : 0;
-                    best2 = score > best2 ? score : best2;
-                }
-            }
-            if (best2 <= 0) {
-                const float x = fabsf(r1[0]), y = fabsf(r1[1]), z = fabsf(r1[2]);
-                const float towards[3] = {x <= y && x <= z, !(x <= y && x <= z) && y <= z, !(x <= y && x <= z) && !(y <= z)};
-                const Frame frame = orthonormal(r1, towards, first[a].share);
-                if (add_frame(list, &frame)) return 1;
-                continue;
-            }
-            const heads e1[3] = {(heads){0} + r1[0], (heads){0} + r1[1], (heads){0} + r1[2]};
-            GATHER(second, seconds, images, lane, best2,
-                   (n ? second_score(weight[n], e1, direction + 3 * n, least)[lane] : 0));
-            for (int64_t b = 0; b < seconds; b++) {
-                const Frame frame = orthonormal(r1, direction + 3 * second[b].image, first[a].share * second[b].share);
-                if (add_frame(list, &frame)) return 1;
+        angles->lane[lane].count = 0;
+        if (first.count[lane] > most) most = first.count[lane];
+    }
+    for (int64_t place = 0; place < most; place++) {
+        /* The first axis of every lane that still has a candidate; of the others any, which is not used. */
+        heads e1[3] = {{0}};
+        for (int lane = 0; lane < LANES; lane++)
+            if (place < first.count[lane])
+                for (int k = 0; k < 3; k++)
+                    e1[k][lane] = direction[3 * first.list[lane * images + place].image + k];
+        heads best2 = {0}, last_resort = {0};
+        for (int64_t n = 1; n < images; n++) {
+            best2 = maximum(best2, second_score(weight[n], e1, direction + 3 * n, COLLINEAR));
+            last_resort = maximum(last_resort, second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR));
+        }
+        Race second = {.list = candidates + LANES * images, .room = images};
+        const heads_int none = best2 <= 0;
+        for (int64_t n = 1; n < images; n++) {
+            const heads score = second_score(weight[n], e1, direction + 3 * n, COLLINEAR);
+            enter(&second, n, score, best2, best2 * floor_ratio, per_tie_width);
+        }
+        if (any(none & (last_resort > 0))) {
+            const heads best3 = (heads)((heads_int)last_resort & none);
+            for (int64_t n = 1; n < images; n++) {
+                const heads any_score = second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR);
+                enter(&second, n, (heads)((heads_int)any_score & none), best3, best3 * floor_ratio, per_tie_width);
             }
         }
+        for (int lane = 0; lane < LANES; lane++)
+            if (place < first.count[lane] &&
+                complete_frames(&angles->lane[lane], entrant(&first, lane, place), &second, lane, direction))
+                return 1;
     }
     return 0;
 }
@@ -183,7 +211,7 @@ static int arrange(Angles *angles) {
 }
 
 /* The frames of atom i, given or from the weights of its images. */
-static int frames_of(Angles *angles, const heads *weight, int64_t images, int64_t i, Candidate *candidates,
+INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_t i, Candidate *candidates,
                      const Layout *layout) {
     if (!layout->frame_ptr) {
         const float *direction = layout->direction + 3 * layout->ptr[i];
@@ -201,28 +229,53 @@ static int frames_of(Angles *angles, const heads *weight, int64_t images, int64_
     return arrange(angles);
 }
 
-/* Lagrange coefficients of the nodes around a point: node k - ORDER / 2 + 1 for k = 0 .. ORDER - 1, 0 <= x < 1. */
-INLINE nodes lagrange(float x) {
+/* Lagrange coefficients at places 0 <= x < 1 for LANES lanes: those of node k - ORDER / 2 + 1 in c[k]. */
+INLINE void lagrange(heads c[ORDER], heads x) {
     /* prod_{j != k} (x - x_j) / (x_k - x_j), by prefix and suffix products. */
     static const float per_denominator[ORDER] = {-1.0f / 5040, 1.0f / 720,  -1.0f / 240, 1.0f / 144,
                                                  -1.0f / 144,  1.0f / 240, -1.0f / 720, 1.0f / 5040};
-    float below[ORDER], above[ORDER];
-    below[0] = above[ORDER - 1] = 1;
-    for (int k = 1; k < ORDER; k++) below[k] = below[k - 1] * (x - (float)(k - ORDER / 2));
+    heads above[ORDER], below = {0};
+    above[ORDER - 1] = below = below + 1.0f;
     for (int k = ORDER - 2; k >= 0; k--) above[k] = above[k + 1] * (x - (float)(k + 2 - ORDER / 2));
-    nodes c;
-    for (int k = 0; k < ORDER; k++) c[k] = below[k] * above[k] * per_denominator[k];
-    return c;
+    for (int k = 0; k < ORDER; k++) {
+        c[k] = below * above[k] * per_denominator[k];
+        below *= x - (float)(k + 1 - ORDER / 2);
+    }
 }
 
-/* Node where the window around a cosine begins, and the place x within it. */
-INLINE int64_t window_of(float cosine, float *x, const Layout *layout) {
-    int64_t node = (int64_t)((cosine + 1) * layout->per_node);
-    const int64_t last = layout->nodes - ORDER;
-    node = node < 0 ? 0 : node > last ? last : node;
+/* Rows to columns of an 8 x 8 matrix. */
+INLINE void transpose(heads m[LANES]) {
+    heads t[LANES];
+    for (int k = 0; k < LANES; k += 2) {
+        t[k] = __builtin_shufflevector(m[k], m[k + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        t[k + 1] = __builtin_shufflevector(m[k], m[k + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int half = 0; half < LANES; half += 4)
+        for (int k = half; k < half + 2; k++) {
+            m[k] = __builtin_shufflevector(t[k], t[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            m[k + 2] = __builtin_shufflevector(t[k], t[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int k = 0; k < 4; k++) {
+        t[k] = __builtin_shufflevector(m[k], m[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        t[k + 4] = __builtin_shufflevector(m[k], m[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int k = 0; k < LANES; k++) m[k] = t[k];
+}
+
+/* Nodes where the windows around the cosines of LANES lanes begin, and the coefficients of the nodes in them. */
+INLINE heads_int window_of(heads cosine, heads c[ORDER], const Layout *layout) {
+    const int32_t last = (int32_t)layout->nodes - ORDER;
+    heads_int node = __builtin_convertvector((cosine + 1.0f) * layout->per_node, heads_int);
+    node &= node > 0;
+    const heads_int inside = node < last;
+    node = (node & inside) | (last & ~inside);
     /* One rounding, of a small number: per_node - node is exact. */
-    *x = fmaf(cosine, layout->per_node, layout->per_node - (float)node);
+    lagrange(c, cosine * layout->per_node + (layout->per_node - __builtin_convertvector(node, heads)));
     return node;
+}
+
+INLINE heads cosine_of(const Frames *frames, int axis, const float *r) {
+    return frames->axis[axis][0] * r[0] + frames->axis[axis][1] * r[1] + frames->axis[axis][2] * r[2];
 }
 
 /* Add weight w of an image in direction r to the grids of all lanes. */
@@ -230,32 +283,30 @@ INLINE void spread(Angles *angles, heads w, const float *r, const Layout *layout
     for (int64_t f = 0; f < angles->count; f++) {
         const Frames *frames = &angles->rounds[f];
         const heads share = w * frames->share;
-        for (int k = 0; k < 3; k++) {
-            const heads cosine = frames->axis[k][0] * r[0] + frames->axis[k][1] * r[1] + frames->axis[k][2] * r[2];
-            for (int lane = 0; lane < LANES; lane++) {
-                float x;
-                const int64_t node = window_of(cosine[lane], &x, layout);
-                *(nodes *)(angles->grid + (lane * 3 + k) * layout->nodes + node) += share[lane] * lagrange(x);
-            }
+        for (int axis = 0; axis < 3; axis++) {
+            heads c[ORDER];
+            const heads_int node = window_of(cosine_of(frames, axis, r), c, layout);
+            for (int k = 0; k < ORDER; k++) c[k] *= share;
+            transpose(c);
+            for (int lane = 0; lane < LANES; lane++)
+                *(heads *)(angles->grid + (lane * 3 + axis) * layout->nodes + node[lane]) += c[lane];
         }
     }
 }
 
-/* sum over frames and axes of the grids' values at the cosines of an image in direction r. */
+/* Sum over frames and axes of the grids' values at the cosines of an image in direction r. */
 INLINE heads gather(const Angles *angles, const float *r, const Layout *layout) {
     heads sum = {0};
     for (int64_t f = 0; f < angles->count; f++) {
         const Frames *frames = &angles->rounds[f];
         heads value = {0};
-        for (int k = 0; k < 3; k++) {
-            const heads cosine = frames->axis[k][0] * r[0] + frames->axis[k][1] * r[1] + frames->axis[k][2] * r[2];
-            for (int lane = 0; lane < LANES; lane++) {
-                float x, total = 0;
-                const int64_t node = window_of(cosine[lane], &x, layout);
-                const nodes product = *(const nodes *)(angles->grid + (lane * 3 + k) * layout->nodes + node) * lagrange(x);
-                for (int m = 0; m < ORDER; m++) total += product[m];
-                value[lane] += total;
-            }
+        for (int axis = 0; axis < 3; axis++) {
+            heads c[ORDER], g[LANES];
+            const heads_int node = window_of(cosine_of(frames, axis, r), c, layout);
+            for (int lane = 0; lane < LANES; lane++)
+                g[lane] = *(const heads *)(angles->grid + (lane * 3 + axis) * layout->nodes + node[lane]);
+            transpose(g);
+            for (int k = 0; k < ORDER; k++) value += c[k] * g[k];
         }
         sum += frames->share * value;
     }

@@ -66,7 +66,7 @@ typedef struct {
     heads *second;  /* (longest row of pairs) */
     heads *padded;  /* (K + 2 margins) */
     float *radial;  /* (margin) */
-    Candidate *candidates; /* (2 * longest row of images), with frames */
+    Candidate *candidates; /* (2 * LANES * longest row of images), with frames */
     Angles angles;
     void *memory;
 } Scratch;
@@ -85,7 +85,7 @@ static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64
                          .radial = (float *)(memory + images + 2 * pairs + padded),
                          .memory = memory};
     if (!layout->nodes) return 0;
-    scratch->candidates = malloc(2 * images * sizeof(Candidate));
+    scratch->candidates = malloc(2 * LANES * images * sizeof(Candidate));
     scratch->angles.grid = malloc(LANES * 3 * layout->nodes * sizeof(float));
     return !scratch->candidates || !scratch->angles.grid;
 }
