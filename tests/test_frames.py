@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention
-from crystalformers.attention.fused import FRAMES
 from crystalformers.crystal import Crystal, CrystalBatch
-from crystalformers.errors import ConfigError
 from crystalformers.frames import FrameMethod, lattice_frames, max_frames, principal_axes
 from crystalformers.images import with_images
 from crystalformers.kernels import library
@@ -77,7 +75,7 @@ def test_torch_agrees_with_reference(method: FrameMethod, names: tuple[str, ...]
 
 
 @pytest.mark.skipif(library() is None, reason="NOT TESTED: the compiled kernels are not installed")
-@pytest.mark.parametrize("method", FRAMES)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "names", [("low", "rock salt"), ("alone", "chain"), ("hexagonal",), ("diamond", "bcc")], ids=str
 )
@@ -93,11 +91,6 @@ def test_cpu_agrees_with_float64(method: FrameMethod, names: tuple[str, ...]) ->
     again, gradients_again = encode(batch.to(torch.float32), method, "cpu")
     assert torch.equal(found, again)
     assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_again, strict=True))
-
-
-def test_cpu_refuses_frames_it_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="weighted-pca"):
-        encode(batch_of(CRYSTALS["low"]).to(torch.float32), "weighted-pca", "cpu")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -61,7 +61,7 @@ def infinite_attention(
     """
     arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
     if backend == "auto":
-        backend = choose_backend(q_AHD, geometry, angular)
+        backend = choose_backend(q_AHD, geometry)
     match backend:
         case "reference":
             return reference.attention(*arguments, angular=angular)
@@ -78,18 +78,14 @@ def infinite_attention(
                 )
             if geometry.images.distance.requires_grad:
                 raise ConfigError("Attention backend 'cpu' has no gradients of positions; use 'torch' for them.")
-            if angular is not None and angular.frame not in fused.FRAMES:
-                raise ConfigError(f"Attention backend 'cpu' has no frame '{angular.frame}'; use 'torch' for it.")
             return fused.attention(*arguments, angular)
     raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
 
 
-def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None = None) -> Backend:
-    """What `auto` means: the fused kernel for float32 on the CPU, where it can give what is asked."""
+def choose_backend(q_AHD: Tensor, geometry: Geometry) -> Backend:
+    """What `auto` means: the fused kernel for float32 on the CPU, unless distances want a gradient."""
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
     if not on_cpu or geometry.images.distance.requires_grad:
-        return "torch"
-    if angular is not None and angular.frame not in fused.FRAMES:
         return "torch"
     if library() is None:
         _notice_missing_library()

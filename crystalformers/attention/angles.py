@@ -132,9 +132,6 @@ def angular_values(p_AMH: Tensor, log_weight_AMH: Tensor, geometry: Geometry, en
         case "weighted-pca":
             weight_RM = p_RM if direction_AM3.requires_grad else p_RM.detach()
             frames = weighted_pca(weight_RM, direction_RM3)
-        case "pca":
-            frames = geometry.kept("pca", lambda g: pca_axes(g.batch)).of(geometry.batch.crystal_of_atom)
-            frames = frames.repeated(heads)
         case _:
             given = given_frames(geometry, encoding)
             assert given is not None
@@ -143,14 +140,15 @@ def angular_values(p_AMH: Tensor, log_weight_AMH: Tensor, geometry: Geometry, en
     return torch.einsum("ahzk,zhdk->ahd", sums_R3K.unflatten(0, (atoms, heads)), encoding.W_3HDK)
 
 
-def given_frames(geometry: Geometry, encoding: AngularEncoding) -> Frames | None:
+def given_frames(geometry: Geometry, encoding: AngularEncoding) -> Frames | PrincipalAxes | None:
     """Frames of every atom, (A,) rows, that do not follow the attention weights; None where they do."""
     match encoding.frame:
         case "static-local":
             return geometry.kept("static-local", _static_local_frames)
         case "lattice":
-            frames = geometry.kept("lattice", lambda g: lattice_frames(g.batch))
-            return frames.of(geometry.batch.crystal_of_atom)
+            return geometry.kept("lattice", lambda g: lattice_frames(g.batch)).of(geometry.batch.crystal_of_atom)
+        case "pca":
+            return geometry.kept("pca", lambda g: pca_axes(g.batch)).of(geometry.batch.crystal_of_atom)
     return None
 
 

@@ -19,7 +19,7 @@
 
 typedef struct {
     float axis[3][3];
-    float share;
+    float share[3];
 } Frame;
 
 typedef struct {
@@ -30,7 +30,7 @@ typedef struct {
 /* One frame for each of LANES heads; heads with fewer frames than others have share 0 in the later ones. */
 typedef struct {
     heads axis[3][3];
-    heads share;
+    heads share[3];
 } Frames;
 
 typedef struct {
@@ -108,7 +108,7 @@ INLINE Candidate entrant(const Race *race, int lane, int64_t place) {
 }
 
 static Frame orthonormal(const float *e1, const float *towards, float share) {
-    Frame f = {.share = share};
+    Frame f = {.share = {share, share, share}};
     const float dot = e1[0] * towards[0] + e1[1] * towards[1] + e1[2] * towards[2];
     float norm = 0;
     for (int k = 0; k < 3; k++) {
@@ -205,24 +205,25 @@ static int arrange(Angles *angles) {
         for (int64_t f = 0; f < angles->lane[lane].count; f++) {
             const Frame *frame = &angles->lane[lane].items[f];
             for (int k = 0; k < 9; k++) angles->rounds[f].axis[k / 3][k % 3][lane] = frame->axis[k / 3][k % 3];
-            angles->rounds[f].share[lane] = frame->share;
+            for (int k = 0; k < 3; k++) angles->rounds[f].share[k][lane] = frame->share[k];
         }
     return 0;
 }
 
-/* The frames of atom i, given or from the weights of its images. */
-INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_t i, Candidate *candidates,
-                     const Layout *layout) {
+/* The frames of the heads first_head .. of atom i, given or from the weights of its images. */
+INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_t i, int64_t first_head,
+                     Candidate *candidates, const Layout *layout) {
     if (!layout->frame_ptr) {
         const float *direction = layout->direction + 3 * layout->ptr[i];
         if (max_frames(angles, weight, images, direction, candidates, layout)) return 1;
         return arrange(angles);
     }
     for (int lane = 0; lane < LANES; lane++) {
+        const int64_t row = i * layout->head_groups * LANES + first_head + lane;
         angles->lane[lane].count = 0;
-        for (int64_t f = layout->frame_ptr[i]; f < layout->frame_ptr[i + 1]; f++) {
+        for (int64_t f = layout->frame_ptr[row]; f < layout->frame_ptr[row + 1]; f++) {
             Frame frame;
-            memcpy(&frame, layout->frames + 10 * f, sizeof(Frame));
+            memcpy(&frame, layout->frames + 12 * f, sizeof(Frame));
             if (add_frame(&angles->lane[lane], &frame)) return 1;
         }
     }
@@ -282,10 +283,10 @@ INLINE heads cosine_of(const Frames *frames, int axis, const float *r) {
 INLINE void spread(Angles *angles, heads w, const float *r, const Layout *layout) {
     for (int64_t f = 0; f < angles->count; f++) {
         const Frames *frames = &angles->rounds[f];
-        const heads share = w * frames->share;
         for (int axis = 0; axis < 3; axis++) {
             heads c[ORDER];
             const heads_int node = window_of(cosine_of(frames, axis, r), c, layout);
+            const heads share = w * frames->share[axis];
             for (int k = 0; k < ORDER; k++) c[k] *= share;
             transpose(c);
             for (int lane = 0; lane < LANES; lane++)
@@ -299,18 +300,36 @@ INLINE heads gather(const Angles *angles, const float *r, const Layout *layout) 
     heads sum = {0};
     for (int64_t f = 0; f < angles->count; f++) {
         const Frames *frames = &angles->rounds[f];
-        heads value = {0};
         for (int axis = 0; axis < 3; axis++) {
-            heads c[ORDER], g[LANES];
+            heads c[ORDER], g[LANES], value = {0};
             const heads_int node = window_of(cosine_of(frames, axis, r), c, layout);
             for (int lane = 0; lane < LANES; lane++)
                 g[lane] = *(const heads *)(angles->grid + (lane * 3 + axis) * layout->nodes + node[lane]);
             transpose(g);
             for (int k = 0; k < ORDER; k++) value += c[k] * g[k];
+            sum += frames->share[axis] * value;
         }
-        sum += frames->share * value;
     }
     return sum;
+}
+
+/* Add the mean over all axes of the images' whole weight `total`, where a share of it is given. */
+INLINE void spread_isotropic(Angles *angles, heads total, int64_t row, const Layout *layout) {
+    if (!layout->isotropic) return;
+    total *= *(const heads *)(layout->isotropic + row);
+    for (int lane = 0; lane < LANES; lane++)
+        for (int64_t node = 0; node < 3 * layout->nodes; node++)
+            angles->grid[lane * 3 * layout->nodes + node] += total[lane] * layout->mean[node % layout->nodes];
+}
+
+/* The same for the grids' values: what every image gets. */
+INLINE heads gather_isotropic(const Angles *angles, int64_t row, const Layout *layout) {
+    heads sum = {0};
+    if (!layout->isotropic) return sum;
+    for (int lane = 0; lane < LANES; lane++)
+        for (int64_t node = 0; node < 3 * layout->nodes; node++)
+            sum[lane] += angles->grid[lane * 3 * layout->nodes + node] * layout->mean[node % layout->nodes];
+    return sum * *(const heads *)(layout->isotropic + row);
 }
 
 #endif

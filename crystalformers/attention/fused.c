@@ -140,10 +140,14 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const f
                 for (int l = 0; l < LANES; l++) b[(i * H + lane + l) * K + m] = value[l];
             }
             if (!layout->nodes) continue;
-            failure = frames_of(&s.angles, s.weight, images, i, s.candidates, layout);
+            failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, layout);
             memset(s.angles.grid, 0, LANES * 3 * layout->nodes * sizeof(float));
-            for (int64_t n = 1; n < images && !failure; n++)
+            heads around = {0};
+            for (int64_t n = 1; n < images && !failure; n++) {
+                around += s.weight[n];
                 spread(&s.angles, s.weight[n] * per_z, layout->direction + 3 * (layout->ptr[i] + n), layout);
+            }
+            spread_isotropic(&s.angles, around * per_z, i * H + lane, layout);
             memcpy(angular + (i * H + lane) * 3 * layout->nodes, s.angles.grid, LANES * 3 * layout->nodes * sizeof(float));
         }
     release(&s);
@@ -179,11 +183,13 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
             }
             for (int64_t n = 0; n < images; n++)
                 s.weight[n] = exp_heads(s.weight[n] - lz) * layout->taper[layout->ptr[i] + n];
+            heads everywhere = {0};
             if (layout->nodes) {
-                failure = frames_of(&s.angles, s.weight, images, i, s.candidates, layout);
+                failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, layout);
                 if (failure) break;
                 memcpy(s.angles.grid, grad_angular + (i * H + lane) * 3 * layout->nodes,
                        LANES * 3 * layout->nodes * sizeof(float));
+                everywhere = gather_isotropic(&s.angles, i * H + lane, layout);
             }
             for (int64_t n = 0; n < images; n++) {
                 const int64_t e = layout->ptr[i] + n, p = layout->pair[e];
@@ -198,7 +204,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
                         grad += a + c;
                     }
                 }
-                if (layout->nodes && n) grad += gather(&s.angles, layout->direction + 3 * e, layout);
+                if (layout->nodes && n) grad += everywhere + gather(&s.angles, layout->direction + 3 * e, layout);
                 grad *= w;
                 *(heads *)(weight + p * H + lane) += w;
                 *(heads *)(grad_score + p * H + lane) += grad;
@@ -220,6 +226,36 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
                 const heads g = *(const heads *)(grad_score + (first_pair + p) * H + lane);
                 for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) += g * *(const heads *)(row + d * H);
             }
+        }
+    release(&s);
+    return failure;
+}
+
+/* Second moments sum_e p_e r_e r_e^T of the directions of the images, (A, H, 6): xx, yy, zz, xy, yz, zx; for atoms
+ * first .. last - 1. Returns 0, or 1 if memory ran out. */
+int image_moments(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k, const float *decay,
+                  float *moments) {
+    const int64_t D = layout->head_dim, H = layout->head_groups * LANES;
+    Scratch s;
+    int failure = allocate(&s, layout, first, last);
+    for (int64_t i = first; i < last && !failure; i++)
+        for (int64_t lane = 0; lane < H; lane += LANES) {
+            const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
+            pair_products(s.score, q + i * D * H + lane, k + lane, layout->pair_source + first_pair, pairs, layout);
+            heads top, z = {0}, sum[6] = {{0}};
+            const heads width = *(const heads *)(decay + i * H + lane);
+            const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
+            for (int64_t n = 0; n < images; n++) {
+                const heads w = exp_heads(s.weight[n] - top) * layout->taper[layout->ptr[i] + n];
+                const float *r = layout->direction + 3 * (layout->ptr[i] + n);
+                z += w;
+                for (int x = 0; x < 3; x++) {
+                    sum[x] += w * (r[x] * r[x]);
+                    sum[3 + x] += w * (r[x] * r[(x + 1) % 3]);
+                }
+            }
+            for (int x = 0; x < 6; x++)
+                for (int l = 0; l < LANES; l++) moments[(i * H + lane + l) * 6 + x] = sum[x][l] / z[l];
         }
     release(&s);
     return failure;

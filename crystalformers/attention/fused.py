@@ -15,22 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crystalformers.attention.angles import AngularBasis, AngularEncoding, given_frames
+from crystalformers.attention.angles import AngularEncoding, given_frames
 from crystalformers.attention.geometry import Geometry
-from crystalformers.frames import FrameMethod
+from crystalformers.attention.grid import Grid, PackedFrames
+from crystalformers.frames import principal_axes
 from crystalformers.kernels import in_parallel, row_function
 
 LANES = 8
 WINDOW_LANES = 16
-
-ORDER = 8
-"""Nodes of the grid of cosines that an image's weight is spread on."""
-
-NODES_PER_DEVIATION = 6
-"""Nodes within one standard deviation of the angular functions; interpolation then errs by 1e-7 of their height."""
-
-FRAMES: tuple[FrameMethod, ...] = ("max", "static-local", "lattice")
-"""Frames the kernel knows."""
 
 REACH = 6.5
 """Standard deviations beyond which a radial function counts as zero (7e-10)."""
@@ -53,10 +45,14 @@ def attention(
     )
     decay_AH = F.pad(0.5 * inverse_variance_AH, (0, pad), value=1.0).contiguous()
     rows = geometry.kept("fused", Rows.of)
-    grid = None if angular is None else geometry.kept("fused frames", lambda g: Grid.of(g, angular))
     count = 0 if W_HDK is None else geometry.basis.count
-    arguments = (q_ADH, k_ADH, v_ADH, decay_AH, rows, grid, count)
-    y_ADH, b_AHK, grid_AHzG = ImageSum.apply(*arguments)  # type: ignore[no-untyped-call]
+    grid = frames = None
+    if angular is not None:
+        basis = angular.basis
+        grid = geometry.kept("fused grid", lambda g: Grid.of(g.images, basis))
+        frames = _frames(q_ADH, k_ADH, decay_AH, rows, grid, geometry, angular, heads)
+    layout = Layout(rows, grid, frames, 1.0 if angular is None else angular.tie_width, count)
+    y_ADH, b_AHK, grid_AHzG = ImageSum.apply(q_ADH, k_ADH, v_ADH, decay_AH, layout)  # type: ignore[no-untyped-call]
     y_AHD: Tensor = y_ADH[..., :heads].mT
     if W_HDK is not None:
         y_AHD = y_AHD + torch.einsum("ahk,hdk->ahd", b_AHK[:, :heads], W_HDK)
@@ -66,53 +62,34 @@ def attention(
     return y_AHD
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Where the weights of images are spread according to their cosines with the axes of frames.
+@torch.no_grad()
+def _frames(
+    q_ADH: Tensor,
+    k_ADH: Tensor,
+    decay_AH: Tensor,
+    rows: Rows,
+    grid: Grid,
+    geometry: Geometry,
+    angular: AngularEncoding,
+    heads: int,
+) -> PackedFrames | None:
+    """Frames given to the kernel; None for max frames, which it finds itself."""
+    atoms, width, padded = q_ADH.shape
+    if angular.frame == "max":
+        return None
+    if angular.frame == "weighted-pca":
+        moments = decay_AH.new_empty(atoms, padded, 6)
+        layout = Layout(rows, grid, None, 1.0, 0).pointers(padded // LANES, width)
+        in_parallel(row_function("image_moments", layout, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
+        symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
+        return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, grid.angles)
 
-    Attributes:
-        direction: unit vectors, (E, 3) float32.
-        functions: angular functions at the nodes, (G, K).
-        per_node: 1 / distance between two nodes.
-        tie_width: see `frames.max_frames`.
-        frame_ptr: first frame of each atom and the total where frames are given, (A + 1,).
-        frames: axes and share of each, (F, 10) float32.
-    """
+    def pack(g: Geometry) -> PackedFrames:
+        given = given_frames(g, angular)
+        assert given is not None
+        return PackedFrames.of(given.repeated(heads), atoms, heads, padded, grid.angles)
 
-    direction: Tensor
-    functions: Tensor
-    per_node: float
-    tie_width: float
-    frame_ptr: Tensor | None
-    frames: Tensor | None
-
-    @classmethod
-    def of(cls, geometry: Geometry, angular: AngularEncoding) -> Grid:
-        """For the frames and functions of an encoding."""
-        images, basis = geometry.images, angular.basis
-        assert images.vectors is not None
-        distance = images.distance.unsqueeze(-1)
-        intervals = math.ceil(2 * NODES_PER_DEVIATION / (basis.width * basis.spacing))
-        nodes = torch.arange(intervals + ORDER, dtype=torch.float64) - (ORDER // 2 - 1)
-        given = given_frames(geometry, angular)
-        if given is None:
-            frame_ptr = frames = None
-        else:
-            order = torch.argsort(given.owner, stable=True)
-            frame_ptr = _pointers(given.owner, images.n_atoms)
-            frames = torch.cat([given.axes.flatten(1), given.weight[:, None]], dim=1)[order].float().contiguous()
-        return cls(
-            direction=(images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous(),
-            functions=_at_nodes(basis, nodes * 2 / intervals - 1),
-            per_node=intervals / 2,
-            tie_width=angular.tie_width,
-            frame_ptr=frame_ptr,
-            frames=frames,
-        )
-
-
-def _at_nodes(basis: AngularBasis, cosine: Tensor) -> Tensor:
-    return basis(cosine).float()
+    return geometry.kept(f"fused {angular.frame} frames of {heads} heads", pack)
 
 
 class CLayout(ctypes.Structure):
@@ -120,7 +97,7 @@ class CLayout(ctypes.Structure):
 
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("distance", "taper", "pair", "ptr", "pair_ptr", "pair_source")],
-        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames")],
+        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames", "isotropic", "mean")],
         *[(name, ctypes.c_float) for name in ("spacing", "per_width", "per_node", "tie_width")],
         *[(name, ctypes.c_int64) for name in ("windows", "count", "nodes", "head_groups", "head_dim")],
     )
@@ -162,16 +139,30 @@ class Rows:
             windows=math.ceil((2 * REACH * basis.width + 1) / WINDOW_LANES),
         )
 
-    def layout(self, grid: Grid | None, count: int, head_groups: int, head_dim: int) -> CLayout:
-        """Pointers into these tensors and those of the grid, valid as long as they live."""
-        tensors = (self.distance, self.taper, self.pair, self.ptr, self.pair_ptr, self.pair_source)
-        framed = (None, None, None) if grid is None else (grid.direction, grid.frame_ptr, grid.frames)
-        per_node, tie_width, nodes = (
-            (1.0, 1.0, 0) if grid is None else (grid.per_node, grid.tie_width, len(grid.functions))
+
+@dataclass(frozen=True)
+class Layout:
+    """All that the kernel reads beside the features; keeps alive what the pointers point to."""
+
+    rows: Rows
+    grid: Grid | None
+    frames: PackedFrames | None
+    tie_width: float
+    count: int
+
+    def pointers(self, head_groups: int, head_dim: int) -> CLayout:
+        """As the kernel takes it."""
+        rows, grid, frames = self.rows, self.grid, self.frames
+        tensors: list[Tensor | None] = [rows.distance, rows.taper, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
+        tensors += [None if grid is None else grid.direction]
+        tensors += (
+            [None] * 4 if grid is None or frames is None else [frames.ptr, frames.frames, frames.isotropic, grid.mean]
         )
+        per_node, nodes = (1.0, 0) if grid is None else (grid.per_node, len(grid.functions))
         return CLayout(
-            *(None if t is None else t.data_ptr() for t in (*tensors, *framed)),
-            self.spacing, self.per_width, per_node, tie_width, self.windows, count, nodes, head_groups, head_dim,
+            *(None if t is None else t.data_ptr() for t in tensors),
+            rows.spacing, rows.per_width, per_node, self.tie_width,
+            rows.windows, self.count, nodes, head_groups, head_dim,
         )  # fmt: skip
 
 
@@ -185,32 +176,32 @@ class ImageSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, rows: Rows, grid: Grid | None, count: int
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor, Tensor]:
         """From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H)."""
         atoms, width, heads = q.shape
-        y, b, log_z = torch.empty_like(v), v.new_empty(atoms, heads, count), torch.empty_like(decay)
-        layout = rows.layout(grid, count, heads // LANES, width)
-        angular = v.new_empty(atoms, heads, 3, layout.nodes)
-        in_parallel(row_function("image_sum_forward", layout, q, k, v, decay, y, b, log_z, angular), rows.ptr)
+        y, b, log_z = torch.empty_like(v), v.new_empty(atoms, heads, layout.count), torch.empty_like(decay)
+        pointers = layout.pointers(heads // LANES, width)
+        angular = v.new_empty(atoms, heads, 3, pointers.nodes)
+        rows = layout.rows
+        in_parallel(row_function("image_sum_forward", pointers, q, k, v, decay, y, b, log_z, angular), rows.ptr)
         ctx.save_for_backward(q, k, v, decay, y, b, angular, log_z)
-        # The layout points into the tensors of rows and grid.
-        ctx.rows, ctx.grid, ctx.layout = rows, grid, layout
+        ctx.layout, ctx.pointers = layout, pointers
         return y, b, angular
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and 1 / 2 sigma^2 from those of the sums."""
         q, k, v, decay, y, b, angular, log_z = ctx.saved_tensors
-        rows, layout = ctx.rows, ctx.layout
+        rows, pointers = ctx.layout.rows, ctx.pointers
         grad_y, grad_b, grad_angular = (grad.contiguous() for grad in grads)
         mean = (grad_y * y).sum(1) + (grad_b * b).sum(-1) + (grad_angular * angular).sum((-1, -2))
         weight, grad_score = (q.new_empty(len(rows.pair_source), q.shape[-1]) for _ in range(2))
         grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
         upstream = (grad_y, grad_b, grad_angular, mean)
         by_target = (q, k, v, decay, log_z, *upstream, weight, grad_score, grad_q, grad_decay)
-        in_parallel(row_function("image_sum_backward", layout, *by_target), rows.ptr)
+        in_parallel(row_function("image_sum_backward", pointers, *by_target), rows.ptr)
         by_source = (rows.pair_target, rows.by_source, rows.source_ptr)
         gathered = (q, grad_y, weight, grad_score, grad_k, grad_v)
-        in_parallel(row_function("image_sum_pull", layout, *by_source, *gathered), rows.source_ptr)
-        return grad_q, grad_k, grad_v, grad_decay, None, None, None
+        in_parallel(row_function("image_sum_pull", pointers, *by_source, *gathered), rows.source_ptr)
+        return grad_q, grad_k, grad_v, grad_decay, None

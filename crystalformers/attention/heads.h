@@ -31,8 +31,10 @@ typedef struct {
     const int64_t *pair_ptr;     /* (A + 1,) */
     const int64_t *pair_source;  /* (P,) */
     const float *direction;      /* (E, 3) unit vectors; NULL without frames */
-    const int64_t *frame_ptr;    /* (A + 1,) frames that are given; NULL where they follow the weights */
-    const float *frames;         /* (frames, 10) three axes and a share, for `frame_ptr` */
+    const int64_t *frame_ptr;    /* (A H + 1,) frames that are given, of each atom and head; NULL for max frames */
+    const float *frames;         /* (frames, 12) three axes and the share of each, for `frame_ptr` */
+    const float *isotropic;      /* (A, H) share of the mean over all axes in given frames */
+    const float *mean;           /* (nodes,) a grid that stands for that mean */
     float spacing;               /* distance between the centres of two radial functions */
     float per_width;             /* 1 / their standard deviation */
     float per_node;              /* 1 / distance between two nodes of the grid of cosines */

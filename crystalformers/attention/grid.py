@@ -1,0 +1,120 @@
+"""What the fused kernel needs of frames and angular functions: a grid of cosines, and frames packed by atom and head.
+
+Shapes: A atoms, E images, H heads padded to whole vectors, R rows (atom and head), F frames, G nodes, K functions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crystalformers.attention.angles import AngularBasis
+from crystalformers.frames import Frames, PrincipalAxes
+from crystalformers.images import Images
+
+ORDER = 8
+"""Nodes of the grid of cosines that an image's weight is spread on."""
+
+NODES_PER_DEVIATION = 6
+"""Nodes within one standard deviation of the angular functions; interpolation then errs by 1e-7 of their height."""
+
+ANGLES_PER_DEVIATION = 6
+"""Directions in a plane that stand for all of them, in units of 1 / standard deviation; the mean errs by 1e-8."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the weights of images are spread according to their cosines with the axes of frames; one per batch.
+
+    Attributes:
+        direction: unit vectors, (E, 3) float32.
+        functions: angular functions at the nodes, (G, K) float32.
+        mean: a grid whose product with the functions is their mean over all axes, (G,) float32.
+        per_node: 1 / distance between two nodes.
+        angles: directions in a plane that stand for all of them.
+    """
+
+    direction: Tensor
+    functions: Tensor
+    mean: Tensor
+    per_node: float
+    angles: int
+
+    @classmethod
+    def of(cls, images: Images, basis: AngularBasis) -> Grid:
+        """For images with directions and the functions of a model."""
+        assert images.vectors is not None
+        distance = images.distance.unsqueeze(-1)
+        deviation = basis.width * basis.spacing
+        intervals = math.ceil(2 * NODES_PER_DEVIATION / deviation)
+        nodes = torch.arange(intervals + ORDER, dtype=torch.float64) - (ORDER // 2 - 1)
+        functions = basis(nodes * 2 / intervals - 1)
+        return cls(
+            direction=(images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous(),
+            functions=functions.float(),
+            mean=torch.linalg.lstsq(functions.mT, basis.sphere(nodes), rcond=1e-12, driver="gelsd").solution.float(),
+            per_node=intervals / 2,
+            angles=math.ceil(ANGLES_PER_DEVIATION / deviation),
+        )
+
+
+@dataclass(frozen=True)
+class PackedFrames:
+    """Frames of every atom and head as the kernel reads them.
+
+    Attributes:
+        ptr: first frame of each row and the total, (A H + 1,).
+        frames: three axes and the share of each, (F, 12) float32.
+        isotropic: share of the mean over all axes, (A, H) float32.
+    """
+
+    ptr: Tensor
+    frames: Tensor
+    isotropic: Tensor
+
+    @classmethod
+    def of(cls, frames: Frames | PrincipalAxes, atoms: int, heads: int, padded: int, angles: int) -> PackedFrames:
+        """Pack the frames of atoms x heads rows; `padded` counts the heads of whole vectors."""
+        isotropic = torch.zeros(atoms, padded)
+        if isinstance(frames, PrincipalAxes):
+            axes, owner, share = _frames_of(frames, angles)
+            isotropic[:, :heads] = (1 - frames.distinct).prod(-1).view(atoms, heads)
+        else:
+            axes, owner, share = frames.axes, frames.owner, frames.weight[:, None].expand(-1, 3)
+        row = owner // heads * padded + owner % heads
+        order = torch.argsort(row, stable=True)
+        counts = torch.bincount(row, minlength=atoms * padded)
+        return cls(
+            ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            frames=torch.cat([axes.flatten(1), share], dim=1)[order].float().contiguous(),
+            isotropic=isotropic,
+        )
+
+
+def _frames_of(principal: PrincipalAxes, angles: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal axes as frames with a share for each axis: axes (F, 3, 3), owner (F,), share (F, 3).
+
+    Both signs of distinct axes, and `angles` directions in the plane of two that are not; see `attention.angles`.
+    """
+    s, t = principal.distinct.unbind(-1)
+    none = torch.zeros_like(s)
+    axes, owner, share = [], [], []
+
+    def add(rows_axes: Tensor, rows_share: Tensor, count: int) -> None:
+        rows = rows_share.gt(0).any(-1).nonzero().squeeze(-1)
+        axes.append(rows_axes[rows])
+        owner.append(rows)
+        share.append(rows_share[rows] / count)
+
+    for sign in (1, -1):
+        add(sign * principal.axes, torch.stack([s, s * t, t], -1), 2)
+    for phi in torch.arange(angles) * 2 * math.pi / angles:
+        turned = phi.cos() * principal.axes + phi.sin() * principal.axes.roll(-1, 1)
+        about_third = torch.stack([turned[:, 0], turned[:, 0], principal.axes[:, 2]], 1)
+        add(about_third, torch.stack([(1 - s) * t, (1 - s) * t, none], -1), angles)
+        about_first = torch.stack([principal.axes[:, 0], turned[:, 1], turned[:, 1]], 1)
+        add(about_first, torch.stack([none, s * (1 - t), s * (1 - t)], -1), angles)
+    return torch.cat(axes), torch.cat(owner), torch.cat(share)
