@@ -26,6 +26,8 @@ from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.errors import ConfigError, StructureError
 from crystalformers.images import with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
+from crystalformers.models.crystalformer import CrystalformerConfig
+from crystalformers.published import is_published, load_published
 from crystalformers.target import Target
 
 if TYPE_CHECKING:
@@ -192,8 +194,10 @@ def load_model(
     device: str = "cpu",
     tolerance: float = 1e-7,
     dtype: torch.dtype = torch.float32,
+    preset: str | CrystalformerConfig | None = None,
+    targets: Sequence[Target] | None = None,
 ) -> Model:
-    """Load a bundled model by name, or any model from a run folder or weight file.
+    """Load a bundled model by name, or any model from a run folder or weight file, the papers' checkpoints included.
 
     Args:
         name_or_path: bundled name (`crystalformers models` lists them), run folder or weight file; may be
@@ -201,6 +205,9 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`...
         tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
         dtype: floating-point type of the network.
+        preset: which published model a file of the authors holds, where it does not tell (a state dict alone).
+        targets: what such a file predicts, where it does not tell. See `published.read_published`; what of it could
+            not be mapped stands in `card["unmapped"]`.
 
     Raises:
         CheckpointError: if there is no such model or it cannot be read.
@@ -210,7 +217,13 @@ def load_model(
     with path.open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     name = path.stem if name_or_path is None else str(name_or_path)
-    return Model(load_checkpoint(path), name, fingerprint, device, tolerance, dtype)
+    if is_published(path):
+        checkpoint = load_published(path, preset, targets)
+    elif preset is None and targets is None:
+        checkpoint = load_checkpoint(path)
+    else:
+        raise ConfigError(f"{path}: a model of this library tells its settings and targets; leave out yours.")
+    return Model(checkpoint, name, fingerprint, device, tolerance, dtype)
 
 
 def predict_window(

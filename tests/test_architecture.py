@@ -22,10 +22,11 @@ FLOORS = (
     ("frames",),
     ("attention",),
     ("models",),
-    ("checkpoint", "batches", "bundled"),
+    ("checkpoint", "batches", "bundled", "published"),
     ("io",),
     ("data",),
     ("training", "predict", "evaluate", "embeddings", "testing"),
+    ("explain", "ase"),
     ("cli",),
 )
 """From the ground up; a module imports from its own floor and those below."""

@@ -119,10 +119,26 @@ def angular_values(p_AMH: Tensor, log_weight_AMH: Tensor, geometry: Geometry, en
 
     No gradient of the weights flows through the choice of the frame (as published); that of the positions does.
     """
-    atoms, slots, heads = p_AMH.shape
+    atoms, _, heads = p_AMH.shape
+    rows = around(p_AMH, geometry)
+    frames = local_frames(*rows, log_weight_AMH, geometry, encoding)
+    sums_R3K = angular_sums(*rows, frames, encoding.basis)
+    return torch.einsum("ahzk,zhdk->ahd", sums_R3K.unflatten(0, (atoms, heads)), encoding.W_3HDK)
+
+
+def around(p_AMH: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Weights of the images around each atom, itself left out, (R, M), and their directions, (R, M, 3)."""
     direction_AM3, around_AM = geometry.directions
-    p_RM = (p_AMH * around_AM.unsqueeze(-1)).mT.reshape(-1, slots)
-    direction_RM3 = direction_AM3.repeat_interleave(heads, 0)
+    p_RM = (p_AMH * around_AM.unsqueeze(-1)).mT.reshape(-1, p_AMH.shape[1])
+    return p_RM, direction_AM3.repeat_interleave(p_AMH.shape[2], 0)
+
+
+def local_frames(
+    p_RM: Tensor, direction_RM3: Tensor, log_weight_AMH: Tensor, geometry: Geometry, encoding: AngularEncoding
+) -> Frames | PrincipalAxes:
+    """The frames of every row, (R,); arguments as `around` and `angular_values` have them."""
+    direction_AM3, around_AM = geometry.directions
+    slots, heads = log_weight_AMH.shape[1:]
     if not direction_AM3.requires_grad:
         log_weight_AMH = log_weight_AMH.detach()
     match encoding.frame:
@@ -136,8 +152,7 @@ def angular_values(p_AMH: Tensor, log_weight_AMH: Tensor, geometry: Geometry, en
             given = given_frames(geometry, encoding)
             assert given is not None
             frames = given.repeated(heads)
-    sums_R3K = angular_sums(p_RM, direction_RM3, frames, encoding.basis)
-    return torch.einsum("ahzk,zhdk->ahd", sums_R3K.unflatten(0, (atoms, heads)), encoding.W_3HDK)
+    return frames
 
 
 def given_frames(geometry: Geometry, encoding: AngularEncoding) -> Frames | PrincipalAxes | None:

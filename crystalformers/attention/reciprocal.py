@@ -15,6 +15,7 @@ side by side, I target atoms, N source atoms.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -51,18 +52,33 @@ def _attend(
     block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor
 ) -> Tensor:
     """The rows of one block, padding left out, (targets, H, D)."""
-    q_GIHD, k_GNHD, v_GNHD = q_AHD[block.target], k_AHD[block.source], v_AHD[block.source]
+    p_GIHN = _pair_weights(block, sums, q_AHD, k_AHD, variance_AH)
+    return torch.einsum("gihn,gnhd->gihd", p_GIHN, v_AHD[block.source])[block.is_target]
+
+
+def _pair_weights(block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor) -> Tensor:
+    """Attention weights of a block, 0 where a source is padding, (G, I, H, N)."""
+    q_GIHD, k_GNHD = q_AHD[block.target], k_AHD[block.source]
     score_GIHN = torch.einsum("gihd,gnhd->gihn", q_GIHD, k_GNHD) / math.sqrt(q_AHD.shape[-1])
     logit_GIHN = score_GIHN + sums.alpha(block, variance_AH.double()).to(score_GIHN.dtype)
-    p_GIHN = torch.softmax(logit_GIHN.masked_fill(~block.is_source[:, None, None], -math.inf), dim=-1)
-    return torch.einsum("gihn,gnhd->gihd", p_GIHN, v_GNHD)[block.is_target]
+    return torch.softmax(logit_GIHN.masked_fill(~block.is_source[:, None, None], -math.inf), dim=-1)
+
+
+def pair_weights(q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
+    """Attention weights of each crystal, (targets, heads, sources); to look at, memory grows as atoms squared."""
+    return _by_crystal(sums, lambda block: _pair_weights(block, sums, q_AHD, k_AHD, variance_AH))
 
 
 def alpha(variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
     """alpha_ij of each crystal, (targets, heads, sources), float64; to look at, memory grows as atoms squared."""
+    return _by_crystal(sums, lambda block: sums.alpha(block, variance_AH.double()))
+
+
+def _by_crystal(sums: LatticeSums, compute: Callable[[Block], Tensor]) -> list[Tensor]:
+    """Values (G, I, H, N) of all blocks, padding left out, crystal by crystal, (targets, heads, sources)."""
     rows: list[list[Tensor]] = [[] for _ in range(len(sums.batch))]
     for block in sums.blocks:
-        values = sums.alpha(block, variance_AH.double())
+        values = compute(block)
         for slot, crystal in enumerate(block.crystal.tolist()):
             rows[crystal].append(values[slot, block.is_target[slot]][..., block.is_source[slot]])
     return [torch.cat(parts) for parts in rows]

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from crystalformers.cli.embed import embed_command
 from crystalformers.cli.evaluate import evaluate_command
+from crystalformers.cli.explain import explain_command
 from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
 from crystalformers.cli.train import train_command
@@ -50,6 +51,7 @@ app.command("predict")(predict_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("embed")(embed_command)
+app.command("explain")(explain_command)
 app.command("models")(models_command)
 
 

@@ -194,6 +194,13 @@ class InfiniteAttention(nn.Module):
         free = 1 - config.sigma_floor
         return free * F.elu(config.sigma_slope / free * x_AH) + 1
 
+    def widths(self, q_AHD: Tensor) -> tuple[Tensor, Tensor]:
+        """1/sigma^2 of the real heads, 1/Å², and sigma^2 of the reciprocal ones, Å², each (A, its heads)."""
+        config, real, rho_AH = self.config, self.real_heads, self.rho(q_AHD)
+        inverse_variance_AH = rho_AH[:, :real] / config.sigma**2
+        variance_AH = config.reciprocal_sigma**2 * rho_AH[:, real:]
+        return inverse_variance_AH, variance_AH
+
     def angular(self) -> AngularEncoding | None:
         """The angular part of the value encoding, if the model has frames."""
         config = self.config
@@ -213,15 +220,13 @@ class InfiniteAttention(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # Distances want full precision; under autocast only the dense layers are rounded.
             q_AHD, k_AHD, v_AHD = (t.to(self.width.dtype) for t in (q_AHD, k_AHD, v_AHD))
-            rho_AH = self.rho(q_AHD)
+            inverse_variance_AH, variance_AH = self.widths(q_AHD)
             y = []
             if real:
-                inverse_variance_AH = rho_AH[:, :real] / config.sigma**2
                 W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
                 arguments = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK, geometry)
                 y.append(infinite_attention(*arguments, backend, angular=self.angular()))
             if real < config.heads:
-                variance_AH = config.reciprocal_sigma**2 * rho_AH[:, real:]
                 others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
                 y.append(self.reciprocal(*others, published=backend == "published"))
         return self.out(torch.cat(y, dim=1).flatten(1))
@@ -232,10 +237,13 @@ class InfiniteAttention(nn.Module):
         """Attention of the reciprocal heads, as accurate as the radius of the images makes the real ones, (A, H, D)."""
         if published:
             return reciprocal.published_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
+        return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, self.lattice_sums(geometry))
+
+    def lattice_sums(self, geometry: Geometry) -> LatticeSums:
+        """The lattice sums of the reciprocal heads, planned when the first block asks."""
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
-        sums = geometry.kept("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
-        return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, sums)
+        return geometry.kept("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ than weights).
 from __future__ import annotations
 
 import difflib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from crystalformers.errors import ConfigError
 from crystalformers.models import MODELS
+from crystalformers.models.presets import preset
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant"]
 
@@ -30,7 +32,9 @@ class Recipe(BaseModel):
 
     Attributes:
         architecture: name of the model, as `crystalformers.models.MODELS` lists it.
-        model: settings of the model; those left out take the architecture's defaults.
+        preset: name of a published model (`crystalformers.models.presets`) that `model` starts from; its settings are
+            written into `model` when the recipe is read, so that a saved recipe names none.
+        model: settings of the model; those left out take the values of the preset, or the architecture's defaults.
         tolerance: Gaussian weight beyond the image radius that may be ignored, relative to an atom's own.
         epochs: passes over the training split.
         batch_size: crystals per optimiser step, over all devices together.
@@ -64,6 +68,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     architecture: str = "crystalformer"
+    preset: str | None = Field(None, exclude=True)
     model: dict[str, Any] = Field(default_factory=dict)
     tolerance: float = Field(1e-5, gt=0, lt=1)
     epochs: int = Field(500, ge=1)
@@ -105,8 +110,8 @@ class Recipe(BaseModel):
         average = data.get("average_epochs")
         if average is None:
             average = epochs // 10 if isinstance(epochs, int) else 0
-        model = _resolved_model(architecture, data.get("model") or {})
-        return {**data, "average_epochs": average, "model": model}
+        model = _resolved_model(architecture, data.get("preset"), data.get("model") or {})
+        return {**data, "average_epochs": average, "preset": None, "model": model}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -164,7 +169,7 @@ class Recipe(BaseModel):
         return self.epochs - self.average_epochs
 
 
-def _resolved_model(architecture: str, given: Any) -> dict[str, Any]:
+def _resolved_model(architecture: str, name: str | None, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError("The section 'model' must be a mapping of settings to values.")
     config_class = MODELS[architecture][0]
@@ -172,8 +177,9 @@ def _resolved_model(architecture: str, given: Any) -> dict[str, Any]:
     if "n_targets" in given:
         raise ConfigError("The model setting n_targets follows from the targets; remove it.")
     _refuse_unknown(given, names, f"{architecture} setting")
+    start = {} if name is None else asdict(preset(name))
     try:
-        config = TypeAdapter(config_class).validate_python(given)
+        config = TypeAdapter(config_class).validate_python({**start, **given})
     except ValidationError as error:
         raise ConfigError(f"model: {_first_problem(error)}") from None
     return {name: getattr(config, name) for name in names}

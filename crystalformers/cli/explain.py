@@ -1,0 +1,97 @@
+"""`crystalformers explain`: one structure file in, what the model attends to out, as a table, JSON or a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crystalformers.cli.options import Overwrite, Tolerance
+from crystalformers.cli.output import check_output, print_table, replacing
+
+if TYPE_CHECKING:
+    from crystalformers.explain import Explanation
+
+PICTURES = (".png", ".svg", ".pdf")
+SUFFIXES = (".json", ".csv", *PICTURES)
+
+
+def explain_command(
+    file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Bundled name, run folder or weight file. Default: the bundled model, if there is only one.",
+            show_default=False,
+        ),
+    ] = None,
+    atom: Annotated[
+        int | None,
+        typer.Option(
+            help="Atom of the file, counted from 0. Default: all; the first in a picture.", show_default=False
+        ),
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(help="Block of the model, from 0. Default: all; the last in a picture.", show_default=False),
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.", show_default=False)
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Least weight (no unit, 0 to 1) that a table lists.")] = 0.01,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=f"File to write: {', '.join(SUFFIXES)}. Default: a table on stdout."),
+    ] = None,
+    tolerance: Tolerance = 1e-7,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show which periodic images each atom attends to: weights, widths of decay (Å), and frames (JSON, picture).
+
+    The weights of an atom, block and head add up to 1. Heads in reciprocal space weigh atoms with all their images at
+    once; they have no distances.
+    """
+    if output is not None:
+        check_output(output, SUFFIXES, overwrite=overwrite)
+    picture = output is not None and output.suffix in PICTURES
+
+    from crystalformers.explain import draw, explain
+    from crystalformers.predict import load_model
+
+    atom = 0 if picture and atom is None else atom
+    explanation = explain(load_model(model, tolerance=tolerance), file, atom, block)
+    if output is None:
+        _print(explanation, threshold)
+    elif picture:
+        assert atom is not None
+        draw(explanation, atom, output, block=block, head=head)
+    else:
+        with replacing(output) as temporary:
+            if output.suffix == ".json":
+                temporary.write_text(json.dumps(explanation.to_dict(threshold), indent=1) + "\n", encoding="utf-8")
+            else:
+                explanation.frame(threshold).to_csv(temporary, index=False, float_format="%.7g")
+
+
+def _print(explanation: Explanation, threshold: float) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in ("atom", "block", "head", "sigma (Å)", "attends to", "n", "distance (Å)", "weight"):
+        table.add_column(header, justify="left" if header in ("atom", "attends to") else "right")
+    for row in explanation.frame(threshold).to_dict("records"):
+        single = row["space"] == "real"
+        table.add_row(
+            f"{row['symbol']} {row['atom']}",
+            *(str(row[name]) for name in ("block", "head")),
+            format(row["sigma (Å)"], ".3f"),
+            f"{row['source_symbol']} {row['source']}",
+            " ".join(str(row[f"n{k}"]) for k in (1, 2, 3)) if single else "all",
+            format(row["distance (Å)"], ".3f") if single else "",
+            format(row["weight"], ".4f"),
+        )
+    print_table(table)

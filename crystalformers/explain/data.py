@@ -1,0 +1,214 @@
+"""What an explanation holds: weights, widths and frames of one atom in one block; as tables and as JSON.
+
+Shapes: A atoms of the crystal, M images of one atom, H heads of one kind, F frames of one head. Lengths in Angstrom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.crystal import Crystal
+from crystalformers.errors import ConfigError
+from crystalformers.io import formula
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+THRESHOLD = 1e-3
+"""Images of less weight are left out of tables and files unless asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFrame:
+    """The frame of one atom and head; where several are equally right, all of them.
+
+    Attributes:
+        axes: e_1, e_2, e_3 as rows, (F, 3, 3), Cartesian unit vectors.
+        share: weight of each in the average over frames, (F,), adding up to 1; empty where an atom has no neighbour.
+        distinct: for principal axes (F = 1), how distinct e_1 is from e_2 and e_2 from e_3, (2,), from 0 (only the
+            plane or space they span means anything) to 1. Their signs mean nothing. None for other frames.
+    """
+
+    axes: Floats
+    share: Floats
+    distinct: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAttention:
+    """How the real-space heads of a block see one atom: it attends to single images, itself among them.
+
+    Attributes:
+        heads: numbers of the heads, from 0, (H,).
+        sigma: width of each head's Gaussian decay for this atom, (H,), Angstrom.
+        source: atom of each image, from 0, (M,), nearest image first.
+        shift: its lattice translation n relative to the given coordinates, (M, 3).
+        vector: from the atom to the image, (M, 3), Angstrom.
+        distance: length of `vector`, (M,).
+        weight: attention weights, (M, H); each column adds up to 1.
+        frames: of each head, (H,); empty for a model without frames.
+    """
+
+    heads: Integers
+    sigma: Floats
+    source: Integers
+    shift: Integers
+    vector: Floats
+    distance: Floats
+    weight: Floats
+    frames: tuple[LocalFrame, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class AtomAttention:
+    """How the reciprocal-space heads of a block see one atom: it attends to atoms with all their images at once.
+
+    There is no weight of a single image here: a sum over frequencies does not know them.
+
+    Attributes:
+        heads: numbers of the heads, from 0, (H,).
+        sigma: width of each head's Gaussian for this atom, (H,), Angstrom.
+        source: the atoms of the crystal, (A,).
+        weight: attention weights, (A, H); each column adds up to 1.
+    """
+
+    heads: Integers
+    sigma: Floats
+    source: Integers
+    weight: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """What one atom attends to in one block; `real` or `reciprocal` is None where the block has no such head."""
+
+    atom: int
+    block: int
+    real: ImageAttention | None
+    reciprocal: AtomAttention | None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a model attends to in a crystal.
+
+    Attributes:
+        model: name of the model.
+        crystal: the structure; atoms are numbered from 0 in its order.
+        attentions: one for each atom and block that was asked for, by atom, then block.
+    """
+
+    model: str
+    crystal: Crystal
+    attentions: tuple[Attention, ...]
+
+    def of(self, atom: int, block: int) -> Attention:
+        """The attention of one atom in one block.
+
+        Raises:
+            ConfigError: if it is not part of the explanation.
+        """
+        for attention in self.attentions:
+            if (attention.atom, attention.block) == (atom, block):
+                return attention
+        raise ConfigError(f"The explanation holds no atom {atom} in block {block}; both are counted from 0.")
+
+    def frame(self, threshold: float = THRESHOLD) -> pd.DataFrame:
+        """One row per image (reciprocal heads: per source atom) and head whose weight is at least `threshold`.
+
+        Columns: atom, symbol, block, head, space, sigma (Å), source, source_symbol, n1 n2 n3, x y z (Å, the vector),
+        distance (Å), weight (no unit). Rows of reciprocal heads have no n, vector and distance.
+        """
+        import pandas as pd
+
+        rows = [row for attention in self.attentions for row in _rows(attention, self.crystal.symbols, threshold)]
+        columns = ["atom", "symbol", "block", "head", "space", "sigma (Å)", "source", "source_symbol"]
+        columns += ["n1", "n2", "n3", "x (Å)", "y (Å)", "z (Å)", "distance (Å)", "weight"]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype(dict.fromkeys(["n1", "n2", "n3"], "Int64"))
+
+    def to_dict(self, threshold: float = THRESHOLD) -> dict[str, Any]:
+        """Plain types for JSON: images (or source atoms) that weigh at least `threshold` for one head or more."""
+        symbols = self.crystal.symbols
+        return {
+            "model": self.model,
+            "structure": self.crystal.name,
+            "formula": formula(self.crystal),
+            "units": {"sigma": "Å", "vector": "Å", "distance": "Å", "lattice": "Å", "positions": "Å"},
+            "threshold": threshold,
+            "lattice": self.crystal.lattice.tolist(),
+            "symbols": symbols,
+            "positions": self.crystal.positions.tolist(),
+            "attention": [
+                {
+                    "atom": attention.atom,
+                    "symbol": symbols[attention.atom],
+                    "block": attention.block,
+                    "real": None if attention.real is None else _real_dict(attention.real, symbols, threshold),
+                    "reciprocal": None
+                    if attention.reciprocal is None
+                    else _reciprocal_dict(attention.reciprocal, symbols, threshold),
+                }
+                for attention in self.attentions
+            ],
+        }
+
+
+def _rows(attention: Attention, symbols: list[str], threshold: float) -> Iterator[tuple[Any, ...]]:
+    """Rows of `Explanation.frame`, by head, largest weight first."""
+    for space, seen in (("real", attention.real), ("reciprocal", attention.reciprocal)):
+        for column, head in enumerate([] if seen is None else seen.heads.tolist()):
+            assert seen is not None
+            start = (attention.atom, symbols[attention.atom], attention.block, head, space, seen.sigma[column])
+            weight = seen.weight[:, column]
+            for k in np.argsort(-weight, kind="stable")[: (weight >= threshold).sum()].tolist():
+                source = int(seen.source[k])
+                place: tuple[Any, ...] = (None,) * 3 + (np.nan,) * 4
+                if isinstance(seen, ImageAttention):
+                    place = (*seen.shift[k].tolist(), *seen.vector[k].tolist(), float(seen.distance[k]))
+                yield (*start, source, symbols[source], *place, float(weight[k]))
+
+
+def _real_dict(seen: ImageAttention, symbols: list[str], threshold: float) -> dict[str, Any]:
+    return {
+        "heads": seen.heads.tolist(),
+        "sigma": seen.sigma.tolist(),
+        "images": [
+            {
+                "source": int(seen.source[k]),
+                "symbol": symbols[seen.source[k]],
+                "shift": seen.shift[k].tolist(),
+                "vector": seen.vector[k].tolist(),
+                "distance": float(seen.distance[k]),
+                "weight": seen.weight[k].tolist(),
+            }
+            for k in np.nonzero(seen.weight.max(1) >= threshold)[0]
+        ],
+        "frames": [
+            {
+                "axes": frame.axes.tolist(),
+                "share": frame.share.tolist(),
+                "distinct": None if frame.distinct is None else frame.distinct.tolist(),
+            }
+            for frame in seen.frames
+        ],
+    }
+
+
+def _reciprocal_dict(seen: AtomAttention, symbols: list[str], threshold: float) -> dict[str, Any]:
+    return {
+        "heads": seen.heads.tolist(),
+        "sigma": seen.sigma.tolist(),
+        "atoms": [
+            {"source": int(k), "symbol": symbols[k], "weight": seen.weight[k].tolist()}
+            for k in np.nonzero(seen.weight.max(1) >= threshold)[0]
+        ],
+    }

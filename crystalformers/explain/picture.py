@@ -1,0 +1,271 @@
+"""The picture of an explanation: one atom, its images joined to it by lines as wide as their weights, and its frame.
+
+Everything is projected along one direction and painted from back to front. Shapes: N atoms drawn. Lengths in Angstrom.
+"""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crystalformers.checkpoint import write_atomically
+from crystalformers.crystal import SYMBOLS
+from crystalformers.errors import ConfigError
+from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
+from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
+from crystalformers.io import formula
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+LINE_COLOUR = "#e07b00"
+AXIS_COLOURS = ("#c81e3a", "#12843b", "#1f4fd0")
+EDGE_COLOUR = "#7a828e"
+CAPTION_COLOUR = "#5a6270"
+
+WIDEST_LINE = 0.28
+"""Width of the line to the neighbour of largest weight, Angstrom."""
+
+EDGE_PIECES = 24
+
+ARROW_ORDER, LABEL_ORDER = 1000, 2000
+"""Painting order of frame arrows and their labels: before all else. Others are ordered by depth."""
+
+FIGURE = (7.2, 5.4)
+"""Width and height, inches."""
+
+PLACE = (0.02, 0.07, 0.72, 0.85)
+"""Left, bottom, width and height of the scene as shares of the figure."""
+
+
+def draw(
+    explanation: Explanation,
+    atom: int,
+    path: str | os.PathLike[str],
+    *,
+    block: int | None = None,
+    head: int | None = None,
+    view: tuple[float, float] = (16.0, -66.0),
+) -> None:
+    """Draw the neighbourhood of an atom: line width is attention weight, arrows are the axes of its frame.
+
+    Of several frames that share an atom the largest is drawn, and the caption tells its share. Axes whose sign means
+    nothing have two heads; those that are not distinct are left out.
+
+    Args:
+        explanation: from `explain`.
+        atom: from 0.
+        path: file to write: .png, .svg or .pdf.
+        block: from 0; by default the last of the explanation that has real heads.
+        head: from 0; by default the mean of the weights over real heads, with the frame of the first.
+        view: height of the viewer above the xy plane and direction he looks from, degrees.
+
+    Raises:
+        ConfigError: if the file name, atom, block or head cannot be used.
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    attention_block, seen = _images(explanation, atom, block)
+    if head is not None and head not in seen.heads:
+        raise ConfigError(f"Head {head} has no images to draw; real heads of block {attention_block}: {_list(seen)}.")
+    column = 0 if head is None else seen.heads.tolist().index(head)
+    weight = seen.weight.mean(1) if head is None else seen.weight[:, column]
+    scene = Scene.around(explanation.crystal, atom, seen, weight)
+    frame = seen.frames[column] if seen.frames else None
+
+    figure = Figure(figsize=FIGURE)
+    axes = figure.add_axes(PLACE)
+    axes.set_axis_off()
+    camera = _camera(*view)
+    scale = _frame_view(axes, scene, camera)
+    _paint_scene(axes, scene, camera)
+    if frame is not None:
+        _paint_frame(axes, frame, camera, _arrow_length(seen))
+    _add_legend(axes, scene, scale)
+    heads = f"head {head}" if head is not None else f"mean of {len(seen.heads)} heads"
+    symbol = f"{explanation.crystal.symbols[atom]} (atom {atom})"
+    name = Path(explanation.crystal.name).name or formula(explanation.crystal)
+    axes.set_title(f"{name}: {symbol}, block {attention_block}, {heads}", fontsize=11)
+    if frame is not None:
+        caption = _caption(frame, int(seen.heads[column]))
+        axes.text(
+            0.5, -0.02, caption, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=CAPTION_COLOUR
+        )
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=170, facecolor="white")
+    write_atomically(path, content.getvalue())
+
+
+def _images(explanation: Explanation, atom: int, block: int | None) -> tuple[int, ImageAttention]:
+    """The block to draw and what its real heads see."""
+    if block is not None:
+        seen = explanation.of(atom, block).real
+        if seen is None:
+            raise ConfigError(f"Block {block} has only reciprocal heads, which weigh atoms, not images; draw another.")
+        return block, seen
+    for attention in reversed(explanation.attentions):
+        if attention.atom == atom and attention.real is not None:
+            return attention.block, attention.real
+    raise ConfigError(f"The explanation holds no atom {atom} with a real head, which alone has images to draw.")
+
+
+def _list(seen: ImageAttention) -> str:
+    return ", ".join(map(str, seen.heads.tolist()))
+
+
+def _camera(elevation: float, azimuth: float) -> Floats:
+    """Rows: to the right, up, towards the viewer, (3, 3)."""
+    height, turn = np.deg2rad([elevation, azimuth])
+    viewer = np.array([np.cos(height) * np.cos(turn), np.cos(height) * np.sin(turn), np.sin(height)])
+    right = np.array([-np.sin(turn), np.cos(turn), 0])
+    return np.array([right, np.cross(viewer, right), viewer])
+
+
+def _frame_view(axes: Axes, scene: Scene, camera: Floats) -> float:
+    """Fit the scene into its place; the length of 1 Å in points."""
+    cell = scene.edges if len(scene.crystal) <= CELL_ATOMS else ()
+    ends = np.concatenate([scene.points, *map(np.array, cell)]) @ camera[:2].T
+    low, high = ends.min(0) - 0.7, ends.max(0) + 0.7
+    size = np.array(FIGURE) * PLACE[2:]
+    scale = float((size / (high - low)).min())
+    half, middle = size / scale / 2, (low + high) / 2
+    (left, bottom), (right, top) = middle - half, middle + half
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    return 72 * scale
+
+
+def _arrow_length(seen: ImageAttention) -> float:
+    """Two thirds of the way to the nearest neighbour, at least 1.2 Å."""
+    others = seen.distance[seen.distance > 0]
+    return max(1.2, 0.66 * float(others.min())) if len(others) else 1.2
+
+
+def _paint_scene(axes: Axes, scene: Scene, camera: Floats) -> None:
+    """Cell, lines and atoms; the far ones paler."""
+    points, radii = scene.points @ camera.T, scene.radii
+    nearest, farthest = points[:, 2].max(), points[:, 2].min()
+
+    def pale(depth: float) -> float:
+        return 0.5 * float(np.clip((nearest - depth) / max(nearest - farthest, 1e-9), 0, 1))
+
+    for a, b in scene.edges:
+        # In pieces, so that each passes before or behind the atoms near it, and none shows inside one.
+        line = (a + np.linspace(0, 1, EDGE_PIECES + 1)[:, None] * (b - a)) @ camera.T
+        for piece in map(np.array, pairwise(line)):
+            x, y, depth = piece.mean(0)
+            if (np.linalg.norm(points - (x, y, depth), axis=1) > radii).all():
+                style: dict[str, Any] = {"color": _mixed(EDGE_COLOUR, pale(depth)), "solid_capstyle": "round"}
+                axes.plot(*piece.T[:2], lw=1, zorder=depth, **style)
+    widest = scene.weight[1:].max(initial=0)
+    for point, radius, weight in zip(points[1:], radii[1:], scene.weight[1:], strict=True):
+        if weight > 0:
+            unit = point / np.linalg.norm(point)
+            ends = np.array([0.9 * radii[0] * unit, point - 0.9 * radius * unit])
+            _paint_line(axes, ends, WIDEST_LINE * weight / widest, _mixed(LINE_COLOUR, pale(point[2] / 2)))
+    for point, radius, z in zip(points, radii, scene.crystal.numbers[scene.source], strict=True):
+        _paint_ball(axes, point, radius, COLOURS[z - 1], pale(point[2]))
+    axes.add_patch(_circle((0, 0), radii[0] + 0.12, fc="none", ec=LINE_COLOUR, lw=2.2, zorder=1e-3))
+
+
+def _circle(centre: Any, radius: float, **style: Any) -> Any:
+    from matplotlib.patches import Circle
+
+    return Circle(tuple(centre), radius, **style)
+
+
+def _paint_line(axes: Axes, ends: Floats, width: float, colour: str) -> None:
+    """A bar of a given width in Angstrom; one that points at the viewer is short."""
+    from matplotlib.patches import Polygon
+
+    (start, end), depth = ends[:, :2], ends[:, 2].mean()
+    along = (end - start) / max(np.linalg.norm(end - start), 1e-9)
+    side = width / 2 * np.array([-along[1], along[0]])
+    corners = [start + side, end + side, end - side, start - side]
+    axes.add_patch(Polygon(corners, closed=True, fc=colour, ec=colour, lw=0.3, joinstyle="round", zorder=depth))
+
+
+def _paint_ball(axes: Axes, centre: Floats, radius: float, colour: str, pale: float) -> None:
+    """A sphere lit from the upper left, as circles one in another."""
+    for step in range(6):
+        share = step / 6
+        spot = centre[:2] + radius * share * np.array([-0.3, 0.3])
+        fill = _mixed(_mixed(colour, 0.75 * share**2), pale)
+        edge = {"ec": _mixed("#2b2f36", pale), "lw": 0.8} if step == 0 else {"ec": "none"}
+        axes.add_patch(_circle(spot, radius * (1 - share), fc=fill, zorder=centre[2] + 1e-5 * step, **edge))
+
+
+def _mixed(colour: str, white: float) -> str:
+    """A colour with a share of white."""
+    parts = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + (255 - part) * white):02x}" for part in parts)
+
+
+def _paint_frame(axes: Axes, frame: LocalFrame, camera: Floats, length: float) -> None:
+    """Arrows along the axes of the frame with the largest share."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patheffects import withStroke
+
+    for k in _drawn_axes(frame):
+        tip = length * (camera @ frame.axes[0, k])
+        tail = -tip if frame.distinct is not None else np.zeros(3)
+        style: dict[str, Any] = {"color": AXIS_COLOURS[k], "lw": 2.4, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
+        style["arrowstyle"] = "<|-|>" if frame.distinct is not None else "-|>"
+        arrow = FancyArrowPatch(tuple(tail[:2]), tuple(tip[:2]), zorder=ARROW_ORDER + tip[2], **style)
+        arrow.set_path_effects([withStroke(linewidth=4.5, foreground="white")])
+        axes.add_patch(arrow)
+        x, y = tip[:2] + 0.28 * tip[:2] / max(np.linalg.norm(tip[:2]), 0.3)
+        text = axes.text(x, y, f"$e_{k + 1}$", color=AXIS_COLOURS[k], fontsize=13, ha="center", va="center")
+        text.set(zorder=LABEL_ORDER, path_effects=[withStroke(linewidth=3, foreground="white")])
+
+
+def _drawn_axes(frame: LocalFrame) -> list[int]:
+    """The axes that mean something."""
+    if not len(frame.share):
+        return []
+    if frame.distinct is None:
+        return [0, 1, 2]
+    first, second = frame.distinct > 0.5
+    return [k for k, clear in enumerate((first, first and second, second)) if clear]
+
+
+def _add_legend(axes: Axes, scene: Scene, scale: float) -> None:
+    """Elements, the weight that a width stands for, and the weight of the atom itself."""
+    from matplotlib.lines import Line2D
+
+    def mark(label: str, **style: Any) -> Line2D:
+        return Line2D([], [], label=label, solid_capstyle="butt", **style)
+
+    dot = {"marker": "o", "ls": ""}
+    numbers = np.unique(scene.crystal.numbers[scene.source]).tolist()
+    marks = [mark(SYMBOLS[z - 1], ms=11, mfc=COLOURS[z - 1], mec="#2b2f36", **dot) for z in numbers]
+    widest = scene.weight[1:].max(initial=0)
+    for share in (1, 0.5, 0.1) if widest else ():
+        width = WIDEST_LINE * share * scale
+        marks.append(mark(f"weight {_percent(share * widest)}", color=LINE_COLOUR, lw=width))
+    itself = f"itself {_percent(scene.weight[0])}"
+    marks.append(mark(itself, ms=12, mfc="none", mec=LINE_COLOUR, mew=2, **dot))
+    axes.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelspacing=0.9)
+
+
+def _percent(weight: float) -> str:
+    return f"{100 * weight:.2g} %"
+
+
+def _caption(frame: LocalFrame, head: int) -> str:
+    if not len(frame.share):
+        return f"head {head} has no frame: the atom has no neighbour"
+    if frame.distinct is None:
+        tied = f", one of {len(frame.share)} (share {_percent(frame.share[0])})" if len(frame.share) > 1 else ""
+        return f"$e_1, e_2, e_3$: frame of head {head}{tied}"
+    drawn = ", ".join(f"$e_{k + 1}$" for k in _drawn_axes(frame))
+    return f"{drawn}: principal axes of head {head}, signs free" if drawn else f"no axis of head {head} is distinct"
