@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention
 from crystalformers.crystal import Crystal, CrystalBatch
+from crystalformers.errors import ConfigError
 from crystalformers.frames import FrameMethod, lattice_frames, max_frames, principal_axes
 from crystalformers.images import with_images
 from crystalformers.kernels import library
@@ -214,3 +215,31 @@ def test_model_with_frames_has_the_published_size() -> None:
         model = Crystalformer(CrystalformerConfig(frame="max", **settings))
         sizes[name] = sum(p.numel() for p in model.parameters()) + 3 * model.config.blocks
     assert sizes == {"default": 951_821, "lightweight": 878_093}
+
+
+def test_frames_in_some_blocks_and_beside_reciprocal_heads() -> None:
+    batch = batch_of(CRYSTALS["low"], CRYSTALS["rock salt"])
+    some = Crystalformer(CrystalformerConfig(dim=16, heads=2, blocks=3, frame="max", frame_blocks=(0, 2)))
+    assert [block.attention.angular_encoding is not None for block in some.blocks] == [True, False, True]
+    dual = Crystalformer(CrystalformerConfig(dim=16, heads=4, blocks=2, frame="max", space="dual"))
+    assert dual.blocks[0].attention.angular_encoding.shape[1] == 2
+    for model in (some, dual):
+        model.double()
+        prediction = model(batch)
+        assert prediction.isfinite().all()
+        prediction.sum().backward()
+        assert all(p.grad is not None for p in model.blocks.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"frame": "max", "frame_blocks": (4,)}, "blocks from 0 to 3"),
+        ({"frame_blocks": (0,)}, "needs a frame"),
+        ({"frame": "max", "space": "reciprocal"}, "real space"),
+        ({"frame": "maximum"}, "is not one of"),
+    ],
+)
+def test_frames_that_cannot_be_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        CrystalformerConfig(**settings)

@@ -63,6 +63,7 @@ class CrystalformerConfig:
             the first block real, the second reciprocal, and so on.
         reciprocal_sigma: width of the Gaussians of reciprocal heads for an average query, Angstrom.
         frame: local frame on which directions are projected (CrystalFramer); None leaves directions out.
+        frame_blocks: which blocks (from 0) have frames; None is all of them.
         angular_functions: Gaussians of the cosine to each axis of the frame.
         angular_width: their standard deviation in units of their spacing.
         distance_coefficient: c_dist, factor on the radial part of the value encoding.
@@ -84,6 +85,7 @@ class CrystalformerConfig:
     space: Space = "real"
     reciprocal_sigma: float = 2.2
     frame: FrameMethod | None = None
+    frame_blocks: tuple[int, ...] | None = None
     angular_functions: int = 64
     angular_width: float = 4.0
     distance_coefficient: float = 1.0
@@ -106,16 +108,27 @@ class CrystalformerConfig:
             raise ConfigError(f"Model setting space = '{self.space}' is not one of {', '.join(get_args(Space))}.")
         if self.space == "dual" and self.heads % 2:
             raise ConfigError(f"Model setting heads = {self.heads} must be even for space = 'dual'.")
-        if self.frame is not None and self.space == "reciprocal":
-            raise ConfigError(
-                f"Model setting frame = '{self.frame}' needs heads in real space, not space = 'reciprocal'."
-            )
-        if self.frame is not None and self.frame not in get_args(FrameMethod):
-            raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
+        self._check_frames()
         if self.angular_functions < 2:
             raise ConfigError("Model setting angular_functions must be at least 2.")
         if not 0 < self.sigma_floor < 1:
             raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
+
+    def _check_frames(self) -> None:
+        if self.frame is not None and self.space == "reciprocal":
+            raise ConfigError(
+                f"Model setting frame = '{self.frame}' needs heads in real space, not space = 'reciprocal'."
+            )
+        if self.frame_blocks is not None:
+            object.__setattr__(self, "frame_blocks", tuple(self.frame_blocks))
+            wrong = [block for block in self.frame_blocks if block not in range(self.blocks)]
+            if wrong or self.frame is None:
+                raise ConfigError(
+                    f"Model setting frame_blocks = {list(self.frame_blocks)} must name blocks from 0 to "
+                    f"{self.blocks - 1} and needs a frame."
+                )
+        if self.frame is not None and self.frame not in get_args(FrameMethod):
+            raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
 
     @property
     def sigma_bound(self) -> float:
@@ -126,6 +139,11 @@ class CrystalformerConfig:
     def reciprocal_sigma_bound(self) -> float:
         """No Gaussian of a reciprocal head is narrower, Angstrom."""
         return self.reciprocal_sigma * math.sqrt(self.sigma_floor)
+
+    def has_frames(self, block: int) -> bool:
+        """Whether a block (from 0) projects directions on frames: only heads in real space do."""
+        chosen = self.frame_blocks is None or block in self.frame_blocks
+        return self.frame is not None and chosen and self.real_heads(block) > 0
 
     def real_heads(self, block: int) -> int:
         """How many heads of a block (from 0) sum in real space; they come first."""
@@ -165,7 +183,7 @@ class InfiniteAttention(nn.Module):
             else None
         )
         self.angular_encoding = (
-            nn.Parameter(torch.empty(3, real, head_dim, config.angular_functions)) if config.frame and real else None
+            nn.Parameter(torch.empty(3, real, head_dim, config.angular_functions)) if config.has_frames(block) else None
         )
         # Statistics of q.w over the first training batch; 0 and 1 until `Crystalformer.calibrate` sets them.
         self.register_buffer("width_mean", torch.zeros(()))

@@ -76,7 +76,7 @@ def to_ours(theirs: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[s
         real = config.real_heads(number)
         if config.radial_functions and real:
             ours[own + "value_encoding"] = theirs[attention + "pe_dist_proj"][0, :real]
-        if config.frame and real:
+        if config.has_frames(number):
             ours[own + "angular_encoding"] = torch.cat([theirs[f"{attention}proj_angle{axis}"] for axis in (1, 2, 3)])
     return ours
 
