@@ -1,10 +1,11 @@
 """How far predictions follow what should not matter: every transformation, on many real crystals.
 
     python benchmarks/invariance.py --table crystals.parquet [--weights model.safetensors] [--crystals 200]
+    python benchmarks/invariance.py --table crystals.parquet --preset crystalframer
 
-Writes benchmarks/results/invariance.json and prints the table. A change is the largest difference of a prediction
-in units of the spread of predictions over the crystals (see crystalformers.testing). One thread is fastest for the
-small float64 tensors; the default takes about a quarter of an hour.
+Writes benchmarks/results/invariance.json (or invariance-PRESET.json: random weights, two blocks of two heads) and
+prints the table. A change is the largest difference of a prediction in units of the spread of predictions over the
+crystals (see crystalformers.testing). One thread is fastest for the small float64 tensors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import with_images
 from crystalformers.models.crystalformer import Crystalformer
-from crystalformers.testing import CONTROL, E3, Row, Transformation, invariance_report, network_predictor, table
+from crystalformers.models.presets import preset
+from crystalformers.testing import CONTROL, E3, SE3, Row, Transformation, invariance_report, network_predictor, table
 
-RESULTS = Path(__file__).parent / "results" / "invariance.json"
+RESULTS = Path(__file__).parent / "results"
+
+CHIRAL = ("max", "static-local", "lattice")
+"""Frames that tell mirror images apart."""
 
 SETTINGS: dict[str, tuple[torch.dtype, float]] = {"float64": (torch.float64, 1e-14), "float32": (torch.float32, 1e-7)}
 """Type of numbers and tolerance: whether the model is invariant at all, and what a user gets."""
@@ -40,13 +45,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, required=True, help="crystals, in any form `open_table` reads")
     parser.add_argument("--weights", help="name or file of a model; default: the bundled one, or random weights")
+    parser.add_argument("--preset", help="random weights of this variant, two blocks of two heads")
     parser.add_argument("--crystals", type=int, default=200)
     parser.add_argument("--max-atoms", type=int, default=20, help="atoms per cell at most")
     parser.add_argument("--max-atoms-2x2x2", type=int, default=8, help="the same where a transformation takes 8 cells")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     crystals = sample(open_table(arguments.table), arguments.crystals, arguments.max_atoms)
-    weights, network = load(arguments.weights, crystals)
+    weights, network = load(arguments.weights, arguments.preset, crystals)
+    group = SE3 if network.config.frame in CHIRAL else E3
     results: dict[str, Any] = {
         "model": weights,
         "crystals": len(crystals),
@@ -59,19 +66,22 @@ def main() -> None:
         start = time.perf_counter()
         predict = network_predictor(network, tolerance, dtype)
         rows: list[Row] = []
-        for transformations, chosen in by_cost(crystals, arguments.max_atoms_2x2x2):
+        for transformations, chosen in by_cost(group, crystals, arguments.max_atoms_2x2x2):
             rows += invariance_report(predict, chosen, transformations)
         seconds = time.perf_counter() - start
         print(f"\n{name}, tolerance {tolerance:g}, {seconds:.0f} s\n{table(rows)}")
         results[name] = {"tolerance": tolerance, "seconds": round(seconds, 1), "rows": [asdict(row) for row in rows]}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    name = f"invariance-{arguments.preset}.json" if arguments.preset else "invariance.json"
+    (RESULTS / name).write_text(json.dumps(results, indent=1) + "\n")
 
 
-def by_cost(crystals: list[Crystal], most: int) -> list[tuple[Sequence[Transformation], list[Crystal]]]:
+def by_cost(
+    group: Sequence[Transformation], crystals: list[Crystal], most: int
+) -> list[tuple[Sequence[Transformation], list[Crystal]]]:
     """Transformations with the crystals they are measured on: the one to eight cells with the smaller ones only."""
-    dear = [transformation for transformation in E3 if transformation.name == "supercell 2x2x2"]
-    cheap = [transformation for transformation in E3 if transformation not in dear]
+    dear = [transformation for transformation in group if transformation.name == "supercell 2x2x2"]
+    cheap = [transformation for transformation in group if transformation not in dear]
     return [([CONTROL, *cheap], crystals), (dear, [crystal for crystal in crystals if len(crystal) <= most])]
 
 
@@ -82,16 +92,17 @@ def sample(crystals: CrystalTable, count: int, most: int) -> list[Crystal]:
     return [crystals[int(row)] for row in chosen]
 
 
-def load(weights: str | None, crystals: list[Crystal]) -> tuple[str, torch.nn.Module]:
+def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> tuple[str, Crystalformer]:
     """The model named, the bundled one, or a random one whose width statistics come from the crystals."""
-    if weights is not None or bundled.names():
+    if variant is None and (weights is not None or bundled.names()):
         path = find_weights(weights or bundled.names()[0])
         return path.name, load_checkpoint(path).model
     torch.manual_seed(0)
-    network = Crystalformer()
+    config = replace(preset(variant), dim=32, heads=2, blocks=2, feedforward=64) if variant else None
+    network = Crystalformer(config)
     batch = CrystalBatch.from_crystals(crystals[:64], torch.float32)
-    network.calibrate(with_images(batch, network.radius(1e-5)))
-    return "random weights, seed 0", network
+    network.calibrate(with_images(batch, network.radius(1e-5), directions=network.needs_directions))
+    return f"random weights of {variant or 'crystalformer'}, seed 0", network
 
 
 if __name__ == "__main__":

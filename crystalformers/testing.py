@@ -287,7 +287,8 @@ def network_predictor(
         values: dict[int, Array] = {}
         costs = [expected_images(crystal, radius) for crystal in crystals]
         for indices in batches_by_cost(costs, images_per_batch):
-            batch = with_images(CrystalBatch.from_crystals([crystals[index] for index in indices]), radius)
+            batch = CrystalBatch.from_crystals([crystals[index] for index in indices])
+            batch = with_images(batch, radius, directions=bool(network.needs_directions))
             with torch.no_grad():
                 values |= dict(zip(indices, network(batch.to(dtype)).double().numpy(), strict=True))
         return np.array([values[index] for index in range(len(crystals))])
