@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # On two busy cores the threads of PyTorch's own operations wait for each other longer than they work.
 torch.set_num_threads(1)
+
+# The same input, the same verdict. To search for new examples: pytest --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 def _shared() -> Path:
