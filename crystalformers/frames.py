@@ -238,9 +238,12 @@ def _lattice_triples(vectors_V3: Tensor) -> tuple[Tensor, Tensor]:
                 handed = 1.0 if volume[c] > 0 else -1.0
                 triples.append(handed * units[[a, b, c]])
                 shares.append(share_a * share_b * share_c)
-    # A triple and its negative give the same frame.
-    distinct, same = torch.unique(torch.stack(triples).round(decimals=9) + 0.0, dim=0, return_inverse=True)
-    return distinct, lengths.new_zeros(len(distinct)).index_add(0, same, torch.stack(shares))
+    # A triple and its negative give the same frame, up to rounding.
+    found = torch.stack(triples)
+    rounded, same = torch.unique(found.round(decimals=9) + 0.0, dim=0, return_inverse=True)
+    times = lengths.new_zeros(len(rounded)).index_add(0, same, torch.ones_like(found[:, 0, 0]))
+    distinct = torch.zeros_like(rounded).index_add(0, same, found) / times[:, None, None]
+    return distinct, lengths.new_zeros(len(rounded)).index_add(0, same, torch.stack(shares))
 
 
 def _shortest(lengths: Tensor, allowed: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from crystalformers.attention import reference_frames
+from crystalformers.attention.angles import AngularEncoding
+from crystalformers.attention.reference_frames import angular_psi, max_frames
 from crystalformers.crystal import SYMBOLS, Crystal
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.published import model_of
 from crystalformers.published.params import config_of
 from crystalformers.published.tensors import to_ours
+
+NEGLIGIBLE = 45.0
+"""Logarithm of a weight that float64 cannot see beside 1."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Oracle:
     pred: Tensor  # (C, 1)
     loss_c: Tensor  # (C, 1), the gradients are those of sum(pred * loss_c)
     gradients: dict[str, Tensor]  # by our parameter names; empty where none are given
+    frames: list[Tensor]  # per block (A, heads, axis, xyz), float32; empty where none are given
 
 
 def read_oracle(shared: Path, name: str) -> Oracle:
@@ -39,7 +49,8 @@ def read_oracle(shared: Path, name: str) -> Oracle:
     arrays = {key: torch.from_numpy(outputs[key]) for key in ("layer0", "enc", "pred", "loss_c")}
     file = folder / "grads_f64.safetensors"
     gradients = to_ours(load_file(file), config) if file.exists() else {}
-    return Oracle(model_of(theirs, config), read_crystals(shared), **arrays, gradients=gradients)
+    frames = [torch.from_numpy(outputs[key]) for key in sorted(outputs.files) if key.startswith("frames")]
+    return Oracle(model_of(theirs, config), read_crystals(shared), **arrays, gradients=gradients, frames=frames)
 
 
 def read_crystals(shared: Path) -> list[Crystal]:
@@ -53,6 +64,40 @@ def read_crystals(shared: Path) -> list[Crystal]:
         )
         for name, structure in structures.items()
     ]
+
+
+class FramesOfTheAuthors:
+    """In place of `angular_psi` of the reference: of the frames that tie, the one that the authors' run drew.
+
+    It also leaves out images whose weight vanishes in float64, and recomputes in the backward pass, for which the
+    memory of a machine would not do otherwise.
+    """
+
+    def __init__(self, frames: list[Tensor]) -> None:
+        """Frames (heads, axis, xyz) in the order in which the reference asks for them: by block, then by atom."""
+        self.queue = frames
+
+    def __call__(
+        self, r_NM3: Tensor, d_NM: Tensor, log_weight_NMH: Tensor, angular: AngularEncoding, *_: Any, **rule: Any
+    ) -> Tensor:
+        drawn_H33 = self.queue.pop(0).double()
+        seen = (log_weight_NMH > log_weight_NMH.amax((0, 1)) - NEGLIGIBLE).any(-1)
+        arguments = (r_NM3[seen][:, None], d_NM[seen][:, None], log_weight_NMH[seen][:, None])
+
+        def psi(W_3HDK: Tensor) -> Tensor:
+            heads = iter(drawn_H33)
+
+            def nearest(*frame_arguments: Any) -> list[tuple[float, Tensor]]:
+                candidates, drawn = [axes for _, axes in max_frames(*frame_arguments)], next(heads)
+                best = min(candidates, key=lambda axes: float((axes - drawn).abs().max()))
+                assert (best - drawn).abs().max() < 1e-6
+                return [(1.0, best)]
+
+            with patch.object(reference_frames, "max_frames", nearest):
+                return angular_psi(*arguments, replace(angular, W_3HDK=W_3HDK, tie_width=1e-3), None, **rule)
+
+        out = r_NM3.new_zeros(*d_NM.shape, *angular.W_3HDK.shape[1:3])
+        return out.index_put(seen.nonzero(as_tuple=True), checkpoint(psi, angular.W_3HDK, use_reentrant=False)[:, 0])
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -8,6 +8,7 @@ Shapes: N atoms of one crystal, M cells of the box, H heads, D their width, K an
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -72,11 +73,8 @@ def angular_psi(
             b_NMzK = b_NMzK + principal_features(unit_NM3, frames, angular.basis)
         else:
             for share, axes in frames:
-                # The authors' kernels keep frames in float32.
-                cosine_NMz = unit_NM3 @ (axes.float().to(axes) if published else axes).mT
-                b = angular.basis(cosine_NMz)
-                if published:
-                    b = b * published_window((cosine_NMz + 1) / angular.basis.spacing, angular.basis)
+                cosine_NMz = unit_NM3 @ axes.mT
+                b = published_angular(cosine_NMz, angular.basis) if published else angular.basis(cosine_NMz)
                 b_NMzK = b_NMzK + share * b
         b_NMzK = torch.where(around_NM[..., None, None], b_NMzK, 0.0)
         heads.append(torch.einsum("nmzk,zdk->nmd", b_NMzK, angular.W_3HDK[:, head]))
@@ -95,6 +93,13 @@ def fixed_frames(
     return None
 
 
+def published_angular(cosine_NMz: Tensor, basis: AngularBasis) -> Tensor:
+    """The angular functions as the authors' kernels have them: cut, and their standard deviation a float32."""
+    deviation = float(torch.tensor(basis.width * basis.spacing, dtype=torch.float32))
+    rounded = replace(basis, width=deviation / basis.spacing)
+    return rounded(cosine_NMz) * published_window((cosine_NMz + 1) / rounded.spacing, rounded)
+
+
 def published_window(position: Tensor, basis: RadialBasis | AngularBasis) -> Tensor:
     """Which of the K functions the authors' framed kernels evaluate, (..., K): a window of four standard deviations.
 
@@ -102,7 +107,7 @@ def published_window(position: Tensor, basis: RadialBasis | AngularBasis) -> Ten
         position: argument of the functions in units of their spacing, counted from the first centre.
         basis: the functions; a set of 16 is evaluated whole.
     """
-    size = basis.count if basis.count == 16 else math.ceil(8 * basis.width) + 1
+    size = basis.count if basis.count == 16 else math.ceil(8 * basis.width - 1e-5) + 1  # the width may be rounded up
     first = torch.floor(position - 4 * basis.width).clamp(0, basis.count - size)[..., None]
     index = torch.arange(basis.count, device=position.device)
     return (index >= first) & (index < first + size)
