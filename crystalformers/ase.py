@@ -32,9 +32,9 @@ try:
 except ImportError as error:
     raise ImportError("The calculator needs ASE; install it with `pip install ase`.") from error
 
-SMOOTH_FRAMES = (None, "max", "static-local")
-"""Local frames through which gradients flow. Eigenvectors have none at ties; frames of the whole crystal follow its
-translations, which the smallest displacement breaks."""
+SMOOTH_FRAMES = (None, "max", "static-local", "weighted-pca")
+"""Local frames that follow the atoms; those of the whole crystal follow its translations, which the smallest
+displacement breaks."""
 
 VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 """Rows and columns of the six independent entries of a stress, in ASE's order."""

@@ -33,6 +33,9 @@ GAP_WIDTH = 0.01
 LENGTH_WIDTH = 0.01
 """How much longer than the shortest a lattice vector may be and still count, Angstrom."""
 
+DEGENERATE = 1e-8
+"""Gap between two eigenvalues, relative to their sum, below which their plane alone has a gradient."""
+
 VANISHING = 1e-9
 """Sum of eigenvalues (weight, or Å²) below which a second moment says nothing about directions."""
 
@@ -165,8 +168,19 @@ def _orthonormal(e1_F3: Tensor, towards_F3: Tensor) -> Tensor:
 
 
 def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
-    """Eigenvectors of a symmetric matrix, smallest eigenvalue first; of a vanishing one none is distinct."""
-    values_R3, vectors_R33 = torch.linalg.eigh(second_moment_R33)
+    """Eigenvectors of a symmetric matrix, smallest eigenvalue first; of a vanishing one none is distinct.
+
+    Gradients are those of first-order perturbation theory, V dV = V^T dM V / (lambda_j - lambda_i), without the terms
+    of degenerate pairs: what mixes them weighs nothing (see `distinct`).
+    """
+    values_R3, vectors_R33 = torch.linalg.eigh(second_moment_R33.detach())
+    change_R33 = vectors_R33.mT @ (second_moment_R33 - second_moment_R33.detach()) @ vectors_R33
+    difference_R33 = values_R3.unsqueeze(-2) - values_R3.unsqueeze(-1)
+    total_R1 = values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)
+    apart_R33 = difference_R33.abs() > DEGENERATE * total_R1.unsqueeze(-1)
+    mixing_R33 = torch.where(apart_R33, change_R33 / torch.where(apart_R33, difference_R33, 1.0), 0.0)
+    vectors_R33 = vectors_R33 + vectors_R33 @ mixing_R33
+    values_R3 = values_R3 + change_R33.diagonal(dim1=-2, dim2=-1)
     gap_R2 = values_R3.diff(dim=-1) / values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)
     return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / GAP_WIDTH))
 

@@ -58,16 +58,18 @@ class AngularBasis:
         """Mean over both signs of an axis, (..., K)."""
         return (self(cosine) + self(-cosine)) / 2
 
-    def circle(self, sine: Tensor) -> Tensor:
-        """Mean over all axes in a plane, for directions whose component in the plane has length `sine`, (..., K).
+    def circle(self, cosine: Tensor) -> Tensor:
+        """Mean over all axes in a plane, for directions with these cosines to its normal, (..., K).
 
-        (1 / 2 pi) int b(sine cos phi) dphi is an even polynomial in the sine to rounding; its Chebyshev series is
-        computed once.
+        With s the sine, (1 / 2 pi) int b(s cos phi) dphi is an even polynomial in s to rounding; its Chebyshev series
+        is computed once, and T_2k(s) = T_k(2 s^2 - 1) keeps square roots out of it.
         """
-        series = _circle_series(self.count, self.width).to(sine)
-        angle = torch.arccos(sine.clamp(0, 1))
-        orders = torch.arange(0, 2 * series.shape[1], 2, device=sine.device, dtype=sine.dtype)
-        return torch.cos(angle.unsqueeze(-1) * orders) @ series.mT
+        series = _circle_series(self.count, self.width).to(cosine)
+        x = 1 - 2 * cosine.square()
+        terms = [torch.ones_like(x), x]
+        while len(terms) < series.shape[1]:
+            terms.append(2 * x * terms[-1] - terms[-2])
+        return torch.stack(terms[: series.shape[1]], dim=-1) @ series.mT
 
     def sphere(self, like: Tensor) -> Tensor:
         """Mean over all axes, (K,): the cosine is uniform in [-1, 1]."""
@@ -216,7 +218,6 @@ def _principal_sums(weight_RM: Tensor, direction_RM3: Tensor, frames: PrincipalA
     for piece in torch.arange(len(weight_RM), device=weight_RM.device).split(rows):
         p_RM = weight_RM[piece]
         cosine_RM3 = direction_RM3[piece] @ frames.axes[piece].mT
-        sine_RM3 = (1 - cosine_RM3**2).clamp(min=0).sqrt()
         s, t = frames.distinct[piece].unbind(-1)
         s, t = s[:, None], t[:, None]
 
@@ -224,7 +225,7 @@ def _principal_sums(weight_RM: Tensor, direction_RM3: Tensor, frames: PrincipalA
             return torch.einsum("rm,rmk->rk", p_RM, values_RMK)
 
         b1, b2, b3 = (total(basis.even(cosine_RM3[..., k])) for k in range(3))
-        c1, c3 = (total(basis.circle(sine_RM3[..., k])) for k in (0, 2))
+        c1, c3 = (total(basis.circle(cosine_RM3[..., k])) for k in (0, 2))
         u = p_RM.sum(1, keepdim=True) * sphere_K
         e1 = s * b1 + (1 - s) * (t * c3 + (1 - t) * u)
         e2 = s * t * b2 + (1 - s) * t * c3 + s * (1 - t) * c1 + (1 - s) * (1 - t) * u
