@@ -347,7 +347,9 @@ def test_a_killed_prediction_goes_on_where_it_was(weights: Path, table: Path, tm
 def test_a_stopped_process_tidies_up_and_says_so(
     stop: signal.Signals, weights: Path, table: Path, tmp_path: Path
 ) -> None:
-    process = start(SLOW_PREDICTION, ["predict", table, "-m", weights, "-o", tmp_path / "out.csv"])
+    # Slow enough that it cannot end before the signal arrives, on however busy a machine.
+    script = SLOW_PREDICTION.replace("sleep(0.3)", "sleep(5)")
+    process = start(script, ["predict", table, "-m", weights, "-o", tmp_path / "out.csv"])
     wait_for_windows(process, tmp_path / "out.csv.partial", 1)
     process.send_signal(stop)
     _, stderr = process.communicate(timeout=60)

@@ -28,7 +28,6 @@ class Journal:
 
     Attributes:
         path: the file.
-        finished: rows it holds.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], *, resume: bool) -> None:
@@ -37,7 +36,7 @@ class Journal:
         Raises:
             ConfigError: if there is one and it is not to be resumed, is damaged, or belongs to other work.
         """
-        self.path, self.finished = path, 0
+        self.path = path
         if resume and path.exists():
             self._reopen(header)
         elif path.exists():
@@ -50,7 +49,11 @@ class Journal:
     def append(self, inputs: str, rows: Sequence[Row]) -> None:
         """Add a finished window and the digest of its structures; once this returns it survives a kill."""
         self._write({"inputs": inputs, "rows": rows})
-        self.finished += len(rows)
+
+    @property
+    def finished(self) -> int:
+        """Rows it holds, counted on disk: an interrupt may come just after a line was written."""
+        return sum(len(rows) for rows in self.windows())
 
     def windows(self) -> Iterator[list[Row]]:
         """Rows of the finished windows, in order."""
@@ -72,14 +75,20 @@ class Journal:
                 )
 
     def remove(self) -> None:
-        """Delete the file: the work is done, or was never begun."""
+        """Delete the file: the work is done."""
         self.path.unlink(missing_ok=True)
+
+    def remove_if_empty(self) -> None:
+        """Delete the file if no window was finished."""
+        if self.path.exists() and next(self.windows(), None) is None:
+            self.path.unlink()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         with self.path.open(encoding="utf-8") as file:
             next(file)
             for line in file:
-                yield json.loads(line)
+                if line.endswith("\n"):
+                    yield json.loads(line)
 
     def _reopen(self, header: dict[str, Any]) -> None:
         self._cut_torn_line()
@@ -89,7 +98,7 @@ class Journal:
         try:
             with self.path.open(encoding="utf-8") as file:
                 known = json.loads(next(file))
-            self.finished = sum(len(rows) for rows in self.windows())
+            _ = self.finished  # reads every line
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.path} is damaged ({error}); delete it to start again.") from error
         changed = sorted(key for key in header if known.get(key) != header[key])

@@ -100,14 +100,14 @@ def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Pat
         rejected, total = _rejected(journal.windows())
         journal.remove()
     except KeyboardInterrupt:
+        finished = journal.finished
         raise KeyboardInterrupt(
-            f"{journal.finished} structures are kept in {path}; go on with the same command and --resume."
-            if journal.finished
+            f"{finished} structures are kept in {path}; go on with the same command and --resume."
+            if finished
             else "nothing was finished."
         ) from None
     finally:
-        if journal.finished == 0:
-            journal.remove()
+        journal.remove_if_empty()
     typer.echo(f"{output}: {total - len(rejected)} predictions.", err=True)
     complain(rejected, output)
 
