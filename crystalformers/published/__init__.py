@@ -101,7 +101,7 @@ def load_published(
     if not found.targets:
         raise CheckpointError(
             f"{path}: the file does not tell what the model predicts in which unit; give "
-            "targets=[Target(name, unit, mean=..., std=...)]."
+            "targets=[Target(name, unit, mean=..., std=...)] (`crystalformers convert` has options for them)."
         )
     card = {"source": "a checkpoint of the authors' code", "unmapped": list(found.unmapped), "params": found.params}
     return Checkpoint(found.model, found.targets, card)
@@ -178,7 +178,8 @@ def _settings(
         return agreed(config_of(params), given)
     if given is None:
         raise CheckpointError(
-            "it holds tensors without hyper-parameters; say which model it is, for example preset='crystalformer'."
+            "it holds tensors without hyper-parameters; say which model it is, for example preset='crystalformer' "
+            "(`crystalformers convert` has the option --preset)."
         )
     outputs = len(state["mlp.3.bias"]) if "mlp.3.bias" in state else given.n_targets
     return replace(given, n_targets=outputs)

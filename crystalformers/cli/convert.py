@@ -1,0 +1,88 @@
+"""`crystalformers convert`: a checkpoint of the authors' code becomes one of ours, and the other way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crystalformers.cli.options import Overwrite
+from crystalformers.cli.output import check_output
+from crystalformers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crystalformers.target import Target
+
+
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="Checkpoint or state dict of the authors' code, or weights of ours.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Weights of ours (.safetensors), or in the authors' names (.ckpt, .pt, .pth, .safetensors).",
+            show_default=False,
+        ),
+    ],
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Published model that a state dict alone holds, e.g. crystalformer.", show_default=False),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="What the authors' file predicts, if it does not tell; repeat for several."),
+    ] = None,
+    unit: Annotated[list[str] | None, typer.Option("--unit", help="Unit of each such target, e.g. eV/atom.")] = None,
+    mean: Annotated[
+        list[float] | None, typer.Option("--mean", help="Mean of each in training, in its unit. Default: 0.")
+    ] = None,
+    std: Annotated[
+        list[float] | None, typer.Option("--std", help="Standard deviation of each, in its unit. Default: 1.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a checkpoint of the authors' code into weights of this library, or back.
+
+    What is read decides the direction. What could not be mapped is listed on stderr.
+    """
+    from crystalformers.checkpoint import load_checkpoint, save_model
+    from crystalformers.models.crystalformer import Crystalformer
+    from crystalformers.published import is_published, load_published, save_published
+    from crystalformers.published.files import TORCH
+
+    theirs = is_published(source)
+    check_output(output, (".safetensors",) if theirs else (".safetensors", *TORCH), overwrite=overwrite)
+    targets = _targets(target or [], unit or [], mean, std)
+    if theirs:
+        found = load_published(source, preset, targets)
+        save_model(output, found.model, found.targets, found.card)
+        for note in found.card["unmapped"]:
+            typer.echo(f"not mapped: {note}", err=True)
+        return
+    if preset is not None or targets is not None:
+        raise ConfigError(f"{source}: a model of this library tells its settings and targets; leave out yours.")
+    checkpoint = load_checkpoint(source)
+    if not isinstance(checkpoint.model, Crystalformer):
+        raise ConfigError(f"{source}: the authors' names are known for Crystalformer and CrystalFramer only.")
+    save_published(checkpoint.model, output, checkpoint.targets)
+
+
+def _targets(
+    names: Sequence[str], units: Sequence[str], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> list[Target] | None:
+    """The targets that the options describe, or None for none.
+
+    Raises:
+        ConfigError: if there is not one value of each option for each target.
+    """
+    from crystalformers.target import Target
+
+    for option, values in (("--unit", units), ("--mean", mean), ("--std", std)):
+        if values is not None and len(values) != len(names):
+            raise ConfigError(f"{len(names)} --target and {len(values)} {option} were given; give one for each target.")
+    means, stds = mean or [0.0] * len(names), std or [1.0] * len(names)
+    scales = zip(names, units, means, stds, strict=True)
+    return [Target(name, unit, mean=m, std=s) for name, unit, m, s in scales] or None
