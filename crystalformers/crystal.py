@@ -16,15 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from crystalformers.errors import StructureError
+from crystalformers.periodic import ELEMENTS
 
 if TYPE_CHECKING:
     from crystalformers.images import Images
 
-SYMBOLS = tuple(
-    """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
-    Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu
-    Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf""".split()
-)
+SYMBOLS = ELEMENTS[:98]
 """Chemical symbols of the elements the models know; the atomic number is the index plus one."""
 
 MAX_ATOMIC_NUMBER = len(SYMBOLS)
@@ -152,13 +149,13 @@ class CrystalBatch:
     @property
     def n_atoms(self) -> int:
         """Atoms of the whole batch."""
-        return len(self.numbers)
+        return self.numbers.shape[0]
 
     @cached_property
     def crystal_of_atom(self) -> Tensor:
         """Index of the crystal each atom belongs to, (A,) int64."""
         return torch.repeat_interleave(
-            torch.arange(len(self), device=self.ptr.device), self.ptr.diff(), output_size=self.n_atoms
+            torch.arange(self.lattice.shape[0], device=self.ptr.device), self.ptr.diff(), output_size=self.n_atoms
         )
 
     def to(self, target: torch.device | torch.dtype | str) -> CrystalBatch:
