@@ -30,7 +30,7 @@ from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import with_images
 from crystalformers.io import read_crystal
-from crystalformers.models.crystalformer import Crystalformer
+from crystalformers.models import architecture_of, build_model
 from crystalformers.models.presets import preset
 from crystalformers.testing import CONTROL, E3, SE3, Row, Transformation, invariance_report, network_predictor, table
 
@@ -38,6 +38,9 @@ RESULTS = Path(__file__).parent / "results"
 
 CHIRAL = ("max", "static-local", "lattice")
 """Frames that tell mirror images apart."""
+
+SMALL = {"dim": 32, "heads": 2, "blocks": 2, "feedforward": 64}
+"""Sizes of random networks."""
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 """Whether the model is invariant at all, and what a user gets."""
@@ -61,7 +64,7 @@ def main() -> None:
     crystals = sample(open_table(arguments.table), arguments.crystals, arguments.max_atoms)
     crystals += high_symmetry(arguments.max_atoms)
     weights, network = load(arguments.weights, arguments.preset, crystals)
-    group = SE3 if network.config.frame in CHIRAL else E3
+    group = SE3 if getattr(network.config, "frame", None) in CHIRAL else E3
     results: dict[str, Any] = {
         "model": weights,
         "crystals": len(crystals),
@@ -113,14 +116,14 @@ def high_symmetry(most: int) -> list[Crystal]:
     return [crystal for crystal in prototypes if len(crystal) <= most] + elements
 
 
-def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> tuple[str, Crystalformer]:
+def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> tuple[str, Any]:
     """The model named, the bundled one, or a random one whose width statistics come from the crystals."""
     if variant is None and (weights is not None or bundled.names()):
         path = find_weights(weights or bundled.names()[0])
         return path.name, load_checkpoint(path).model
     torch.manual_seed(0)
-    config = replace(preset(variant), dim=32, heads=2, blocks=2, feedforward=64) if variant else None
-    network = Crystalformer(config)
+    config = replace(preset(variant or "crystalformer"), **(SMALL if variant else {}))
+    network = build_model(architecture_of(config) or "", asdict(config))
     batch = CrystalBatch.from_crystals(crystals[:64], torch.float32)
     network.calibrate(with_images(batch, network.radius(1e-5), directions=network.needs_directions))
     return f"random weights of {variant or 'crystalformer'}, seed 0", network

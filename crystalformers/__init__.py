@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from crystalformers.io import Rejected, as_crystal, read_crystal, read_structures
     from crystalformers.predict import Model, Prediction, load_model
     from crystalformers.target import Target
-    from crystalformers.training import Recipe, fit
+    from crystalformers.training.fit import fit
+    from crystalformers.training.recipe import Recipe
 
 _HOME = {
     "Crystal": "crystal",

@@ -21,5 +21,9 @@ class CheckpointError(CrystalformersError, ValueError):
     """A weight file cannot be used: truncated, of another architecture, unknown or missing tensors."""
 
 
+class BatchMemoryError(CrystalformersError):
+    """A batch does not fit into memory."""
+
+
 class ConfigError(CrystalformersError, ValueError):
     """A setting is unknown, out of range or contradicts another."""

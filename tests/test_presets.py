@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from strategies import make_crystal
 from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import ConfigError
 from crystalformers.images import with_images
-from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.models import architecture_of, build_model
+from crystalformers.models.crystalformer import CrystalformerConfig
 from crystalformers.models.presets import PRESETS, preset
 from crystalformers.training.recipe import Recipe
 
@@ -31,6 +33,10 @@ UNUSED = {"crystalformer-dual-space": 4 * 4 * 16 * 64, "crystalformer-alternatin
 """Value encoding that reciprocal heads do not have, as many numbers fewer than in `crystalformer`."""
 
 
+def model_of(config: Any) -> Any:
+    return build_model(architecture_of(config) or "", asdict(config))
+
+
 def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -38,7 +44,7 @@ def parameters(model: torch.nn.Module) -> int:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_runs_and_has_its_size(name: str) -> None:
     torch.manual_seed(0)
-    model = Crystalformer(preset(name))
+    model = model_of(preset(name))
     assert parameters(model) == PRESETS[name].parameters
     crystals = [make_crystal("random", n_atoms=2, seed=seed) for seed in (0, 1)]
     batch = with_images(CrystalBatch.from_crystals(crystals), model.radius(1e-2), directions=model.needs_directions)
@@ -105,8 +111,9 @@ class TestRecipe:
 
     @pytest.mark.parametrize("name", PRESETS)
     def test_every_preset_is_a_recipe(self, name: str) -> None:
-        settings = Recipe.parse({"preset": name}).model
-        assert CrystalformerConfig(**settings) == preset(name)
+        recipe = Recipe.parse({"preset": name})
+        assert type(preset(name))(**recipe.model) == preset(name)
+        assert recipe.architecture == architecture_of(preset(name))
 
     @pytest.mark.parametrize(
         ("settings", "words"),

@@ -221,22 +221,22 @@ class TestLoader:
 
 class TestStep:
     def test_loss_is_the_mean_over_present_labels(self) -> None:
-        from crystalformers.training.module import masked_l1
+        from crystalformers.training.loss import Loss
 
         predicted = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-        loss = masked_l1(predicted, torch.tensor([[0.0, float("nan")], [1.0, 3.5]]))
+        loss = Loss("l1", "none", 2)(predicted, torch.tensor([[0.0, float("nan")], [1.0, 3.5]]))
         assert loss.item() == pytest.approx((1 + 2 + 0.5) / 3)
         loss.backward()
         assert predicted.grad is not None
         assert predicted.grad[0, 1] == 0
 
     def test_loss_without_labels_is_zero(self) -> None:
-        from crystalformers.training.module import masked_l1
+        from crystalformers.training.loss import Loss
 
-        assert masked_l1(torch.ones(2, 1), torch.full((2, 1), float("nan"))).item() == 0
+        assert Loss("l1", "none", 1)(torch.ones(2, 1), torch.full((2, 1), float("nan"))).item() == 0
 
     def test_learning_rates(self) -> None:
-        from crystalformers.training.module import learning_rate
+        from crystalformers.training.optimisation import learning_rate
 
         published = Recipe.parse({})
         assert learning_rate(published, 0, 0.0) == 5e-4

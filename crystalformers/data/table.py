@@ -109,11 +109,21 @@ class CrystalTable:
 
     def __getitem__(self, row: int) -> Crystal:
         """The crystal of a row, named by its id; raises StructureError naming file and row."""
+        rows, row = self._place(row)
+        return rows[row]
+
+    def numbers(self, row: int) -> NDArray[np.int64]:
+        """Atomic numbers of a row as they stand there, unchecked and read-only; empty where it could not be read."""
+        rows, row = self._place(row)
+        return rows.numbers(row)
+
+    def _place(self, row: int) -> tuple[Rows, int]:
+        """The batch that holds a row, and where in it."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.path} has {len(self)} rows, there is no row {row}.")
         row %= len(self)
         batch = int(np.searchsorted(self._first, row, side="right")) - 1
-        return self._rows[batch][row - self._first[batch]]
+        return self._rows[batch], row - self._first[batch]
 
     def __iter__(self) -> Iterator[Crystal]:
         return (self[row] for row in range(len(self)))

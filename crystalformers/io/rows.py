@@ -89,6 +89,10 @@ class Rows:
                 "correct one of them."
             )
 
+    def numbers(self, row: int) -> NDArray[np.int64]:
+        """Atomic numbers of a row as they stand there, unchecked."""
+        return np.asarray(self._values["atomic_numbers"][slice(*self._ptr["atomic_numbers"][row : row + 2])])
+
     @property
     def n_atoms(self) -> NDArray[np.int64]:
         """Atoms of each row, (R,)."""

@@ -7,12 +7,25 @@ from typing import Any
 from torch import nn
 
 from crystalformers.errors import ConfigError
+from crystalformers.models.alignn import ALIGNN, ALIGNNConfig
+from crystalformers.models.cgcnn import CGCNN, CGCNNConfig
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
+from crystalformers.models.megnet import MEGNet, MEGNetConfig
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "crystalformer": (CrystalformerConfig, Crystalformer),
+    "crystaltransformer": (CrystalTransformerConfig, CrystalTransformer),
+    "cgcnn": (CGCNNConfig, CGCNN),
+    "megnet": (MEGNetConfig, MEGNet),
+    "alignn": (ALIGNNConfig, ALIGNN),
 }
 """Name of an architecture, as checkpoints store it, to its settings and its module."""
+
+
+def architecture_of(config_or_model: object) -> str | None:
+    """The name that `MODELS` gives to settings or a module; None if it is not listed."""
+    return next((name for name, classes in MODELS.items() if type(config_or_model) in classes), None)
 
 
 def build_model(architecture: str, config: dict[str, Any]) -> Any:

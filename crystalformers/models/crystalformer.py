@@ -32,6 +32,7 @@ from crystalformers.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
 from crystalformers.errors import ConfigError
 from crystalformers.frames import TIE_WIDTH, FrameMethod
 from crystalformers.images import radius_for, tolerance_of
+from crystalformers.models.elements import ElementVectors
 
 Space = Literal["real", "reciprocal", "dual", "alternating"]
 """In which space the Gaussian lattice sums of the attention heads run."""
@@ -69,6 +70,9 @@ class CrystalformerConfig:
         distance_coefficient: c_dist, factor on the radial part of the value encoding.
         angle_coefficient: c_angl, factor on the angular part.
         tie_width: how far a frame may lie behind the best and still share in it (see `frames.max_frames`).
+        dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
+        element_dim: width of the element vectors of a table, which a linear layer brings to `dim`; 0 for an embedding
+            of the model's own.
         n_targets: numbers predicted per crystal.
     """
 
@@ -91,6 +95,8 @@ class CrystalformerConfig:
     distance_coefficient: float = 1.0
     angle_coefficient: float = 1.0
     tie_width: float = TIE_WIDTH
+    dropout: float = 0.0
+    element_dim: int = 0
     n_targets: int = 1
 
     def __post_init__(self) -> None:
@@ -109,6 +115,10 @@ class CrystalformerConfig:
         if self.space == "dual" and self.heads % 2:
             raise ConfigError(f"Model setting heads = {self.heads} must be even for space = 'dual'.")
         self._check_frames()
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"Model setting dropout = {self.dropout} must lie in [0, 1).")
+        if self.element_dim < 0:
+            raise ConfigError(f"Model setting element_dim = {self.element_dim} must not be negative.")
         if self.angular_functions < 2:
             raise ConfigError("Model setting angular_functions must be at least 2.")
         if not 0 < self.sigma_floor < 1:
@@ -272,14 +282,55 @@ class Block(nn.Module):
         self.attention = InfiniteAttention(config, number)
         self.expand = nn.Linear(config.dim, config.feedforward)
         self.contract = nn.Linear(config.feedforward, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
         for linear in (self.expand, self.contract):
             nn.init.xavier_uniform_(linear.weight, t_fixup_scale(config.blocks))
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
         """(A, dim) to (A, dim)."""
-        x = x + self.attention(x, geometry, backend)
-        return x + self.contract(F.relu(self.expand(x)))
+        x = x + self.dropout(self.attention(x, geometry, backend))
+        return x + self.dropout(self.contract(F.relu(self.expand(x))))
+
+
+class Blocks(nn.ModuleList):
+    """The stack of blocks, with the geometry that all share and the statistics that they need."""
+
+    @classmethod
+    def of(cls, config: CrystalformerConfig) -> Blocks:
+        """Fresh blocks."""
+        return cls(Block(config, number) for number in range(config.blocks))
+
+    @property
+    def config(self) -> CrystalformerConfig:
+        """The settings of the blocks."""
+        first = self[0]
+        assert isinstance(first, Block)
+        return first.attention.config
+
+    def geometry(self, batch: CrystalBatch) -> Geometry:
+        """What all blocks share."""
+        config = self.config
+        return Geometry(batch, RadialBasis(config.radial_functions, config.radial_maximum, config.radial_width))
+
+    def forward(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> Tensor:
+        """Vectors of the atoms before the first block to those after the last, both (A, dim)."""
+        geometry = self.geometry(batch)
+        for block in self:
+            x = block(x, geometry, backend)
+        return x
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
+        """Set mean and std of q.w, block by block, from all atoms and heads of a batch."""
+        geometry = self.geometry(batch)
+        for block in self:
+            assert isinstance(block, Block)
+            attention = block.attention
+            score = (attention.heads(attention.query(x)) * attention.width).sum(-1)
+            attention.width_mean.copy_(score.mean())
+            attention.width_std.copy_(score.std())
+            x = block(x, geometry, backend)
 
 
 class Crystalformer(nn.Module):
@@ -296,11 +347,23 @@ class Crystalformer(nn.Module):
         super().__init__()
         self.config = config = config or CrystalformerConfig()
         self.backend: Backend = "auto"
-        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER, config.dim)
-        nn.init.normal_(self.embedding.weight, std=config.dim**-0.5 * (9 * config.blocks) ** -0.25)
-        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.blocks))
+        self.elements, self.embedding = self.element_layers(config)
+        self.blocks = Blocks.of(config)
         self.head = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.n_targets))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+
+    @staticmethod
+    def element_layers(config: CrystalformerConfig) -> tuple[ElementVectors | None, nn.Embedding | nn.Linear]:
+        """A table's vectors, if any, and the layer behind them, which makes a T-Fixup start of unit variances."""
+        std = t_fixup_std(config.dim, config.blocks)
+        if not config.element_dim:
+            embedding = nn.Embedding(MAX_ATOMIC_NUMBER, config.dim)
+            nn.init.normal_(embedding.weight, std=std)
+            return None, embedding
+        linear = nn.Linear(config.element_dim, config.dim)
+        nn.init.normal_(linear.weight, std=std * config.element_dim**-0.5)
+        nn.init.zeros_(linear.bias)
+        return ElementVectors(config.element_dim), linear
 
     @property
     def needs_directions(self) -> bool:
@@ -317,26 +380,22 @@ class Crystalformer(nn.Module):
 
     def encode(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the atoms after the last block, (A, dim)."""
-        geometry = self.geometry(batch)
-        x = self.embed(batch)
-        for block in self.blocks:
-            x = block(x, geometry, self.backend)
-        return x
+        return self.blocks(self.embed(batch), batch, self.backend)
 
     def embed(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the elements, (A, dim): E[a_i] of the embedding table, whose first row is hydrogen."""
+        if self.elements is not None:
+            return self.embedding(self.elements(batch.numbers))
         return self.embedding(batch.numbers - 1)
 
     def geometry(self, batch: CrystalBatch) -> Geometry:
         """What all blocks share."""
-        config = self.config
-        return Geometry(batch, RadialBasis(config.radial_functions, config.radial_maximum, config.radial_width))
+        return self.blocks.geometry(batch)
 
     @staticmethod
     def pool(x: Tensor, batch: CrystalBatch) -> Tensor:
         """Mean over the atoms of each crystal, (C, dim)."""
-        total = x.new_zeros(len(batch), x.shape[-1]).index_add(0, batch.crystal_of_atom, x)
-        return total / batch.ptr.diff().unsqueeze(-1).to(x.dtype)
+        return mean_over_atoms(x, batch)
 
     @torch.no_grad()
     def calibrate(self, batch: CrystalBatch) -> None:
@@ -350,16 +409,19 @@ class Crystalformer(nn.Module):
         """
         if self.calibrated:
             raise ConfigError("The width statistics of this model are already set.")
-        geometry = self.geometry(batch)
-        x = self.embed(batch)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            attention = block.attention
-            score = (attention.heads(attention.query(x)) * attention.width).sum(-1)
-            attention.width_mean.copy_(score.mean())
-            attention.width_std.copy_(score.std())
-            x = block(x, geometry, self.backend)
+        self.blocks.calibrate(self.embed(batch), batch, self.backend)
         self.calibrated.fill_(True)
+
+
+def mean_over_atoms(x: Tensor, batch: CrystalBatch) -> Tensor:
+    """Mean over the atoms of each crystal, (A, dim) to (C, dim)."""
+    total = x.new_zeros(batch.lattice.shape[0], x.shape[-1]).index_add(0, batch.crystal_of_atom, x)
+    return total / batch.ptr.diff().unsqueeze(-1).to(x.dtype)
+
+
+def t_fixup_std(dim: int, blocks: int) -> float:
+    """Standard deviation of the initial vectors of the elements (Huang et al., ICML 2020)."""
+    return float(dim) ** -0.5 * (9 * float(blocks)) ** -0.25
 
 
 def t_fixup_scale(blocks: int) -> float:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from crystalformers.errors import ConfigError
 from crystalformers.models.crystalformer import CrystalformerConfig
+from crystalformers.models.crystaltransformer import CrystalTransformerConfig
 
 CRYSTALFORMER = "Crystalformer: infinitely connected attention for periodic structure encoding (ICLR 2024)"
 CRYSTALFRAMER = "Rethinking the role of frames for SE(3)-invariant crystal structure modeling (ICLR 2025)"
+CRYSTALTRANSFORMER = "Transformer-generated atomic embeddings (Jin et al., Nature Communications 2025)"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Preset:
         about: what it is, in one sentence.
     """
 
-    config: CrystalformerConfig
+    config: CrystalformerConfig | CrystalTransformerConfig
     paper: str
     parameters: int
     about: str
@@ -122,10 +124,28 @@ PRESETS: dict[str, Preset] = {
         1_874_433,
         "Max frames with eight blocks, for OQMD.",
     ),
+    "crystaltransformer": Preset(
+        CrystalTransformerConfig(),
+        CRYSTALTRANSFORMER,
+        853_889,
+        "A table of elements trained through periodic attention; our default for universal element vectors.",
+    ),
+    "crystaltransformer-composition": Preset(
+        CrystalTransformerConfig(variant="composition"),
+        CRYSTALTRANSFORMER,
+        820_609,
+        "The same without any geometry: the control that tells what coordinates add to a table.",
+    ),
+    "crystaltransformer-published": Preset(
+        CrystalTransformerConfig(variant="published", dim=256, blocks=8, dropout=0.1, head="published"),
+        CRYSTALTRANSFORMER,
+        4_263_297,
+        "As published: Cartesian coordinates, no lattice, the first atom read. Not invariant; for comparison.",
+    ),
 }
 
 
-def preset(name: str) -> CrystalformerConfig:
+def preset(name: str) -> CrystalformerConfig | CrystalTransformerConfig:
     """The settings of a published model.
 
     Raises:

@@ -1,7 +1,8 @@
 """The authors' checkpoints, read into our model and written in their names, so that results travel both ways.
 
 Read are Lightning checkpoints (`.ckpt`) and state dicts (`.pt`, `.pth`, `.safetensors`) of Crystalformer and
-CrystalFramer. Only data is read: a file whose pickle would run code is refused.
+CrystalFramer, and the checkpoints (`.pth.tar`) and state dicts of CrystalTransformer. Only data is read: a file whose
+pickle would run code is refused.
 """
 
 from __future__ import annotations
@@ -19,27 +20,42 @@ from torch import Tensor
 from crystalformers.checkpoint import Checkpoint, write_atomically
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset as preset_config
+from crystalformers.published import crystaltransformer
 from crystalformers.published.files import (
     AVERAGE,
     EMBEDDING,
     LAST,
     STEPS,
     TORCH,
+    Content,
     Weights,
     choose,
     is_published,
-    read_tensors,
+    read_content,
 )
 from crystalformers.published.params import agreed, config_of, differences, params_of
 from crystalformers.published.targets import Scale, targets_of
 from crystalformers.published.tensors import UNUSED, check_fits, statistics, to_ours, to_theirs
 from crystalformers.target import Target
 
-__all__ = ["Published", "Weights", "is_published", "load_published", "model_of", "read_published", "save_published"]
+__all__ = [
+    "Config",
+    "Published",
+    "Weights",
+    "is_published",
+    "load_published",
+    "model_of",
+    "read_published",
+    "save_published",
+]
 
 LIGHTNING = "2.1.2"
 """Version of Lightning that the authors name, stored so that it reads our `.ckpt` without conversion."""
+
+Network = Crystalformer | CrystalTransformer
+Config = CrystalformerConfig | CrystalTransformerConfig
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Published:
         params: the authors' hyper-parameters, if the file has them.
     """
 
-    model: Crystalformer
+    model: Network
     targets: tuple[Target, ...]
     unmapped: tuple[str, ...]
     params: dict[str, Any] | None
@@ -61,16 +77,16 @@ class Published:
 
 def read_published(
     path: Path,
-    preset: str | CrystalformerConfig | None = None,
+    preset: str | Config | None = None,
     targets: Sequence[Target] | None = None,
     weights: Weights = "auto",
 ) -> Published:
     """Read a checkpoint or state dict of the authors' code.
 
     Args:
-        path: `.ckpt`, `.pt`, `.pth` or `.safetensors`.
+        path: `.ckpt`, `.pt`, `.pth`, `.pth.tar` or `.safetensors`.
         preset: name of a preset, or settings. Needed where the file holds no hyper-parameters, since tensors do not
-            tell, for example, the space or the frame; checked against them otherwise.
+            tell, for example, the space or the frame; checked against them otherwise. A CrystalTransformer needs none.
         targets: names and units. Mean and standard deviation are taken from the file if it has them; a state dict
             alone has none, and mean and std here are then those its training used (0 and 1 if they were multiplied
             into its last layer).
@@ -88,7 +104,7 @@ def read_published(
 
 
 def load_published(
-    path: Path, preset: str | CrystalformerConfig | None = None, targets: Sequence[Target] | None = None
+    path: Path, preset: str | Config | None = None, targets: Sequence[Target] | None = None
 ) -> Checkpoint:
     """The same as a checkpoint of ours, ready to predict; what could not be mapped stands in its card.
 
@@ -96,7 +112,7 @@ def load_published(
         CheckpointError: as `read_published`, and if the targets are not known or the model was never trained.
     """
     found = read_published(path, preset, targets)
-    if not found.model.calibrated:
+    if isinstance(found.model, Crystalformer) and not found.model.calibrated:
         raise CheckpointError(f"{path}: the width statistics are not set, so this model was never trained.")
     if not found.targets:
         raise CheckpointError(
@@ -107,13 +123,13 @@ def load_published(
     return Checkpoint(found.model, found.targets, card)
 
 
-def save_published(model: Crystalformer, path: Path, targets: Sequence[Target] = ()) -> None:
+def save_published(model: Network, path: Path, targets: Sequence[Target] = ()) -> None:
     """Write a model in the authors' names.
 
     Args:
         model: what to write; its `tie_width` has no counterpart there.
         path: `.safetensors`, `.pt` or `.pth` for the tensors alone; `.ckpt` for the layout of their Lightning
-            checkpoints, with hyper-parameters and targets, which their scripts open.
+            checkpoints, with hyper-parameters and targets, which their scripts open (Crystalformer only).
         targets: one per output; needed for `.ckpt`, and no part of the others. Their code knows mean and standard
             deviation but neither units nor transforms.
 
@@ -123,6 +139,9 @@ def save_published(model: Crystalformer, path: Path, targets: Sequence[Target] =
     path = Path(path)
     if path.suffix not in (*TORCH, ".safetensors"):
         raise CheckpointError(f"{path}: name it .safetensors, .pt, .pth or .ckpt.")
+    if isinstance(model, CrystalTransformer):
+        _save_crystaltransformer(model, path)
+        return
     if path.suffix == ".ckpt" and len(targets) != model.config.n_targets:
         raise CheckpointError(f"{path}: {len(targets)} targets do not fit {model.config.n_targets} model outputs.")
     try:
@@ -135,6 +154,21 @@ def save_published(model: Crystalformer, path: Path, targets: Sequence[Target] =
         return
     buffer = io.BytesIO()
     torch.save(_lightning(tensors, params, targets) if path.suffix == ".ckpt" else tensors, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _save_crystaltransformer(model: CrystalTransformer, path: Path) -> None:
+    if path.suffix == ".ckpt":
+        raise CheckpointError(f"{path}: a CrystalTransformer has no Lightning checkpoint; name it .pt or .safetensors.")
+    try:
+        tensors = crystaltransformer.to_theirs(model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if path.suffix == ".safetensors":
+        write_atomically(path, save(tensors))
+        return
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -155,10 +189,35 @@ def model_of(theirs: Mapping[str, Tensor], config: CrystalformerConfig) -> Cryst
     return model.eval()
 
 
-def _read(
-    path: Path, given: CrystalformerConfig | None, targets: Sequence[Target] | None, weights: Weights
+def _read(path: Path, given: Config | None, targets: Sequence[Target] | None, weights: Weights) -> Published:
+    content = read_content(path)
+    state = crystaltransformer.state_of(content.tensors)
+    if state is not None:
+        if isinstance(given, CrystalformerConfig):
+            raise CheckpointError("it holds a CrystalTransformer, not a Crystalformer; leave out the preset.")
+        return _read_crystaltransformer(content, state, given, targets)
+    if isinstance(given, CrystalTransformerConfig):
+        raise CheckpointError("it holds no CrystalTransformer; name the preset of another model.")
+    return _read_crystalformer(content, given, targets, weights)
+
+
+def _read_crystaltransformer(
+    content: Content,
+    state: Mapping[str, Tensor],
+    given: CrystalTransformerConfig | None,
+    targets: Sequence[Target] | None,
 ) -> Published:
-    tensors, params = read_tensors(path)
+    model = crystaltransformer.model_of(state, given)
+    if targets is not None and len(targets) != model.config.n_targets:
+        raise CheckpointError(f"{len(targets)} targets do not fit {model.config.n_targets} model outputs.")
+    notes = [f"{name}: no line of their code uses it." for name in crystaltransformer.DEAD if name in state]
+    return Published(model, crystaltransformer.scaled(targets or (), content.normalizer), tuple(notes), content.params)
+
+
+def _read_crystalformer(
+    content: Content, given: CrystalformerConfig | None, targets: Sequence[Target] | None, weights: Weights
+) -> Published:
+    tensors, params = content.tensors, content.params
     chosen = choose(tensors, weights)
     config = _settings(params, given, chosen.state)
     model = model_of(chosen.state, config)

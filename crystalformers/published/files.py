@@ -16,13 +16,14 @@ from torch import Tensor
 
 from crystalformers.checkpoint import HEADER_KEY
 from crystalformers.errors import CheckpointError
+from crystalformers.published.crystaltransformer import TABLE
 
 TORCH = (".ckpt", ".pt", ".pth")
 """Suffixes of files that `torch.save` writes: zip archives with a pickle inside."""
 
 ZIP = b"PK\x03\x04"
 EMBEDDING = "input_embeddings.weight"
-"""The one tensor that every model of the authors has, and none of ours."""
+"""The one tensor that every model of Crystalformer's authors has, and none of ours."""
 
 LAST, AVERAGE, STEPS = "model.", "swa_model.module.", "swa_model.n_averaged"
 """In a Lightning checkpoint: prefix of the weights of a step, prefix of their average, number of steps averaged."""
@@ -35,20 +36,35 @@ Plain = str | int | float | bool | None
 
 
 def is_published(path: Path) -> bool:
-    """Whether a file is not one of ours but of the kind that `read_tensors` reads, by suffix or content."""
+    """Whether a file is not one of ours but of the kind that `read_content` reads, by suffix or content."""
     with path.open("rb") as file:
         if path.suffix in TORCH or file.read(len(ZIP)) == ZIP:
             return True
     try:
         with safe_open(path, "pt") as tensors:
             ours = HEADER_KEY in (tensors.metadata() or {})
-            return not ours and any(name.endswith(EMBEDDING) for name in tensors.keys())  # noqa: SIM118 - not a dict
+            return not ours and any(name.endswith((EMBEDDING, TABLE)) for name in tensors.keys())  # noqa: SIM118
     except SafetensorError:
         return False
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """All tensors of a file by their names, and the hyper-parameters if it holds any.
+@dataclass(frozen=True)
+class Content:
+    """What a file holds.
+
+    Attributes:
+        tensors: by their names.
+        params: the hyper-parameters (`hyper_parameters` of Lightning, `args` of a script), if there are any.
+        normalizer: mean and standard deviation of the target beside the weights, as it stands there.
+    """
+
+    tensors: dict[str, Tensor]
+    params: dict[str, Any] | None = None
+    normalizer: Any = None
+
+
+def read_content(path: Path) -> Content:
+    """All that is used of a file.
 
     Raises:
         CheckpointError: if the file is absent, truncated, hides code, or holds anything but tensors by name.
@@ -59,20 +75,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         zipped = file.read(len(ZIP)) == ZIP
     if not zipped and path.suffix not in TORCH:
         try:
-            return load_file(path), None
+            return Content(load_file(path))
         except SafetensorError as error:
             raise CheckpointError(f"not a readable safetensors file ({error}); it may be truncated.") from error
     content = _read_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"it holds a {type(content).__name__}, not tensors by name.")
-    params = content.get("hyper_parameters")
+    params = content.get("hyper_parameters", content.get("args"))
     tensors = content.get("state_dict", content)
     if not isinstance(tensors, Mapping) or not tensors:
         raise CheckpointError("it holds no tensors by name.")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise CheckpointError(f"its entry {name!r} is not a tensor, so this is no state dict.")
-    return dict(tensors), None if params is None else _plain(params)
+    return Content(dict(tensors), None if params is None else _plain(params), content.get("normalizer"))
 
 
 @dataclass(frozen=True)

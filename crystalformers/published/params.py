@@ -136,6 +136,8 @@ def params_of(config: CrystalformerConfig, targets: Sequence[str]) -> dict[str, 
         raise CheckpointError(f"the authors' code has no frames in space '{config.space}'; such a model stays here.")
     if config.frame_blocks is not None:
         raise CheckpointError("the authors' code has frames in all blocks or none; such a model stays here.")
+    if config.element_dim:
+        raise CheckpointError("the authors' code takes no table of element vectors; such a model stays here.")
     domain = next(theirs for theirs, ours in SPACES.items() if ours == config.space)
     method = next((theirs for theirs, ours in FRAMES.items() if ours == config.frame), "no")
     return {

@@ -8,18 +8,23 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
-    """Mean of the parameters over the optimiser steps it has seen.
+def learned(model: nn.Module) -> list[Tensor]:
+    """Parameters, then the buffers that training may change too (statistics of batch normalisation)."""
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
-    mean_n = mean_(n-1) + (w_n - mean_(n-1)) / n, in place, all parameters in one call.
+
+class WeightAverage:
+    """Mean of what is learned over the optimiser steps it has seen.
+
+    mean_n = mean_(n-1) + (w_n - mean_(n-1)) / n, in place, all tensors in one call.
 
     Args:
-        model: its parameters are averaged; buffers are left alone.
+        model: its parameters and floating-point buffers are averaged.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.count = 0
-        self._weights: list[Tensor] = list(model.parameters())
+        self._weights: list[Tensor] = learned(model)
         self._mean: list[Tensor] = []
 
     @torch.no_grad()

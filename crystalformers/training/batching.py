@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
 
 IntArray = NDArray[np.int64]
+
+Change = Callable[[CrystalBatch, IntArray], CrystalBatch]
+"""What happens to the crystals of a batch, given their rows of the table, before a model sees them."""
 
 PREFETCH = 4
 """Batches built ahead of the one in use."""
@@ -219,12 +222,16 @@ class Loader:
         store: builds the batches.
         labels: standardised labels of all rows of the table, (rows, targets).
         batches: rows of each batch, in order.
+        change: what happens to the crystals of a batch, if anything.
     """
 
-    def __init__(self, store: ImageStore, labels: Tensor, batches: list[IntArray]) -> None:
+    def __init__(
+        self, store: ImageStore, labels: Tensor, batches: list[IntArray], change: Change | None = None
+    ) -> None:
         self.store = store
         self.labels = labels
         self.batches = batches
+        self.change = change
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -243,4 +250,7 @@ class Loader:
             executor.shutdown(wait=True, cancel_futures=True)
 
     def _build(self, rows: IntArray) -> LabelledBatch:
-        return LabelledBatch(rows, self.store.batch(rows), self.labels[torch.from_numpy(rows)])
+        crystals = self.store.batch(rows)
+        if self.change is not None:
+            crystals = self.change(crystals, rows)
+        return LabelledBatch(rows, crystals, self.labels[torch.from_numpy(rows)])

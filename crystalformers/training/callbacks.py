@@ -23,6 +23,7 @@ from torch import Tensor
 
 from crystalformers.checkpoint import write_atomically
 from crystalformers.errors import CheckpointError
+from crystalformers.training.averaging import learned
 from crystalformers.training.module import Progress, TrainingModule
 
 MIN_SECONDS_BETWEEN_EPOCH_SAVES = 10.0
@@ -88,6 +89,7 @@ class RunState:
             "identity": self.identity,
             "progress": asdict(module.progress),
             "model": module.model.state_dict(),
+            "loss": module.loss.state_dict(),
             "optimizer": optimizer_state,
             "average": module.average.state_dict(),
             "best_weights": self.best_weights,
@@ -116,6 +118,7 @@ class RunState:
         module.progress = Progress(**state["progress"])
         module.loss_sum = torch.tensor(module.progress.loss)
         module.model.load_state_dict(state["model"])
+        module.loss.load_state_dict(state["loss"])
         module.optimizer_state = state["optimizer"]
         module.average.load_state_dict(state["average"])
         self.best_weights = state["best_weights"]
@@ -171,7 +174,7 @@ class Keeper(Callback):
         if progress.history[-1]["val_loss"] < progress.best:
             progress.best, progress.best_epoch = progress.history[-1]["val_loss"], progress.epoch
             if not module.averaging:
-                self.state.best_weights = [p.detach().cpu().clone() for p in module.model.parameters()]
+                self.state.best_weights = [t.detach().cpu().clone() for t in learned(module.model)]
         patience = module.recipe.early_stopping
         if patience and not module.averaging and progress.epoch - progress.best_epoch >= patience:
             progress.stopped = trainer.should_stop = True

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from crystalformers.errors import ConfigError, TableError, TargetError
 from crystalformers.io import Rejected
 from crystalformers.target import Target
+from crystalformers.training.augmentation import posed
 from crystalformers.training.batching import (
+    Change,
     ImageStore,
     IntArray,
     Loader,
@@ -21,6 +23,7 @@ from crystalformers.training.batching import (
     n_batches,
     training_order,
 )
+from crystalformers.training.exclusion import Excluded, element_counts, exclude
 from crystalformers.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class Dataset:
         values: labels in physical units, (rows, targets), NaN where missing.
         left_out: rows whose structure cannot be used, and why.
         unlabelled: how many other rows carry none of the labels.
+        excluded: what `Recipe.exclude` took out of the training and validation splits.
     """
 
     table: CrystalTable
@@ -48,6 +52,7 @@ class Dataset:
     values: NDArray[np.float64]
     left_out: tuple[Rejected, ...]
     unlabelled: int
+    excluded: tuple[Excluded, ...] = ()
 
     @classmethod
     def of(cls, table: CrystalTable, targets: Sequence[Target], recipe: Recipe) -> Dataset:
@@ -61,7 +66,7 @@ class Dataset:
         rejected = table.check_rows()
         good = np.setdiff1d(np.arange(len(table)), list(rejected))
         usable = good[~np.isnan(values[good]).all(axis=1)]
-        splits = _split(table, usable, recipe)
+        splits, excluded = _without_excluded(table, _split(table, usable, recipe), recipe)
         for k, target in enumerate(targets):
             infinite = usable[np.isinf(values[usable, k])]
             if len(infinite):
@@ -70,12 +75,18 @@ class Dataset:
                 )
         train = splits["train"]
         fitted = [t.fitted(values[train, k], table.n_atoms[train]) for k, t in enumerate(targets)]
-        return cls(table, tuple(fitted), splits, values, tuple(rejected.values()), len(good) - len(usable))
+        left_out, unlabelled = tuple(rejected.values()), len(good) - len(usable)
+        return cls(table, tuple(fitted), splits, values, left_out, unlabelled, excluded)
 
     def n_atoms(self, split: str) -> IntArray:
         """Atoms per cell of the rows of a split."""
         counts: IntArray = self.table.n_atoms[self.splits[split]]
         return counts
+
+    @property
+    def element_counts(self) -> dict[str, int]:
+        """Training crystals that hold each element, by symbol; an element that is not here was never seen."""
+        return element_counts(self.table, self.splits["train"])
 
     @property
     def ids(self) -> dict[str, list[str]]:
@@ -105,6 +116,19 @@ def _split(table: CrystalTable, usable: IntArray, recipe: Recipe) -> dict[str, I
                 "give a larger table or a column 'split' with train, val and test."
             )
     return {name: np.sort(splits[name]) for name in SPLITS}
+
+
+def _without_excluded(
+    table: CrystalTable, splits: dict[str, IntArray], recipe: Recipe
+) -> tuple[dict[str, IntArray], tuple[Excluded, ...]]:
+    """Take what must not be learned from out of the splits that training looks at."""
+    seen = np.union1d(splits["train"], splits["val"])
+    kept, excluded = exclude(table, seen, recipe.exclude)
+    remaining = {name: np.intersect1d(splits[name], kept) for name in ("train", "val")}
+    for name, rows in remaining.items():
+        if not len(rows):
+            raise TableError(f"Nothing is left of the {name} split after 'exclude'; give a larger table.")
+    return {**splits, **remaining}, tuple(excluded)
 
 
 class Batches:
@@ -144,11 +168,19 @@ class Batches:
     def train(self, epoch: int, start: int, rank: int = 0, world: int = 1) -> Loader:
         """Batches of an epoch from number `start` on; of each, the share of one of `world` processes."""
         order = self.train_order(epoch)[start:]
-        return Loader(self.store, self.labels, [rows[rank::world] for rows in order])
+        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(epoch))
 
     def evaluation(self, split: str, rank: int = 0, world: int = 1) -> Loader:
         """All rows of a split once."""
-        return Loader(self.store, self.labels, [rows[rank::world] for rows in self._evaluation_order(split)])
+        order = self._evaluation_order(split)
+        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(None))
+
+    def _poses(self, epoch: int | None) -> Change | None:
+        """What puts the crystals of a batch into random poses, if the recipe asks for it."""
+        augment, seed = self.recipe.augment, self.recipe.seed
+        if augment is None or (epoch is None and not augment.faithful_bugs):
+            return None
+        return lambda crystals, rows: posed(crystals, rows, augment, seed, epoch)
 
     def _evaluation_order(self, split: str) -> list[IntArray]:
         rows, n_atoms = self.dataset.splits[split], self.dataset.n_atoms(split)

@@ -18,12 +18,14 @@ from crystalformers.checkpoint import save_model, write_atomically
 from crystalformers.errors import ConfigError
 from crystalformers.models import build_model
 from crystalformers.target import Target
-from crystalformers.training import report
+from crystalformers.training import elements, report
+from crystalformers.training.averaging import learned
 from crystalformers.training.dataset import Batches, Dataset
 from crystalformers.training.recipe import OPERATIONAL, Recipe
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
+    from crystalformers.embeddings.table import ElementTable
     from crystalformers.training.callbacks import RunState, Signals
     from crystalformers.training.module import TrainingModule
 
@@ -72,8 +74,9 @@ def fit(
         _write_description(run, recipe, dataset)
     from crystalformers.training.callbacks import RunState, Signals
 
-    state = RunState(run / STATE, _identity(recipe, dataset))
-    module = _module(dataset, recipe, state)
+    vectors = elements.load_for(dataset, recipe.elements)
+    state = RunState(run / STATE, _identity(recipe, dataset, vectors))
+    module = _module(dataset, recipe, state, vectors)
     if main:
         print(report.describe_run(module.model, module.batches), file=sys.stderr)
         if module.progress.step:
@@ -82,7 +85,7 @@ def fit(
         if module.progress.epoch < recipe.epochs and not module.progress.stopped:
             _train(module, run, state, signals)
     if main:
-        _finish(module, run, state)
+        _finish(module, run, state, report.card(dataset, recipe, vectors))
     return run / WEIGHTS
 
 
@@ -126,7 +129,7 @@ def _write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def _identity(recipe: Recipe, dataset: Dataset, vectors: ElementTable | None) -> dict[str, Any]:
     """What a resumed run must have in common with its beginning; plain types, flat."""
     settings = recipe.model_dump(mode="json", exclude=set(OPERATIONAL))
     model = settings.pop("model")
@@ -134,16 +137,23 @@ def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         **{f"recipe setting {name}": value for name, value in settings.items()},
         **{f"model setting {name}": value for name, value in model.items()},
         "table fingerprint": dataset.table.fingerprint,
+        **{f"excluded table {k + 1}": excluded.fingerprint for k, excluded in enumerate(dataset.excluded)},
+        **({} if vectors is None else {"element table": elements.fingerprint(vectors)}),
         **{f"target {k + 1}": json.dumps(target.to_dict()) for k, target in enumerate(dataset.targets)},
     }
 
 
-def _module(dataset: Dataset, recipe: Recipe, state: RunState) -> TrainingModule:
+def _module(dataset: Dataset, recipe: Recipe, state: RunState, vectors: ElementTable | None) -> TrainingModule:
     """A fresh module, calibrated on the first batch, or the one whose state was saved."""
     from crystalformers.training.module import TrainingModule
 
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe.architecture, {**recipe.model, "n_targets": len(dataset.targets)})
+    settings = {**recipe.model, "n_targets": len(dataset.targets)}
+    if vectors is None or recipe.elements is None:
+        model = build_model(recipe.architecture, settings)
+    else:
+        model = build_model(recipe.architecture, {**settings, "element_dim": vectors.dim})
+        elements.install(model, vectors, recipe.elements)
     batches = Batches(dataset, model.radius(recipe.tolerance), recipe, directions=model.needs_directions)
     module = TrainingModule(model, batches, recipe)
     if state.path.exists():
@@ -202,23 +212,23 @@ def _device(recipe: Recipe) -> torch.device:
     return torch.device("cuda" if recipe.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _finish(module: TrainingModule, run: Path, state: RunState) -> None:
+def _finish(module: TrainingModule, run: Path, state: RunState, card: dict[str, Any]) -> None:
     """Measure the kept weights, save them, describe the run; the summary comes last and marks it finished."""
     dataset, recipe, model = module.batches.dataset, module.recipe, module.model
     if module.average.count and not module.progress.stopped:
         module.average.swap()
     else:
-        for parameter, best in zip(model.parameters(), state.best_weights, strict=True):
-            parameter.data.copy_(best)
+        for tensor, best in zip(learned(model), state.best_weights, strict=True):
+            tensor.data.copy_(best)
     model.to(_device(recipe)).eval()
     measured, shown = {}, "val"
     for split in ("val", "test"):
         if not len(dataset.splits[split]):
             continue
-        rows, predicted = report.predictions(model, module.batches.evaluation(split), dataset)
+        rows, predicted = report.predictions(model, module.batches.evaluation(split), dataset, recipe)
         measured[split], shown = report.errors(dataset.values[rows], predicted, dataset.targets), split
         report.parity_plot(run / "parity.png", dataset.values[rows], predicted, dataset.targets, split)
-    save_model(run / WEIGHTS, model, dataset.targets, report.card(dataset, recipe, measured))
+    save_model(run / WEIGHTS, model, dataset.targets, {**card, "errors": measured})
     summary = {
         "errors": measured,
         "epochs": module.progress.epoch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ from crystalformers.errors import CrystalformersError
 from crystalformers.training.averaging import WeightAverage
 from crystalformers.training.batching import LabelledBatch, Loader
 from crystalformers.training.dataset import Batches
+from crystalformers.training.loss import Loss
+from crystalformers.training.memory import memory_named
+from crystalformers.training.optimisation import learning_rate, optimizer, set_learning_rate
 from crystalformers.training.recipe import Recipe
 
 
@@ -51,7 +55,7 @@ class Progress:
 
 
 class TrainingModule(LightningModule):
-    """Masked L1 on standardised targets, AdamW, a schedule that is a pure function of the progress.
+    """Masked loss on standardised targets, and a learning rate that is a pure function of the progress.
 
     Args:
         model: predicts standardised targets, (crystals, targets).
@@ -67,6 +71,7 @@ class TrainingModule(LightningModule):
         self.progress = Progress()
         self.average = WeightAverage(model)
         self.optimizer_state: dict[str, Any] | None = None
+        self.loss = Loss(recipe.loss, recipe.loss_balance, len(batches.dataset.targets))
         self.loss_sum = torch.zeros(())
         self.errors = Errors(batches)
 
@@ -81,9 +86,23 @@ class TrainingModule(LightningModule):
             predicted: Tensor = self.model(batch.crystals)
         return predicted.float()
 
+    def _memory_named(self, batch: LabelledBatch) -> AbstractContextManager[None]:
+        step = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
+        return memory_named(batch.crystals, self.recipe, step)
+
     def training_step(self, batch: LabelledBatch, index: int) -> Tensor:
         """The loss of one batch."""
-        loss = masked_l1(self(batch), batch.labels)
+        self._at_work = batch
+        with self._memory_named(batch):
+            return self._loss_of(batch)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients of the batch at work."""
+        with self._memory_named(self._at_work):
+            super().backward(loss, *args, **kwargs)
+
+    def _loss_of(self, batch: LabelledBatch) -> Tensor:
+        loss: Tensor = self.loss(self(batch), batch.labels)
         self.loss_sum = self.loss_sum + loss.detach() * len(batch.rows)
         self.progress.crystals += len(batch.rows)
         return loss
@@ -92,8 +111,7 @@ class TrainingModule(LightningModule):
         """Set the learning rate of the coming step; it stands still while weights are averaged."""
         if not self.averaging or self.progress.step == 0:
             self.progress.lr = learning_rate(self.recipe, self.progress.step, self._fraction())
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.progress.lr
+        set_learning_rate(self.trainer.optimizers[0], self.progress.lr)
 
     def _fraction(self) -> float:
         """Share of the whole run that is done."""
@@ -114,26 +132,25 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: LabelledBatch, index: int) -> None:
         """Collect the errors of one batch."""
-        self.errors.add(batch, self(batch))
+        with self._memory_named(batch):
+            self.errors.add(batch, self(batch))
 
     def on_validation_end(self) -> None:
         """Go on training where training was."""
         self.average.swap()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; weights decay, biases do not."""
-        recipe = self.recipe
-        named = list(self.model.named_parameters())
-        weights = [p for name, p in named if not name.endswith("bias")]
-        biases = [p for name, p in named if name.endswith("bias")]
-        groups = [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": biases, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+        """The optimiser of the recipe, as far as it had come."""
+        chosen = optimizer(self.model, self.loss, self.recipe)
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-        return optimizer
+            chosen.load_state_dict(self.optimizer_state)
+        return chosen
+
+    def on_train_epoch_start(self) -> None:
+        """The published code of CrystalTransformer switches dropout off after the first epoch and never on again."""
+        augment = self.recipe.augment
+        if augment is not None and augment.faithful_bugs and self.progress.epoch:
+            self.model.eval()
 
     def train_dataloader(self) -> Loader:
         """What is left of the current epoch; asked for anew every epoch."""
@@ -155,29 +172,6 @@ class TrainingModule(LightningModule):
                 f"The training loss became {float(self.loss_sum)} in epoch {self.progress.epoch + 1}; resume with "
                 "nothing changed repeats it: start a new run with a lower 'lr' or some 'warmup_steps'."
             )
-
-
-def masked_l1(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Mean absolute error over the labels that are present; both (crystals, targets), standardised."""
-    present = ~labels.isnan()
-    error = torch.where(present, predicted - labels.nan_to_num(), 0.0).abs()
-    return error.sum() / present.sum().clamp(min=1)
-
-
-def learning_rate(recipe: Recipe, step: int, fraction: float) -> float:
-    """Learning rate of a step (from 0), with `fraction` of the run done.
-
-    Published: lr sqrt(T / (T + t)), T = 4000, without warm-up.
-    """
-    warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
-    match recipe.schedule:
-        case "inverse-sqrt":
-            decay = math.sqrt(recipe.schedule_steps / (recipe.schedule_steps + step))
-        case "cosine":
-            decay = 0.5 * (1 + math.cos(math.pi * fraction))
-        case "constant":
-            decay = 1.0
-    return recipe.lr * warmup * decay
 
 
 class Errors:

@@ -16,15 +16,68 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
-from crystalformers.models import MODELS
+from crystalformers.models import MODELS, architecture_of
 from crystalformers.models.presets import preset
 
-Schedule = Literal["inverse-sqrt", "cosine", "constant"]
+Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
 OPERATIONAL = frozenset(
     {"threads", "image_cache_gb", "checkpoint_minutes", "checkpoint_steps", "tensorboard", "accelerator", "devices"}
 )
 """Settings that change how a run is carried out but not what it computes; free to differ on resume."""
+
+
+class Section(BaseModel):
+    """A setting made of settings. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Exclude(Section):
+    """Rows of another table that must not be learned from, so that it can be a fair test.
+
+    Attributes:
+        table: path of the table.
+        split: which of its rows; null for all.
+        by: ``id``: rows of the same id; ``composition``: rows of the same reduced formula, whatever their structure.
+    """
+
+    table: str
+    split: Literal["train", "val", "test"] | None = "test"
+    by: Literal["id", "composition"] = "id"
+
+
+class Elements(Section):
+    """A table of element vectors in front of the model.
+
+    Attributes:
+        table: its name or file, as `crystalformers.embeddings.table.load_elements` takes it.
+        trainable: whether training may change the vectors.
+        lr_scale: their learning rate in units of `lr`.
+    """
+
+    table: str
+    trainable: bool = False
+    lr_scale: float = Field(0.1, gt=0)
+
+
+class Augment(Section):
+    """Random poses for a model that sees Cartesian coordinates, anew in every training batch and never elsewhere.
+
+    A pose is a rotation or rotation with reflection, uniform over all of O(3), and a translation.
+
+    Attributes:
+        probability: share of the crystals that are moved.
+        translation: largest shift along each axis, Angstrom.
+        jitter: standard deviation of independent displacements of the atoms, Angstrom.
+        faithful_bugs: repeat what the published code of CrystalTransformer does instead, to reproduce its results:
+            see `training.augmentation`.
+    """
+
+    probability: float = Field(1.0, ge=0, le=1)
+    translation: float = Field(5.0, ge=0)
+    jitter: float = Field(0.0, ge=0)
+    faithful_bugs: bool = False
 
 
 class Recipe(BaseModel):
@@ -39,18 +92,30 @@ class Recipe(BaseModel):
         epochs: passes over the training split.
         batch_size: crystals per optimiser step, over all devices together.
         max_atoms: atoms per optimiser step above which batches are made smaller (bounds memory); null for no bound.
-        lr: peak learning rate of AdamW.
+        loss: of one standardised label: ``l1``, absolute error, or ``mse``, its square.
+        loss_balance: of several targets: ``none``: every label counts the same; ``targets``: every target does,
+            however many labels it has; ``uncertainty``: by learned weights (Kendall et al., CVPR 2018), that start
+            like ``targets``.
+        optimizer: ``adamw``, or ``sgd`` with momentum.
+        lr: peak learning rate.
         betas: decay rates of AdamW's two moments.
         eps: AdamW's denominator offset.
-        weight_decay: decoupled decay of weights per step, relative to the learning rate; biases are not decayed.
+        momentum: of SGD.
+        weight_decay: decay of weights per step, relative to the learning rate (of AdamW: decoupled from the gradient);
+            biases are not decayed.
         schedule: ``inverse-sqrt``: lr sqrt(T / (T + t)) after t steps; ``cosine``: to zero at the last epoch;
-            ``constant``.
+            ``step``: lr times a factor after every so many epochs; ``constant``.
         schedule_steps: T of the inverse square root, optimiser steps.
+        schedule_epochs: epochs between two steps of ``step``.
+        schedule_factor: factor of ``step``.
         warmup_steps: optimiser steps over which the rate first rises linearly.
         clip_norm: largest global norm of the gradient.
         average_epochs: last epochs whose weights, after every step, are averaged with equal weight; the learning
             rate stands still meanwhile. 0 keeps the weights of the best validation epoch instead. Left out: a
             tenth of `epochs` (published: 50 of 500).
+        elements: a table of element vectors in front of the model; null for vectors of the model's own.
+        exclude: tables whose rows must not be learned from, neither for training nor for validation.
+        augment: random poses of the training crystals; null for none, which is right for an invariant model.
         early_stopping: epochs without a better validation error after which training ends; null never stops.
         precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16.
         seed: of the initial weights, the order of the data and a split drawn at random.
@@ -74,15 +139,24 @@ class Recipe(BaseModel):
     epochs: int = Field(500, ge=1)
     batch_size: int = Field(128, ge=1)
     max_atoms: int | None = Field(16384, ge=1)
+    loss: Literal["l1", "mse"] = "l1"
+    loss_balance: Literal["none", "targets", "uncertainty"] = "none"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-5, ge=0)
     schedule: Schedule = "inverse-sqrt"
     schedule_steps: int = Field(4000, ge=1)
+    schedule_epochs: int = Field(10, ge=1)
+    schedule_factor: float = Field(0.96, gt=0, le=1)
     warmup_steps: int = Field(0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     average_epochs: int = Field(50, ge=0)
+    elements: Elements | None = None
+    exclude: tuple[Exclude, ...] = ()
+    augment: Augment | None = None
     early_stopping: int | None = Field(None, ge=1)
     precision: Literal["32", "bf16"] = "32"
     seed: int = Field(123, ge=0)
@@ -103,7 +177,7 @@ class Recipe(BaseModel):
         if not isinstance(data, dict):
             raise ConfigError(f"A recipe is a mapping of settings to values, not {type(data).__name__}.")
         _refuse_unknown(data, list(cls.model_fields), "setting")
-        architecture = data.get("architecture", cls.model_fields["architecture"].default)
+        architecture = _architecture(data.get("architecture"), data.get("preset"))
         if architecture not in MODELS:
             raise ConfigError(f"Architecture '{architecture}' is not one of {', '.join(MODELS)}.")
         epochs = data.get("epochs", cls.model_fields["epochs"].default)
@@ -111,7 +185,7 @@ class Recipe(BaseModel):
         if average is None:
             average = epochs // 10 if isinstance(epochs, int) else 0
         model = _resolved_model(architecture, data.get("preset"), data.get("model") or {})
-        return {**data, "average_epochs": average, "preset": None, "model": model}
+        return {**data, "architecture": architecture, "average_epochs": average, "preset": None, "model": model}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -122,6 +196,13 @@ class Recipe(BaseModel):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas = {self.betas} must lie in [0, 1).")
+        if self.augment is not None and self.model.get("variant") != "published":
+            raise ConfigError(
+                f"augment: this {self.architecture} sees no coordinates, so that random poses change nothing; leave it "
+                "out."
+            )
+        if self.elements is not None and "element_dim" not in self.model:
+            raise ConfigError(f"elements: {self.architecture} has a table of its own and takes no other.")
         return self
 
     @classmethod
@@ -167,6 +248,14 @@ class Recipe(BaseModel):
     def first_averaged_epoch(self) -> int:
         """Epoch (from 0) in which averaging begins; equal to `epochs` when there is none."""
         return self.epochs - self.average_epochs
+
+
+def _architecture(given: Any, name: str | None) -> Any:
+    """The architecture that is named, that of the preset, or the default."""
+    of_preset = None if name is None else architecture_of(preset(name))
+    if given is not None and of_preset is not None and given != of_preset:
+        raise ConfigError(f"The preset '{name}' is a {of_preset}, not a {given}; leave out one of them.")
+    return given or of_preset or Recipe.model_fields["architecture"].default
 
 
 def _resolved_model(architecture: str, name: str | None, given: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,11 @@ from crystalformers.checkpoint import write_atomically
 from crystalformers.target import Target
 from crystalformers.training.batching import IntArray, Loader
 from crystalformers.training.dataset import SPLITS, Batches, Dataset
+from crystalformers.training.memory import memory_named
 from crystalformers.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from crystalformers.embeddings.table import ElementTable
 
 FloatArray = NDArray[np.float64]
 SHOWN = 10
@@ -39,6 +43,11 @@ def describe_data(dataset: Dataset) -> str:
         lines += [f"  {row.name}: {row.reason}" for row in dataset.left_out[:SHOWN]]
         if len(dataset.left_out) > SHOWN:
             lines.append(f"  ... and {len(dataset.left_out) - SHOWN} more; summary.json will list them all.")
+    for excluded in dataset.excluded:
+        lines.append(
+            f"{excluded.rows} rows are not learned from because {excluded.table} ({excluded.split or 'all rows'}) "
+            f"holds the same {excluded.by}."
+        )
     if dataset.unlabelled:
         lines.append(f"{dataset.unlabelled} rows are left out because they carry none of the labels.")
     return "\n".join(lines)
@@ -76,13 +85,14 @@ def _processor() -> str:
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, loader: Loader, dataset: Dataset) -> tuple[IntArray, FloatArray]:
+def predictions(model: nn.Module, loader: Loader, dataset: Dataset, recipe: Recipe) -> tuple[IntArray, FloatArray]:
     """Rows of a split, (C,), and what the model predicts for them in physical units, (C, targets)."""
     device = next(model.parameters()).device
     batch_rows, outputs = [], []
     for batch in loader:
         batch_rows.append(batch.rows)
-        outputs.append(model(batch.to(device).crystals).double().cpu().numpy())
+        with memory_named(batch.crystals, recipe, "the final evaluation"):
+            outputs.append(model(batch.to(device).crystals).double().cpu().numpy())
     rows, standardised = np.concatenate(batch_rows), np.concatenate(outputs)
     n_atoms = dataset.table.n_atoms[rows]
     return rows, np.stack([t.physical(standardised[:, k], n_atoms) for k, t in enumerate(dataset.targets)], axis=1)
@@ -126,8 +136,8 @@ def parity_plot(path: Path, true: FloatArray, predicted: FloatArray, targets: tu
     write_atomically(path, content.getvalue())
 
 
-def card(dataset: Dataset, recipe: Recipe, measured: dict[str, Any]) -> dict[str, Any]:
-    """What travels in the weight file: data, recipe and measured errors."""
+def card(dataset: Dataset, recipe: Recipe, vectors: ElementTable | None) -> dict[str, Any]:
+    """What travels in the weight file besides the measured errors: data and recipe."""
     return {
         "library": version("crystalformers"),
         "data": {
@@ -136,9 +146,11 @@ def card(dataset: Dataset, recipe: Recipe, measured: dict[str, Any]) -> dict[str
             "rows": {split: len(rows) for split, rows in dataset.splits.items()},
             "left_out": len(dataset.left_out),
             "unlabelled": dataset.unlabelled,
+            "excluded": [excluded.to_dict() for excluded in dataset.excluded],
         },
+        "element_counts": dataset.element_counts,
         "seed": recipe.seed,
         "tolerance": recipe.tolerance,
-        "errors": measured,
+        "elements": None if vectors is None else {"name": vectors.name, "dim": vectors.dim, **vectors.metadata},
         "recipe": recipe.model_dump(mode="json"),
     }

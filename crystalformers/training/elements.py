@@ -1,0 +1,49 @@
+"""A table of element vectors in front of the model that is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from crystalformers.errors import TableError
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.recipe import Elements
+
+if TYPE_CHECKING:
+    from crystalformers.embeddings.table import ElementTable
+
+
+def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None:
+    """The table that the recipe names, if it covers all crystals of the dataset.
+
+    Raises:
+        TableError: if there is no such table, or naming the elements that it lacks.
+    """
+    if settings is None:
+        return None
+    from crystalformers.embeddings.table import load_elements
+
+    table = load_elements(settings.table)
+    for split, rows in dataset.splits.items():
+        try:
+            for row in rows.tolist():
+                table.rows(dataset.table.numbers(row))
+        except TableError as error:
+            raise TableError(
+                f"{dataset.table.ids[row]} ({split}): {error} Leave such rows out or take a table that covers them."
+            ) from error
+    return table
+
+
+def install(model: Any, table: ElementTable, settings: Elements) -> None:
+    """Put the vectors of a table into a model that was built for their width."""
+    vectors, known = torch.from_numpy(table.dense("zero")), torch.from_numpy(table.known())
+    model.elements.set(vectors, known, trainable=settings.trainable)
+
+
+def fingerprint(table: ElementTable) -> str:
+    """Hash of elements and vectors; 32 hexadecimal digits."""
+    content = table.numbers.tobytes() + table.vectors.tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,98 @@
+"""Which rows must not be learned from, because another table keeps them for a test; and which elements are seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.crystal import SYMBOLS
+from crystalformers.errors import TableError
+from crystalformers.training.recipe import Exclude
+
+if TYPE_CHECKING:
+    from crystalformers.data.table import CrystalTable
+
+IntArray = NDArray[np.int64]
+Composition = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """What one setting of `Recipe.exclude` did.
+
+    Attributes:
+        table: name of the table whose rows must not be learned from.
+        fingerprint: of its content.
+        split: which of its rows, or None for all.
+        by: what was compared.
+        rows: rows of the training table that are left out for it.
+    """
+
+    table: str
+    fingerprint: str
+    split: str | None
+    by: str
+    rows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for JSON."""
+        return asdict(self)
+
+
+def exclude(table: CrystalTable, usable: IntArray, settings: tuple[Exclude, ...]) -> tuple[IntArray, list[Excluded]]:
+    """Rows that may be learned from, and what the others were left out for.
+
+    Args:
+        table: to learn from.
+        usable: rows of it to choose from.
+        settings: tables and what to compare.
+
+    Raises:
+        TableError: if a table cannot be read, or has no such split.
+    """
+    kept, report = usable, []
+    for setting in settings:
+        from crystalformers.data.table import open_table
+
+        other = open_table(Path(setting.table))
+        rows = _rows(other, setting)
+        if setting.by == "id":
+            names = {other.ids[row] for row in rows}
+            shared = np.array([table.ids[row] in names for row in kept], dtype=bool)
+        else:
+            compositions = {composition(other.numbers(row)) for row in rows}
+            shared = np.array([composition(table.numbers(row)) in compositions for row in kept], dtype=bool)
+        report.append(Excluded(other.path.stem, other.fingerprint, setting.split, setting.by, int(shared.sum())))
+        kept = kept[~shared]
+    return kept, report
+
+
+def _rows(other: CrystalTable, setting: Exclude) -> list[int]:
+    rows = [row for row, n_atoms in enumerate(other.n_atoms.tolist()) if n_atoms]
+    if setting.split is None:
+        return rows
+    if other.split is None:
+        raise TableError(
+            f"{other.path}: there is no column 'split' to find the {setting.split} rows that exclude asks for; "
+            "add it, or exclude all rows with split: null."
+        )
+    return [row for row in rows if other.split[row] == setting.split]
+
+
+def composition(numbers: IntArray) -> Composition:
+    """Elements and their counts in the reduced formula, by atomic number."""
+    counts = Counter(numbers.tolist())
+    divisor = gcd(*counts.values())
+    return tuple((z, counts[z] // divisor) for z in sorted(counts))
+
+
+def element_counts(table: CrystalTable, rows: IntArray) -> dict[str, int]:
+    """How many of the rows hold each element, by symbol; an element that no row holds is not there."""
+    counts = Counter(z for row in rows.tolist() for z in set(table.numbers(row).tolist()))
+    return {SYMBOLS[z - 1]: counts[z] for z in sorted(counts)}

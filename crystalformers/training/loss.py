@@ -1,0 +1,45 @@
+"""The loss: of labels that are there, and of several targets that may not weigh alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["l1", "mse"]
+Balance = Literal["none", "targets", "uncertainty"]
+
+
+class Loss(nn.Module):
+    """Mean error of standardised predictions over the labels that are present.
+
+    With `uncertainty` each target t has a learned s_t, and counts with error_t exp(-s_t) + s_t. For L1 that is the
+    likelihood of a Laplace distribution of width exp(s_t), for squares that of a normal distribution of variance
+    exp(s_t) (Kendall, Gal and Cipolla, CVPR 2018, eqs. 5 to 7, up to a factor).
+
+    Args:
+        kind: `l1` or `mse`.
+        balance: `none`: the mean over all labels; `targets`: the mean over the targets of their means;
+            `uncertainty`: the same with learned weights.
+        n_targets: T.
+    """
+
+    def __init__(self, kind: Kind, balance: Balance, n_targets: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.balance = balance
+        self.log_scale = nn.Parameter(torch.zeros(n_targets)) if balance == "uncertainty" else None
+
+    def forward(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        """Loss of a batch; both (crystals, T), NaN where a label is missing."""
+        present = ~labels.isnan()
+        error = torch.where(present, predicted - labels.nan_to_num(), 0.0)
+        error = error.abs() if self.kind == "l1" else error.square()
+        if self.balance == "none":
+            return error.sum() / present.sum().clamp(min=1)
+        counts = present.sum(0)
+        mean = error.sum(0) / counts.clamp(min=1)
+        if self.log_scale is not None:
+            mean = mean * (-self.log_scale).exp() + self.log_scale
+        return torch.where(counts > 0, mean, 0.0).sum() / (counts > 0).sum().clamp(min=1)
