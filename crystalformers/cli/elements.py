@@ -1,0 +1,239 @@
+"""`crystalformers elements`: train a table of element vectors, write it for other libraries, look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crystalformers.cli.options import Overwrite
+from crystalformers.cli.output import check_output, print_table
+from crystalformers.cli.train import merged_recipe, paired_targets
+
+if TYPE_CHECKING:
+    from crystalformers.embeddings import ElementTable
+
+TABLE_OF_RUN = "elements.safetensors"
+"""The table that `train` leaves in the run folder."""
+
+TableName = Annotated[
+    str,
+    typer.Argument(
+        help="A table by name (`elements show` lists them), a file of any export format, weights or a run folder.",
+        show_default=False,
+    ),
+]
+
+elements_app = typer.Typer(
+    help="Vectors of the elements: train them, write them for other libraries, look at them.", no_args_is_help=True
+)
+
+
+@elements_app.command("train")
+def train(  # noqa: PLR0913, PLR0917 - an option is an argument
+    table: Annotated[Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl).")],
+    config: Annotated[
+        Path,
+        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements-crystaltransformer.yaml."),
+    ],
+    target: Annotated[
+        list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
+    ],
+    unit: Annotated[list[str], typer.Option("--unit", help="Unit of each target, e.g. eV/atom.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)],
+    basis: Annotated[
+        list[str] | None,
+        typer.Option("--basis", help="Of each target: intensive (default), per_atom or per_cell.", show_default=False),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the table. Default: that of the run folder.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Train a model and write the vectors of the elements it has seen to elements.safetensors in the run folder."""
+    targets = paired_targets(target, unit, basis, None)
+    recipe = merged_recipe(config, {"epochs": epochs, "seed": seed})
+
+    from crystalformers.data.table import open_table
+    from crystalformers.embeddings.trained import from_model
+    from crystalformers.training import fit
+
+    weights = fit(open_table(table), targets, output, recipe, resume=resume)
+    vectors = from_model(weights, name=name or output.resolve().name)
+    vectors.save(output / TABLE_OF_RUN)
+    typer.echo(f"table: {output / TABLE_OF_RUN} ({len(vectors)} elements, {vectors.dim} numbers each)")
+
+
+@elements_app.command("export")
+def export_command(
+    table: TableName,
+    fmt: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="cgcnn, alignn, json, csv, crabnet, matgl, parquet, npz or safetensors.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="File to write.", show_default=False)],
+    dim: Annotated[
+        int | None, typer.Option(help="Reduce the vectors to so many principal components.", show_default=False)
+    ] = None,
+    fill: Annotated[
+        str,
+        typer.Option(help="For elements that the format needs and the table lacks: raise (refuse), mean or zero."),
+    ] = "raise",
+    counted: Annotated[
+        Path | None,
+        typer.Option(
+            "--training-table",
+            help="For weights that do not tell which elements they have seen: count those of this table's train rows.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a table for another library."""
+    from typing import get_args
+
+    from crystalformers.embeddings import load_elements
+    from crystalformers.embeddings.export import export
+    from crystalformers.embeddings.formats import FORMATS
+    from crystalformers.embeddings.table import Fill
+    from crystalformers.errors import ConfigError
+
+    if fmt not in FORMATS:
+        raise ConfigError(f"--format {fmt} is not one of {', '.join(FORMATS)}.")
+    if fill not in get_args(Fill):
+        raise ConfigError(f"--fill {fill} is not one of {', '.join(get_args(Fill))}.")
+    check_output(output, [FORMATS[fmt].suffix], overwrite=overwrite)
+    vectors = load_elements(table) if counted is None else _counted(table, counted)
+    written = export(vectors, output, fmt, dim=dim, fill=fill)  # type: ignore[arg-type] # checked above
+    if filled := written.metadata.get("filled"):
+        typer.echo(f"{len(filled)} elements have no vector and got {_filling(fill)}: {', '.join(filled)}", err=True)
+    typer.echo(f"{output}: {len(written)} elements, {written.dim} numbers each")
+
+
+def _filling(fill: str) -> str:
+    return "zeros" if fill == "zero" else "the mean of all others"
+
+
+def _counted(model: str, training_table: Path) -> ElementTable:
+    import numpy as np
+
+    from crystalformers.data.table import open_table
+    from crystalformers.embeddings.trained import from_model
+    from crystalformers.errors import ConfigError
+    from crystalformers.training.exclusion import element_counts
+
+    rows = open_table(training_table)
+    if rows.split is None:
+        raise ConfigError(f"{training_table}: there is no column 'split' that tells which rows were trained on.")
+    return from_model(model, element_counts(rows, np.flatnonzero(np.array(rows.split) == "train")))
+
+
+@elements_app.command("report")
+def report(
+    tables: Annotated[
+        list[str],
+        typer.Argument(
+            help="Tables, as for export. The first is the subject; NAME-seed0, NAME-seed1... are its seeds.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder to write.", show_default=False)],
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="Random draws of every test of chance. Default: enough for p = 0.01.", show_default=False, min=1
+        ),
+    ] = None,
+    families: Annotated[
+        int | None,
+        typer.Option(help="Number of families of elements. Default: by their silhouette.", show_default=False, min=2),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show what tables know: families of elements, maps, probes of properties, neighbours; a page for the browser."""
+    from crystalformers.embeddings import load_elements
+    from crystalformers.embeddings.analysis.spaces import DRAWS
+    from crystalformers.embeddings.report import write_report
+
+    def tell(step: str) -> None:
+        typer.echo(step, err=True)
+
+    loaded = [load_elements(name) for name in tables]
+    draws = DRAWS if draws is None else draws
+    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, tell=tell)
+    typer.echo(f"page: {page}")
+
+
+@elements_app.command("show")
+def show(
+    table: Annotated[
+        str | None, typer.Argument(help="A table, as for export. Default: list the known ones.", show_default=False)
+    ] = None,
+    element: Annotated[
+        str | None, typer.Argument(help="A chemical symbol: list the elements most like it.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many of them.", min=1)] = 10,
+) -> None:
+    """List the known tables, the elements of a table, or the neighbours of an element."""
+    from crystalformers.embeddings import load_elements
+
+    if table is None:
+        _show_names()
+    elif element is None:
+        _show_table(load_elements(table))
+    else:
+        _show_neighbours(load_elements(table), element, count)
+
+
+def _show_names() -> None:
+    from crystalformers.embeddings import library, sources
+
+    typer.echo(f"bundled: {', '.join(library.bundled_names()) or 'none'}")
+    typer.echo(f"for comparison: {', '.join(sources.names())}")
+
+
+def _show_table(table: ElementTable) -> None:
+    typer.echo(f"{table.name}: {len(table)} elements, {table.dim} numbers each")
+    for key in ("source", "architecture", "seed", "licence", "citation"):
+        if value := table.metadata.get(key):
+            typer.echo(f"{key}: {value}")
+    for target in table.metadata.get("targets", []):
+        typer.echo(f"trained on: {target['name']} ({target['unit']})")
+    if table.counts is None:
+        typer.echo(f"elements: {' '.join(table)}")
+        return
+    pairs = sorted(zip(table, table.counts.tolist(), strict=True), key=lambda pair: -pair[1])
+    typer.echo("training crystals that hold each element:")
+    typer.echo("  " + ", ".join(f"{symbol} {number}" for symbol, number in pairs))
+
+
+def _show_neighbours(table: ElementTable, element: str, count: int) -> None:
+    from crystalformers.embeddings.similarity import nearest, oxidation_states
+
+    neighbours = nearest(table, element, count)
+    own = set(oxidation_states(element))
+    seen: dict[str, Any] = {} if table.counts is None else dict(zip(table, table.counts.tolist(), strict=True))
+    rows = _grid("element", "cosine", "oxidation states in common", "training crystals")
+    for other in neighbours:
+        common = sorted(own & set(oxidation_states(other.symbol)))
+        states = " ".join(f"{state:+d}" for state in common) or "-"
+        rows.add_row(other.symbol, f"{other.cosine:.3f}", states, str(seen.get(other.symbol, "-")))
+    print_table(rows)
+
+
+def _grid(*headers: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        table.add_column(header)
+    return table

@@ -1,0 +1,98 @@
+"""The pictures of a report, drawn from a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crystalformers.embeddings.analysis.spaces import explained
+from crystalformers.embeddings.analysis.study import Groups, Study
+from crystalformers.embeddings.report import charts, maps, periodic_table, style
+from crystalformers.embeddings.report.captions import CAPTIONS, Caption
+from crystalformers.periodic import ELEMENTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TYPICAL = 5
+"""Members of a family of elements that a legend names."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its words.
+
+    Attributes:
+        name: of its file, without suffix.
+        caption: its words.
+        content: the PNG.
+    """
+
+    name: str
+    caption: Caption
+    content: bytes
+
+
+def pictures(study: Study) -> Iterator[Picture]:
+    """Draw all pictures of a study, in the order of the page."""
+    share = 100 * explained(study.groups.components)
+    facts = {
+        "families": int(study.groups.labels.max()) + 1,
+        "leading": study.groups.points.shape[1],
+        "method": maps.map_method(),
+        "plane": f"{share[:2].sum():.0f}",
+        "share_1": f"{share[0]:.0f}",
+        "share_2": f"{share[1]:.0f}",
+    }
+    with style.house_style():
+        drawn = {**_of_families(study), **_of_components(study), **_of_tables(study)}
+        for name, caption in CAPTIONS.items():
+            yield Picture(name, caption.filled(**facts), style.png(drawn[name]))
+
+
+def typical_members(groups: Groups, label: int, symbols: list[str]) -> list[str]:
+    """Symbols of a family, those nearest to its centre first."""
+    members = np.flatnonzero(groups.labels == label)
+    centre = groups.points[members].mean(axis=0)
+    return [symbols[i] for i in members[np.argsort(np.linalg.norm(groups.points[members] - centre, axis=1))]]
+
+
+def _of_families(study: Study) -> dict[str, Figure]:
+    groups, symbols = study.groups, [ELEMENTS[z - 1] for z in study.numbers]
+    legend = {}
+    for label in range(int(groups.labels.max()) + 1):
+        members = typical_members(groups, label, symbols)
+        more = f" +{len(members) - TYPICAL}" if len(members) > TYPICAL else ""
+        legend[f"{label + 1}  {' '.join(members[:TYPICAL])}{more}"] = style.family_colour(label)
+    flat = maps.plane(groups.points, study.seed)
+    colours = [style.family_colour(int(label)) for label in groups.labels]
+    return {
+        "families": periodic_table.families_picture(study.numbers, groups.labels),
+        "number": charts.sharpness_picture(groups.sharpness, len(legend)),
+        "map": maps.map_picture(flat, symbols, colours, legend),
+        "distances": maps.distance_picture(groups.points, symbols, groups.labels),
+    }
+
+
+def _of_components(study: Study) -> dict[str, Figure]:
+    scores, symbols = study.groups.components, [ELEMENTS[z - 1] for z in study.numbers]
+    shares = explained(scores)
+    axes = [f"principal component {k + 1} ({100 * shares[k]:.0f} % of the variance)" for k in (0, 1)]
+    blocks = {f"{block} block": colour for block, colour in style.BLOCK_COLOURS.items()}
+    colours = [style.BLOCK_COLOURS[block] for block in study.places.block]
+    return {
+        "components": maps.map_picture(scores[:, :2], symbols, colours, blocks, axes),
+        "component-1": periodic_table.values_picture(study.numbers, scores[:, 0], "score on component 1"),
+        "component-2": periodic_table.values_picture(study.numbers, scores[:, 1], "score on component 2"),
+        "correlations": charts.correlation_picture(study.correlations, shares, study.correlated),
+    }
+
+
+def _of_tables(study: Study) -> dict[str, Figure]:
+    return {
+        "probes": charts.probes_picture(study.probes, charts.ranked(study.probes, study.ensembles)),
+        "likeness": charts.likeness_picture(study.likeness, [ensemble.name for ensemble in study.ensembles]),
+    }
