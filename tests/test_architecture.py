@@ -16,9 +16,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
 FLOORS = (
-    ("errors", "crystal", "target", "kernels"),
-    ("images",),
-    ("symmetry",),
+    ("errors", "periodic", "crystal", "target", "kernels"),
+    ("enumeration", "images"),
+    ("symmetry", "resident"),
     ("frames",),
     ("attention",),
     ("models",),
@@ -33,7 +33,10 @@ FLOORS = (
 
 FLOOR = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 
-LIGHT = ("errors", "crystal", "target", "kernels", "images", "symmetry", "frames", "attention", "models")
+LIGHT = (
+    *("errors", "periodic", "crystal", "target", "kernels", "enumeration", "images", "symmetry", "resident"),
+    *("frames", "attention", "models"),
+)
 """Rooms that know nothing of files or training."""
 
 HEAVY = {"pymatgen", "lightning", "pandas", "pyarrow", "ase", "matplotlib", "plotly", "spglib"}
