@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in under ten minutes: the GPU tests, then the benchmark against plain PyTorch.
+# Everything that wants a GPU, in under ten minutes: the GPU tests, then the benchmark. What fails is said, and the
+# rest goes on; results are written after every part.
 # Needs Python 3.11+ with numpy and PyTorch (with CUDA), pytest and hypothesis for the tests; downloads nothing.
 # Results go to $OUT if it is set, else to benchmarks/results. $PYTHON chooses the interpreter.
 set -uo pipefail
@@ -32,13 +33,14 @@ PY
 status=0
 if "$python" -c 'import hypothesis, pytest'; then
     # The project's own options ask for plug-ins that need not be here.
-    timeout 240 "$python" -m pytest -o addopts= --strict-markers -ra -q -m gpu -p no:cacheprovider tests/test_gpu.py ||
+    timeout 220 "$python" -m pytest -o addopts= --strict-markers -ra -q -p no:cacheprovider --durations=5 \
+        tests/test_gpu.py tests/test_triton.py tests/test_resident.py ||
         { status=1; echo "FAILED: the GPU tests; the benchmark follows all the same."; }
 else
     status=1
     echo "NOT TESTED: pytest or hypothesis is missing, so the GPU tests did not run."
 fi
 
-timeout 240 "$python" benchmarks/gpu.py --output "$out/gpu.json" ||
+timeout 330 "$python" benchmarks/gpu.py --output "$out/gpu.json" ||
     { status=1; echo "FAILED: benchmarks/gpu.py."; }
 exit "$status"

@@ -111,7 +111,7 @@ def sample(crystals: CrystalTable, count: int, most: int) -> list[Crystal]:
 
 def high_symmetry(most: int) -> list[Crystal]:
     """Where frames tie: rock salt, diamond, bcc, fcc, perovskite, ..., and elements with one atom per cell."""
-    prototypes = [read_crystal(path) for path in sorted(EXAMPLES.glob("*.cif"))]
+    prototypes = [replace(read_crystal(path), name=path.name) for path in sorted(EXAMPLES.glob("*.cif"))]
     elements = [crystal for crystal in open_table(EXAMPLES / "textbook.jsonl") if len(crystal) == 1]
     return [crystal for crystal in prototypes if len(crystal) <= most] + elements
 

@@ -9,6 +9,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    # Triton reads it when it is imported: its kernels then run in NumPy, slowly, so that they are tested everywhere.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # On two busy cores the threads of PyTorch's own operations wait for each other longer than they work.
 torch.set_num_threads(1)
 

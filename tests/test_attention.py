@@ -17,7 +17,7 @@ from strategies import crystals, make_crystal, random_crystals
 from torch import Tensor
 
 from crystalformers import attention as module
-from crystalformers.attention import Geometry, RadialBasis, infinite_attention
+from crystalformers.attention import Geometry, RadialBasis, fused, infinite_attention
 from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.errors import ConfigError
 from crystalformers.images import build_images, radius_for, with_images
@@ -359,14 +359,14 @@ def test_the_sphere_is_the_infinite_sum_to_the_tolerance(sigma: float) -> None:
 
 def test_auto_takes_the_fused_kernel_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = problem(CASES["one atom"])
-    monkeypatch.setattr(module, "library", object)
+    monkeypatch.setattr(fused, "library", object)
     assert module.choose_backend(whole.inputs["q"].float(), whole.geometry) == "cpu"
     assert module.choose_backend(whole.inputs["q"], whole.geometry) == "torch"
 
 
 def test_a_missing_library_falls_back_with_one_visible_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     single = problem(CASES["one atom"]).to(torch.float32)
-    monkeypatch.setattr(module, "library", lambda: None)
+    monkeypatch.setattr(fused, "library", lambda: None)
     module._notice_missing_library.cache_clear()
     with pytest.warns(RuntimeWarning, match="compiled kernels are not installed"):
         first = attend(single.inputs, single.geometry, "auto")
@@ -384,7 +384,7 @@ def test_a_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -
             attend(whole.inputs, whole.geometry, "cpu")
     with pytest.raises(ConfigError, match="'fast' is not one of"):
         attend(whole.inputs, whole.geometry, "fast")
-    monkeypatch.setattr(module, "library", lambda: None)
+    monkeypatch.setattr(fused, "library", lambda: None)
     with pytest.raises(ConfigError, match="C compiler"):
         attend(whole.to(torch.float32).inputs, whole.geometry, "cpu")
 

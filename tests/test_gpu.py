@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from strategies import KINDS, make_crystal, random_crystals
 from torch import Tensor
 
-from crystalformers.attention import Backend, Geometry, RadialBasis, infinite_attention
+from crystalformers.attention import Backend, Geometry, RadialBasis, infinite_attention, triton_ops
 from crystalformers.crystal import CrystalBatch
 from crystalformers.images import Images, build_images, with_images
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.resident import ResidentCrystals
 
 pytestmark = [
     pytest.mark.gpu,
@@ -126,3 +127,34 @@ def test_bfloat16_rounds_predictions_and_nothing_more() -> None:
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).abs().max() <= 0.05 * exact.std()
     assert not torch.equal(rounded.float(), exact)
+
+
+@pytest.mark.skipif(not triton_ops.installed(), reason="NOT TESTED: Triton is not installed")
+def test_forward_and_backward_are_captured_in_one_graph() -> None:
+    """From row numbers to gradients nothing waits for the device; replays follow the rows."""
+    crystals = random_crystals(8)
+    packed = with_images(CrystalBatch.from_crystals(crystals), 6.0).to(torch.float32)
+    resident = ResidentCrystals([packed], DEVICE)
+    choices = [np.array([0, 3, 5]), np.array([7, 1, 2])]
+    capacity = resident.capacity(choices)
+    model = calibrated_model(packed).to(DEVICE)
+    rows, parameters = torch.tensor([4, 5, 6], device=DEVICE), list(model.parameters())
+
+    def step() -> tuple[Tensor, ...]:
+        y = model(resident.batch(rows, capacity))[:-1]
+        return y, *torch.autograd.grad(y.square().sum(), parameters)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for chosen in choices:
+        rows.copy_(torch.from_numpy(chosen))
+        graph.replay()
+        for mine, law in zip(captured, step(), strict=True):
+            assert torch.allclose(mine, law, rtol=1e-4, atol=1e-5 * float(law.abs().max()))

@@ -15,17 +15,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from crystalformers.attention import fused, plain, reference
+from crystalformers.attention import fused, plain, reference, triton_backend
 from crystalformers.attention.angles import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
 from crystalformers.errors import ConfigError
-from crystalformers.kernels import library
 
 __all__ = ["AngularBasis", "AngularEncoding", "Backend", "Geometry", "RadialBasis", "infinite_attention"]
 
-Backend = Literal["auto", "reference", "published", "torch", "cpu"]
+Backend = Literal["auto", "reference", "published", "torch", "cpu", "triton"]
 """`reference`: brute force; `published`: the same with the authors' image rule, for comparison with their code;
-`torch`: vectorised PyTorch; `cpu`: fused kernel; `auto`: the fastest that gives what the arguments ask for."""
+`torch`: vectorised PyTorch; `cpu`, `triton`: fused kernels for a CPU and for CUDA devices; `auto`: the fastest that
+gives what the arguments ask for. The weights are the same for all."""
 
 
 def infinite_attention(
@@ -70,24 +70,28 @@ def infinite_attention(
         case "torch":
             return plain.attention(*arguments, angular)
         case "cpu":
-            if library() is None:
-                raise ConfigError("Attention backend 'cpu' needs the compiled kernels; reinstall with a C compiler.")
-            if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
-                raise ConfigError(
-                    f"Attention backend 'cpu' computes float32 on the CPU, not {q_AHD.dtype} on {q_AHD.device}."
-                )
-            if geometry.images.distance.requires_grad:
-                raise ConfigError("Attention backend 'cpu' has no gradients of positions; use 'torch' for them.")
+            _require(backend, fused.lacking(q_AHD, geometry))
             return fused.attention(*arguments, angular)
+        case "triton":
+            _require(backend, triton_backend.lacking(q_AHD, geometry, angular))
+            return triton_backend.attention(*arguments, angular)
     raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
 
 
+def _require(backend: str, lacking: str | None) -> None:
+    if lacking is not None:
+        raise ConfigError(f"Attention backend '{backend}' {lacking}.")
+
+
 def choose_backend(q_AHD: Tensor, geometry: Geometry) -> Backend:
-    """What `auto` means: the fused kernel for float32 on the CPU, unless distances want a gradient."""
+    """What `auto` means: the fused kernel on a CPU, unless it lacks something that is asked for, and else PyTorch.
+
+    On a GPU PyTorch too: the Triton kernels are tested in the interpreter, but have not run on a card yet.
+    """
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
     if not on_cpu or geometry.images.distance.requires_grad:
         return "torch"
-    if library() is None:
+    if fused.lacking(q_AHD, geometry):
         _notice_missing_library()
         return "torch"
     return "cpu"

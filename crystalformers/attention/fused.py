@@ -1,4 +1,4 @@
-"""The fused CPU kernel of `fused.c` and `framed.h` as an operation PyTorch can differentiate; float32.
+"""The fused CPU kernel of `fused.c` and `framed.h` as an operator that PyTorch can differentiate and compile; float32.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors), D their width, K radial or angular functions,
 G nodes of the grid of cosines, z the three axes of a frame.
@@ -6,9 +6,8 @@ G nodes of the grid of cosines, z the three axes of a frame.
 
 from __future__ import annotations
 
-import ctypes
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +17,21 @@ from torch import Tensor
 from crystalformers.attention.angles import AngularEncoding, given_frames
 from crystalformers.attention.geometry import Geometry
 from crystalformers.attention.grid import Grid, PackedFrames
+from crystalformers.attention.layout import LANES, PTR, Layout, Rows
 from crystalformers.frames import principal_axes
-from crystalformers.kernels import in_parallel, row_function
+from crystalformers.kernels import in_parallel, library, row_function
 
-LANES = 8
-WINDOW_LANES = 16
 
-REACH = 6.5
-"""Standard deviations beyond which a radial function counts as zero (7e-10)."""
+def lacking(q_AHD: Tensor, geometry: Geometry) -> str | None:
+    """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
+    # What a compiler traces may not look for files; without the library the operator fails when it runs.
+    if not torch.compiler.is_compiling() and library() is None:
+        return "needs the compiled kernels; reinstall with a C compiler"
+    if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
+        return f"computes float32 on the CPU, not {q_AHD.dtype} on {q_AHD.device}"
+    if geometry.images.distance.requires_grad:
+        return "has no gradients of positions; use 'torch' for them"
+    return None
 
 
 def attention(
@@ -51,8 +57,9 @@ def attention(
         basis = angular.basis
         grid = geometry.kept("fused grid", lambda g: Grid.of(g.images, basis))
         frames = _frames(q_ADH, k_ADH, decay_AH, rows, grid, geometry, angular, heads)
-    layout = Layout(rows, grid, frames, 1.0 if angular is None else angular.tie_width, count)
-    y_ADH, b_AHK, grid_AHzG = ImageSum.apply(q_ADH, k_ADH, v_ADH, decay_AH, layout)  # type: ignore[no-untyped-call]
+    layout = Layout.of(rows, grid, frames, 1.0 if angular is None else angular.tie_width, count)
+    image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
+    y_ADH, b_AHK, grid_AHzG, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *layout)  # type: ignore[no-untyped-call]
     y_AHD: Tensor = y_ADH[..., :heads].mT
     if W_HDK is not None:
         y_AHD = y_AHD + torch.einsum("ahk,hdk->ahd", b_AHK[:, :heads], W_HDK)
@@ -74,12 +81,12 @@ def _frames(
     heads: int,
 ) -> PackedFrames | None:
     """Frames given to the kernel; None for max frames, which it finds itself."""
-    atoms, width, padded = q_ADH.shape
+    atoms, _, padded = q_ADH.shape
     if angular.frame == "max":
         return None
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
-        layout = Layout(rows, grid, None, 1.0, 0).pointers(padded // LANES, width)
+        layout = Layout.of(rows, grid, None, 1.0, 0).pointers(q_ADH)
         in_parallel(row_function("image_moments", layout, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
         return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, grid.angles)
@@ -92,116 +99,119 @@ def _frames(
     return geometry.kept(f"fused {angular.frame} frames of {heads} heads", pack)
 
 
-class CLayout(ctypes.Structure):
-    """`Layout` of fused.c, field by field."""
-
-    _fields_ = (
-        *[(name, ctypes.c_void_p) for name in ("distance", "taper", "pair", "ptr", "pair_ptr", "pair_source")],
-        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames", "isotropic", "mean")],
-        *[(name, ctypes.c_float) for name in ("spacing", "per_width", "per_node", "tie_width")],
-        *[(name, ctypes.c_int64) for name in ("windows", "count", "nodes", "head_groups", "head_dim")],
-    )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The geometry as the kernel reads it; computed once per batch, shared by all layers."""
-
-    distance: Tensor  # (E,) float32
-    taper: Tensor  # (E,) float32
-    pair: Tensor  # (E,) int32
-    ptr: Tensor  # (A + 1,)
-    pair_ptr: Tensor  # (A + 1,)
-    pair_source: Tensor  # (P,)
-    pair_target: Tensor  # (P,)
-    by_source: Tensor  # (P,) pairs in the order of their source atom
-    source_ptr: Tensor  # (A + 1,)
-    spacing: float
-    per_width: float
-    windows: int
-
-    @classmethod
-    def of(cls, geometry: Geometry) -> Rows:
-        """Read off a geometry."""
-        images, basis = geometry.images, geometry.basis
-        return cls(
-            distance=images.distance.contiguous(),
-            taper=images.taper.contiguous(),
-            pair=images.pair.contiguous(),
-            ptr=images.ptr.contiguous(),
-            pair_ptr=_pointers(images.pair_target, images.n_atoms),
-            pair_source=images.pair_source.contiguous(),
-            pair_target=images.pair_target.contiguous(),
-            by_source=torch.argsort(images.pair_source, stable=True),
-            source_ptr=_pointers(images.pair_source, images.n_atoms),
-            spacing=basis.spacing if basis.count else 1.0,
-            per_width=1 / (basis.width * basis.spacing) if basis.count else 1.0,
-            windows=math.ceil((2 * REACH * basis.width + 1) / WINDOW_LANES),
-        )
+torch.library.define(
+    "crystalformers::cpu_image_sum",
+    "(Tensor q, Tensor k, Tensor v, Tensor decay, Tensor[] tensors, float[] numbers, int[] counts)"
+    " -> (Tensor y, Tensor b, Tensor angular, Tensor log_z)",
+)
+torch.library.define(
+    "crystalformers::cpu_image_sum_backward",
+    "(Tensor grad_y, Tensor grad_b, Tensor grad_angular, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor y,"
+    " Tensor b, Tensor angular, Tensor log_z, Tensor[] tensors, float[] numbers, int[] counts)"
+    " -> (Tensor q, Tensor k, Tensor v, Tensor decay)",
+)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """All that the kernel reads beside the features; keeps alive what the pointers point to."""
+def _image_sum(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    tensors: list[Tensor],
+    numbers: list[float],
+    counts: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weighted sums over images: of values, (A, D, H), of radial functions, (A, H, K), on the grid, (A, H, 3, G).
 
-    rows: Rows
-    grid: Grid | None
-    frames: PackedFrames | None
-    tie_width: float
-    count: int
-
-    def pointers(self, head_groups: int, head_dim: int) -> CLayout:
-        """As the kernel takes it."""
-        rows, grid, frames = self.rows, self.grid, self.frames
-        tensors: list[Tensor | None] = [rows.distance, rows.taper, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
-        tensors += [None if grid is None else grid.direction]
-        tensors += (
-            [None] * 4 if grid is None or frames is None else [frames.ptr, frames.frames, frames.isotropic, grid.mean]
-        )
-        per_node, nodes = (1.0, 0) if grid is None else (grid.per_node, len(grid.functions))
-        return CLayout(
-            *(None if t is None else t.data_ptr() for t in tensors),
-            rows.spacing, rows.per_width, per_node, self.tie_width,
-            rows.windows, self.count, nodes, head_groups, head_dim,
-        )  # fmt: skip
+    From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H); also log Z, (A, H), for the backward pass.
+    """
+    y, b, angular, log_z = _outputs(q, decay, counts)
+    pointers = Layout(tensors, numbers, counts).pointers(q)
+    in_parallel(row_function("image_sum_forward", pointers, q, k, v, decay, y, b, log_z, angular), tensors[PTR])
+    return y, b, angular, log_z
 
 
-def _pointers(owner: Tensor, atoms: int) -> Tensor:
-    counts = torch.bincount(owner, minlength=atoms)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+def _outputs(q: Tensor, decay: Tensor, counts: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, count, nodes = counts
+    atoms, _, heads = q.shape
+    b, angular = q.new_empty(atoms, heads, count), q.new_empty(atoms, heads, 3, nodes)
+    return torch.empty_like(q), b, angular, torch.empty_like(decay)
+
+
+def _fake_image_sum(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, tensors: Any, numbers: Any, counts: list[int]
+) -> Any:
+    return _outputs(q, decay, counts)
+
+
+def _image_sum_backward(  # noqa: PLR0913, PLR0917
+    grad_y: Tensor,
+    grad_b: Tensor,
+    grad_angular: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    y: Tensor,
+    b: Tensor,
+    angular: Tensor,
+    log_z: Tensor,
+    tensors: list[Tensor],
+    numbers: list[float],
+    counts: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and 1 / 2 sigma^2 from those of the sums."""
+    grad_y, grad_b, grad_angular = (grad.contiguous() for grad in (grad_y, grad_b, grad_angular))
+    mean = (grad_y * y).sum(1) + (grad_b * b).sum(-1) + (grad_angular * angular).sum((-1, -2))
+    pair_target, by_source, source_ptr = tensors[-3:]
+    weight, grad_score = (q.new_empty(len(pair_target), q.shape[-1]) for _ in range(2))
+    grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
+    pointers = Layout(tensors, numbers, counts).pointers(q)
+    by_target = (q, k, v, decay, log_z, grad_y, grad_b, grad_angular, mean, weight, grad_score, grad_q, grad_decay)
+    in_parallel(row_function("image_sum_backward", pointers, *by_target), tensors[PTR])
+    gathered = (pair_target, by_source, source_ptr, q, grad_y, weight, grad_score, grad_k, grad_v)
+    in_parallel(row_function("image_sum_pull", pointers, *gathered), source_ptr)
+    return grad_q, grad_k, grad_v, grad_decay
+
+
+def _fake_image_sum_backward(grad_y: Tensor, grad_b: Tensor, grad_angular: Tensor, *others: Any) -> Any:
+    return tuple(torch.empty_like(t) for t in others[:4])
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *features, tensors, ctx.numbers, ctx.counts = inputs
+    ctx.save_for_backward(*features, *output, *tensors)
+    ctx.mark_non_differentiable(output[-1])
+
+
+def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    return _gradients(ctx, grads, torch.ops.crystalformers.cpu_image_sum_backward)
+
+
+def _gradients(ctx: Any, grads: Sequence[Tensor], backward: Callable[..., Any]) -> tuple[Any, ...]:
+    features, tensors = ctx.saved_tensors[:8], list(ctx.saved_tensors[8:])
+    return *backward(*grads[:3], *features, tensors, ctx.numbers, ctx.counts), [None] * len(tensors), None, None
+
+
+torch.library.impl("crystalformers::cpu_image_sum", "cpu", _image_sum)
+torch.library.impl("crystalformers::cpu_image_sum_backward", "cpu", _image_sum_backward)
+torch.library.register_fake("crystalformers::cpu_image_sum", _fake_image_sum)
+torch.library.register_fake("crystalformers::cpu_image_sum_backward", _fake_image_sum_backward)
+torch.library.register_autograd("crystalformers::cpu_image_sum", _differentiate, setup_context=_remember)
 
 
 class ImageSum(torch.autograd.Function):
-    """Weighted sums over images: of values, (A, D, H), of radial functions, (A, H, K), on the grid, (A, H, 3, G)."""
+    """The operator as eager code calls it: the same functions without the dispatcher, which costs 0.2 ms a call."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, layout: Layout
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H)."""
-        atoms, width, heads = q.shape
-        y, b, log_z = torch.empty_like(v), v.new_empty(atoms, heads, layout.count), torch.empty_like(decay)
-        pointers = layout.pointers(heads // LANES, width)
-        angular = v.new_empty(atoms, heads, 3, pointers.nodes)
-        rows = layout.rows
-        in_parallel(row_function("image_sum_forward", pointers, q, k, v, decay, y, b, log_z, angular), rows.ptr)
-        ctx.save_for_backward(q, k, v, decay, y, b, angular, log_z)
-        ctx.layout, ctx.pointers = layout, pointers
-        return y, b, angular
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        """The operator, and what its backward pass needs."""
+        output = _image_sum(*inputs)
+        _remember(ctx, inputs, output)
+        return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v and 1 / 2 sigma^2 from those of the sums."""
-        q, k, v, decay, y, b, angular, log_z = ctx.saved_tensors
-        rows, pointers = ctx.layout.rows, ctx.pointers
-        grad_y, grad_b, grad_angular = (grad.contiguous() for grad in grads)
-        mean = (grad_y * y).sum(1) + (grad_b * b).sum(-1) + (grad_angular * angular).sum((-1, -2))
-        weight, grad_score = (q.new_empty(len(rows.pair_source), q.shape[-1]) for _ in range(2))
-        grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
-        upstream = (grad_y, grad_b, grad_angular, mean)
-        by_target = (q, k, v, decay, log_z, *upstream, weight, grad_score, grad_q, grad_decay)
-        in_parallel(row_function("image_sum_backward", pointers, *by_target), rows.ptr)
-        by_source = (rows.pair_target, rows.by_source, rows.source_ptr)
-        gathered = (q, grad_y, weight, grad_score, grad_k, grad_v)
-        in_parallel(row_function("image_sum_pull", pointers, *by_source, *gathered), rows.source_ptr)
-        return grad_q, grad_k, grad_v, grad_decay, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Gradients of q, k, v and 1 / 2 sigma^2."""
+        *features, _, _, _ = _gradients(ctx, grads, _image_sum_backward)
+        return *features, None, None, None

@@ -67,7 +67,7 @@ class Geometry:
         """The same images with no radial functions."""
         return Geometry(self.batch, replace(self.basis, count=0))
 
-    @cached_property
+    @property
     def images(self) -> Images:
         """The images of the batch."""
         if self.batch.images is None:

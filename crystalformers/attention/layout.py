@@ -1,0 +1,112 @@
+"""What the fused CPU kernel reads beside the features, as C sees it and as the operators take it.
+
+Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crystalformers.attention.geometry import Geometry
+from crystalformers.attention.grid import Grid, PackedFrames
+from crystalformers.images import taper
+
+LANES = 8
+WINDOW_LANES = 16
+
+REACH = 6.5
+"""Standard deviations beyond which a radial function counts as zero (7e-10)."""
+
+
+class CLayout(ctypes.Structure):
+    """`Layout` of fused.c, field by field."""
+
+    _fields_ = (
+        *[(name, ctypes.c_void_p) for name in ("distance", "taper", "pair", "ptr", "pair_ptr", "pair_source")],
+        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames", "isotropic", "mean")],
+        *[(name, ctypes.c_float) for name in ("spacing", "per_width", "per_node", "tie_width")],
+        *[(name, ctypes.c_int64) for name in ("windows", "count", "nodes", "head_groups", "head_dim")],
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The geometry as the kernel reads it; computed once per batch, shared by all layers."""
+
+    distance: Tensor  # (E,) float32
+    taper: Tensor  # (E,) float32
+    pair: Tensor  # (E,) int32
+    ptr: Tensor  # (A + 1,)
+    pair_ptr: Tensor  # (A + 1,)
+    pair_source: Tensor  # (P,)
+    pair_target: Tensor  # (P,)
+    by_source: Tensor  # (P,) pairs in the order of their source atom
+    source_ptr: Tensor  # (A + 1,)
+    spacing: float
+    per_width: float
+    windows: int
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> Rows:
+        """Read off a geometry."""
+        images, basis = geometry.images, geometry.basis
+        by_source = torch.argsort(images.pair_source, stable=True)
+        atoms = torch.arange(images.n_atoms + 1, device=by_source.device)
+        return cls(
+            distance=images.distance.contiguous(),
+            taper=taper(images.distance, images.radius),
+            pair=images.pair.contiguous(),
+            ptr=images.ptr.contiguous(),
+            pair_ptr=torch.searchsorted(images.pair_target, atoms),
+            pair_source=images.pair_source.contiguous(),
+            pair_target=images.pair_target.contiguous(),
+            by_source=by_source,
+            source_ptr=torch.searchsorted(images.pair_source[by_source], atoms),
+            spacing=basis.spacing if basis.count else 1.0,
+            per_width=1 / (basis.width * basis.spacing) if basis.count else 1.0,
+            windows=math.ceil((2 * REACH * basis.width + 1) / WINDOW_LANES),
+        )
+
+
+PTR = 3
+"""Place of `Rows.ptr` in `Layout.tensors`."""
+
+
+class Layout(NamedTuple):
+    """All that the kernel reads beside the features, as the operators take it; see `CLayout` for the order.
+
+    Attributes:
+        tensors: of `CLayout`, empty where there is none; then those of `Rows` that only the last pass reads.
+        numbers: real ones of `CLayout`.
+        counts: whole ones, up to those that the shape of the features tells.
+    """
+
+    tensors: list[Tensor]
+    numbers: list[float]
+    counts: list[int]
+
+    @classmethod
+    def of(cls, rows: Rows, grid: Grid | None, frames: PackedFrames | None, tie_width: float, count: int) -> Layout:
+        """Put together what a batch, its frames and a model give."""
+        none = torch.empty(0)
+        tensors = [rows.distance, rows.taper, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
+        tensors += [none if grid is None else grid.direction]
+        if grid is not None and frames is not None:
+            tensors += [frames.ptr, frames.frames, frames.isotropic, grid.mean]
+        else:
+            tensors += [none] * 4
+        tensors += [rows.pair_target, rows.by_source, rows.source_ptr]
+        per_node, nodes = (1.0, 0) if grid is None else (grid.per_node, len(grid.functions))
+        return cls(tensors, [rows.spacing, rows.per_width, per_node, tie_width], [rows.windows, count, nodes])
+
+    def pointers(self, q_ADH: Tensor) -> CLayout:
+        """As the kernel takes it; the tensors must outlive it."""
+        pointers = (tensor.data_ptr() for tensor in self.tensors[:-3])  # 0 for an empty one
+        _, width, heads = q_ADH.shape
+        return CLayout(*pointers, *self.numbers, *self.counts, heads // LANES, width)
