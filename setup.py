@@ -5,18 +5,23 @@ import sys
 
 from setuptools import Extension, setup
 
-FLAGS = [] if sys.platform == "win32" else ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno"]
+WINDOWS = sys.platform == "win32"
+FLAGS = "-O3 -std=c11 -ffp-contract=fast -fno-math-errno -fno-trapping-math"
 INSTRUCTION_SETS = {"default": []}
-if platform.machine() in ("x86_64", "AMD64") and sys.platform != "win32":
+if platform.machine() in ("x86_64", "AMD64") and not WINDOWS:
     INSTRUCTION_SETS |= {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512vl"]}
 
 setup(
     ext_modules=[
         Extension(
             f"crystalformers._kernels_{name}",
-            ["crystalformers/attention/fused.c", "crystalformers/images.c"],
-            depends=["crystalformers/attention/framed.h", "crystalformers/attention/heads.h"],
-            extra_compile_args=FLAGS + flags,
+            ["crystalformers/attention/fused.c", "crystalformers/images.c", "crystalformers/team.c"],
+            depends=[
+                "crystalformers/attention/framed.h",
+                "crystalformers/attention/heads.h",
+                "crystalformers/image_search.h",
+            ],
+            extra_compile_args=[] if WINDOWS else FLAGS.split() + flags,
             # Without a compiler the installation succeeds, and plain PyTorch does the work.
             optional=True,
         )

@@ -1,140 +1,150 @@
-/* Every periodic image within a radius of every atom, sorted by distance; the compiled twin of images.py.
+/* Every periodic image within a radius of every atom, sorted by distance; called by enumeration.py.
  *
- * The lattice is given as a lower triangular matrix T (L = T Q, Q orthogonal), in whose frame the image n of a pair
- * with fractional difference f has the coordinates
+ * Rows (target atoms) are independent: the caller counts the images of all rows, and then fills lists of that size.
  *
- *     z = (f3 + n3) T33,   y = (f2 + n2) T22 + (f3 + n3) T32,   x = (f1 + n1) T11 + (f2 + n2) T21 + (f3 + n3) T31,
- *
- * so |z| <= R bounds n3, then n2, then n1, and no point outside the sphere is visited in the last loop.
- *
- * Shapes: A atoms, C crystals, E images, P pairs. Rows (target atoms) are independent.
+ * Shapes: A atoms, E images, P pairs.
  */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "image_search.h"
 
-/* Counting and filling must agree to the last bit on what lies inside the sphere, so neither may fuse a product and
- * a sum where the other does not. */
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
-#endif
-
-typedef struct {
-    const double *frac;           /* (A, 3) */
-    const double *triangle;       /* (C, 3, 3) */
-    const int64_t *crystal;       /* (A,) */
-    const int64_t *ptr;           /* (C + 1,) */
-    double radius;
-} Cells;
-
-typedef struct {
-    double squared;
-    int32_t pair;
-    int32_t n[3];
-} Image;
-
-/* Images of the pair (i, j) into `out`, or only their number when `out` is NULL. */
-static int64_t images_of_pair(const Cells *cells, int64_t i, int64_t j, int32_t pair, Image *out) {
-    const double *T = cells->triangle + 9 * cells->crystal[i], *fi = cells->frac + 3 * i, *fj = cells->frac + 3 * j;
-    const double f1 = fj[0] - fi[0], f2 = fj[1] - fi[1], f3 = fj[2] - fi[2];
-    const double square = cells->radius * cells->radius;
-    const double h3 = fabs(cells->radius / T[8]);
-    int64_t count = 0;
-    for (double n3 = ceil(-f3 - h3); n3 <= floor(-f3 + h3); n3++) {
-        const double z = (f3 + n3) * T[8], room_y = square - z * z;
-        if (room_y < 0) continue;
-        const double c2 = -f2 - (f3 + n3) * T[7] / T[4], h2 = sqrt(room_y) / fabs(T[4]);
-        for (double n2 = ceil(c2 - h2); n2 <= floor(c2 + h2); n2++) {
-            const double y = (n2 - c2) * T[4], room_x = room_y - y * y;
-            if (room_x < 0) continue;
-            const double c1 = -f1 - ((f2 + n2) * T[3] + (f3 + n3) * T[6]) / T[0], h1 = sqrt(room_x) / fabs(T[0]);
-            const double low = ceil(c1 - h1), high = floor(c1 + h1);
-            if (out)
-                for (double n1 = low; n1 <= high; n1++) {
-                    const double x = (n1 - c1) * T[0];
-                    out[count++] = (Image){x * x + y * y + z * z, pair, {(int32_t)n1, (int32_t)n2, (int32_t)n3}};
-                }
-            else if (high >= low)
-                count += (int64_t)(high - low) + 1;
-        }
-    }
-    return count;
+static int widen(Search *s, int64_t count) {
+    if (count < s->room) return 0;
+    s->room = count + count / 2 + 64;
+    return resize((void **)&s->distance, s->room * 8) || resize((void **)&s->sorted, s->room * 8) ||
+           resize((void **)&s->bucket, s->room * 4) || resize((void **)&s->order, s->room * 4) ||
+           resize((void **)&s->start, BUCKETS_PER_IMAGE * s->room * 4);
 }
 
-/* Number of images and of pairs of the target atoms first .. last - 1. */
-int images_count(int64_t first, int64_t last, const Cells *cells, int64_t *images, int64_t *pairs) {
-    for (int64_t i = first; i < last; i++) {
-        const int64_t *bounds = cells->ptr + cells->crystal[i];
-        images[i] = pairs[i] = 0;
-        for (int64_t j = bounds[0]; j < bounds[1]; j++) {
-            const int64_t count = images_of_pair(cells, i, j, 0, NULL);
-            images[i] += count;
-            pairs[i] += count > 0;
+/* Sort the images found into `order`. Volume is uniform in d^3, so buckets in d^3 hold less than one image each; a
+ * final insertion sort orders what shares a bucket. Equal distances stay as they were found. */
+static int sort_images(Search *s, double radius) {
+    const int64_t count = s->images.count;
+    if (widen(s, count)) return 1;
+    const int64_t buckets = BUCKETS_PER_IMAGE * count;
+    const double scale = (double)buckets / (radius * radius * radius) * (1 - 1e-9);
+    const double *squared = s->images.z;
+    double *distance = s->distance, *sorted = s->sorted;
+    int32_t *start = s->start, *bucket = s->bucket, *order = s->order;
+    INDEPENDENT
+    for (int64_t e = 0; e < count; e++) {
+        distance[e] = sqrt(squared[e]);
+        const int32_t place = (int32_t)(squared[e] * distance[e] * scale);
+        bucket[e] = place < buckets ? place : (int32_t)buckets - 1;
+    }
+    memset(start, 0, buckets * sizeof(int32_t));
+    for (int64_t e = 0; e < count; e++) start[bucket[e]]++;
+    for (int64_t b = 0, before = 0; b < buckets; b++) {
+        const int32_t here = start[b];
+        start[b] = (int32_t)before;
+        before += here;
+    }
+    for (int64_t e = 0; e < count; e++) {
+        const int32_t place = start[bucket[e]]++;
+        order[place] = (int32_t)e;
+        sorted[place] = squared[e];
+    }
+    for (int64_t e = 1; e < count; e++) {
+        const double value = sorted[e];
+        if (sorted[e - 1] <= value) continue;
+        const int32_t image = order[e];
+        int64_t place = e;
+        for (; place > 0 && sorted[place - 1] > value; place--) {
+            sorted[place] = sorted[place - 1];
+            order[place] = order[place - 1];
         }
+        sorted[place] = value;
+        order[place] = image;
     }
     return 0;
 }
 
-/* Sort by distance. Volume is uniform in d^3, so buckets in d^3 hold about one image each; a final insertion sort
- * orders what shares a bucket. */
-static void sort_by_distance(Image *images, Image *sorted, int32_t *start, int64_t count, double radius) {
-    const double scale = (double)count / (radius * radius * radius) * (1 - 1e-9);
-    memset(start, 0, (count + 2) * sizeof(int32_t));
-    for (int64_t e = 0; e < count; e++) {
-        const int64_t bucket = (int64_t)(images[e].squared * sqrt(images[e].squared) * scale);
-        start[(bucket < count ? bucket : count - 1) + 2]++;
+static int prepare(Search *s, const Cells *cells, int64_t first, int64_t last) {
+    int64_t largest = 0;
+    for (int64_t c = cells->crystal[first]; c <= cells->crystal[last - 1]; c++)
+        if (cells->ptr[c + 1] - cells->ptr[c] > largest) largest = cells->ptr[c + 1] - cells->ptr[c];
+    s->near = malloc(largest * sizeof(int32_t));
+    s->seen = calloc((largest + 63) / 64, sizeof(uint64_t));
+    return !s->near || !s->seen;
+}
+
+/* Number of images and of pairs of the target atoms first .. last - 1. Returns 0, or 1 if memory ran out. */
+int images_count(int64_t first, int64_t last, const Cells *cells, void *const *arrays) {
+    int64_t *images = arrays[0], *pairs = arrays[1];
+    Search s = {0};
+    int failure = prepare(&s, cells, first, last);
+    for (int64_t i = first; i < last && !failure; i++) {
+        failure = find_lines(&s, cells, i);
+        images[i] = pairs[i] = 0;
+        int32_t pair = -1;
+        for (int64_t k = 0; k < s.lines.count && !failure; k++) {
+            const int32_t atom = s.planes.parent[s.lines.parent[k]];
+            if (s.lines.many[k] > 0 && atom != pair) pairs[i]++, pair = atom;
+            images[i] += (int64_t)s.lines.many[k];
+        }
     }
-    for (int64_t b = 1; b < count + 2; b++) start[b] += start[b - 1];
-    for (int64_t e = 0; e < count; e++) {
-        const int64_t bucket = (int64_t)(images[e].squared * sqrt(images[e].squared) * scale);
-        sorted[start[(bucket < count ? bucket : count - 1) + 1]++] = images[e];
-    }
-    for (int64_t e = 1; e < count; e++) {
-        const Image image = sorted[e];
-        int64_t place = e;
-        for (; place > 0 && sorted[place - 1].squared > image.squared; place--) sorted[place] = sorted[place - 1];
-        sorted[place] = image;
+    release(&s);
+    return failure;
+}
+
+typedef struct {
+    const int64_t *ptr, *pair_ptr;    /* (A + 1,) starts of the rows */
+    double *distance;                 /* (E,) */
+    int32_t *pair;                    /* (E,) */
+    int64_t *pair_target, *pair_source; /* (P,) */
+    int32_t *shift;                   /* (E, 3) or NULL */
+    double *vectors;                  /* (E, 3), p_j + n L - p_i, or NULL */
+} Lists;
+
+/* Number the pairs of atom i, write down their atoms, and tell each line its pair. */
+static void write_pairs(Search *s, int64_t i, const Lists *lists) {
+    int32_t atom = -1;
+    int64_t pair = lists->pair_ptr[i] - 1;
+    for (int64_t k = 0; k < s->lines.count; k++) {
+        const int32_t own = s->planes.parent[s->lines.parent[k]];
+        if (s->lines.many[k] > 0 && own != atom) {
+            atom = own;
+            pair++;
+            lists->pair_target[pair] = i;
+            lists->pair_source[pair] = s->near[atom];
+        }
+        s->lines.pair[k] = (int32_t)pair;
     }
 }
 
-/* Fill the rows first .. last - 1 of the lists whose starts are given. `shift` may be NULL. Returns 0, 1 if memory ran
- * out, or 2 if the numbers found differ from those counted. */
-int images_fill(int64_t first, int64_t last, const Cells *cells, const int64_t *image_ptr, const int64_t *pair_ptr,
-                double *distance, int32_t *pair, int32_t *shift, int64_t *pair_target, int64_t *pair_source) {
-    int64_t longest = 0;
-    for (int64_t i = first; i < last; i++)
-        if (image_ptr[i + 1] - image_ptr[i] > longest) longest = image_ptr[i + 1] - image_ptr[i];
-    Image *found = malloc((2 * longest + 1) * sizeof(Image)), *sorted = found + longest;
-    int32_t *start = malloc((longest + 2) * sizeof(int32_t));
-    int failure = !found || !start;
-    for (int64_t i = first; i < last && !failure; i++) {
-        const int64_t *bounds = cells->ptr + cells->crystal[i];
-        int64_t count = 0, p = pair_ptr[i];
-        for (int64_t j = bounds[0]; j < bounds[1]; j++) {
-            const int64_t added = images_of_pair(cells, i, j, (int32_t)p, found + count);
-            if (!added) continue;
-            pair_target[p] = i;
-            pair_source[p] = j;
-            p++;
-            count += added;
-        }
-        if (count != image_ptr[i + 1] - image_ptr[i] || p != pair_ptr[i + 1]) {
-            failure = 2;
-            break;
-        }
-        sort_by_distance(found, sorted, start, count, cells->radius);
-        for (int64_t e = 0; e < count; e++) {
-            const int64_t place = image_ptr[i] + e;
-            distance[place] = sqrt(sorted[e].squared);
-            pair[place] = sorted[e].pair;
-            if (shift)
-                for (int k = 0; k < 3; k++) shift[3 * place + k] = sorted[e].n[k];
+/* Write down lattice translations and vectors of the images of atom i, in order. */
+static void write_directions(const Search *s, const Cells *cells, int64_t i, const Lists *lists) {
+    const double *L = cells->lattice + 9 * cells->crystal[i], *own = cells->positions + 3 * i;
+    for (int64_t e = 0; e < s->images.count; e++) {
+        const int32_t image = s->order[e], line = s->images.parent[image], plane = s->lines.parent[line];
+        const double n[3] = {s->images.n[image], s->lines.n[line], s->planes.n[plane]};
+        const double *other = cells->positions + 3 * (int64_t)s->near[s->planes.parent[plane]];
+        const int64_t place = 3 * (lists->ptr[i] + e);
+        for (int x = 0; x < 3; x++) {
+            lists->shift[place + x] = (int32_t)n[x];
+            lists->vectors[place + x] = other[x] + (n[0] * L[x] + n[1] * L[3 + x] + n[2] * L[6 + x]) - own[x];
         }
     }
-    free(found);
-    free(start);
+}
+
+/* Fill the rows first .. last - 1 of lists of the size counted. Returns 0, 1 if memory ran out, or 2 if the numbers found
+ * differ from those counted. */
+int images_fill(int64_t first, int64_t last, const Cells *cells, void *const *arrays) {
+    const Lists *lists = arrays[0];
+    Search s = {0};
+    int failure = prepare(&s, cells, first, last);
+    for (int64_t i = first; i < last && !failure; i++) {
+        failure = find_lines(&s, cells, i) || find_images(&s.lines, &s.images, cells->triangle[9 * cells->crystal[i]]) ||
+                  sort_images(&s, cells->radius);
+        if (!failure && s.images.count != lists->ptr[i + 1] - lists->ptr[i]) failure = 2;
+        if (failure) break;
+        write_pairs(&s, i, lists);
+        double *distance = lists->distance + lists->ptr[i];
+        int32_t *pair = lists->pair + lists->ptr[i];
+        for (int64_t e = 0; e < s.images.count; e++) {
+            distance[e] = s.distance[s.order[e]];
+            pair[e] = s.lines.pair[s.images.parent[s.order[e]]];
+        }
+        if (lists->shift) write_directions(&s, cells, i, lists);
+    }
+    release(&s);
     return failure;
 }

@@ -4,15 +4,13 @@ Shapes: A atoms of a batch, C crystals, E images (the edges of the sum), P pairs
 one image. Lengths in Angstrom.
 
 The set "images within `radius` of atom i" depends on the crystal alone, never on how its cell was drawn.
-From that follows invariance to supercells, choice of cell, unwrapped atoms and atom order, and a list whose length
-is linear in the number of atoms. (Finding it compares all pairs of atoms of a cell once: 10 ns each.)
+From that follows invariance to supercells, choice of cell, unwrapped atoms and atom order, and a list whose length,
+and the time to find it, are linear in the number of atoms.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,17 +18,15 @@ import torch
 from torch import Tensor
 
 from crystalformers.crystal import CrystalBatch
+from crystalformers.enumeration import Cells, enumerate_compiled, enumerate_torch
 from crystalformers.errors import ConfigError
-from crystalformers.kernels import in_parallel, library, row_function
+from crystalformers.kernels import library
 
 TAPER_WIDTH = 0.3
 """Width of the shell below `radius` over which the weight of an image falls smoothly to zero (Angstrom)."""
 
 REFERENCE_DENSITY = 0.1
 """Number density for which a tolerance is translated into a radius (atoms/Å³); most crystals are thinner."""
-
-CANDIDATES_PER_CHUNK = 1 << 20
-"""Pairs of atoms whose images are enumerated at once; bounds the memory of the construction."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Images:
     @property
     def n_atoms(self) -> int:
         """Number of target atoms A."""
-        return len(self.ptr) - 1
+        return self.ptr.shape[0] - 1
 
     @cached_property
     def target(self) -> Tensor:
@@ -110,7 +106,7 @@ def length(vectors: Tensor) -> Tensor:
     return torch.where(origin, 0.0, torch.where(origin, 1.0, squared).sqrt())
 
 
-def taper(distance: Tensor, radius: float) -> Tensor:
+def taper(distance: Tensor, radius: float | Tensor) -> Tensor:
     """Quintic step from 1 at `radius - TAPER_WIDTH` to 0 at `radius`; any shape, Angstrom."""
     t = ((radius - distance) / TAPER_WIDTH).clamp(0, 1)
     return t**3 * (10 + t * (6 * t - 15))
@@ -171,153 +167,12 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
     if not 0 < radius < math.inf:
         raise ConfigError(f"The radius of the image list must be positive and finite, not {radius:g} Å.")
     positions, lattice = batch.positions.detach().double(), batch.lattice.detach().double()
-    cells = Cells(
-        frac=torch.linalg.solve(lattice[batch.crystal_of_atom].mT, positions.unsqueeze(-1)).squeeze(-1),
-        triangle=torch.linalg.qr(lattice.mT, mode="r").R.mT.contiguous(),
-        crystal=batch.crystal_of_atom,
-        ptr=batch.ptr,
-        radius=radius,
-    )
+    cells = Cells.of(positions, lattice, batch.crystal_of_atom, batch.ptr, radius)
     compiled = batch.positions.device.type == "cpu" and library() is not None
-    images = enumerate_compiled(cells, directions) if compiled else enumerate_torch(cells)
-    if directions:
+    found = enumerate_compiled(cells, directions) if compiled else enumerate_torch(cells)
+    images = Images(**found._asdict(), radius=radius)
+    if directions and images.vectors is None:
         images = images.moved(replace(batch, positions=positions, lattice=lattice))
-    else:
+    elif not directions:
         images = replace(images, shift=None)
     return images.to(batch.positions.dtype)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Where the atoms of a batch lie, as the enumeration reads it (float64)."""
-
-    frac: Tensor  # (A, 3)
-    triangle: Tensor  # (C, 3, 3)
-    crystal: Tensor  # (A,)
-    ptr: Tensor  # (C + 1,)
-    radius: float
-
-
-class CCells(ctypes.Structure):
-    """`Cells` of images.c, field by field."""
-
-    _fields_ = (
-        *[(name, ctypes.c_void_p) for name in ("frac", "triangle", "crystal", "ptr")],
-        ("radius", ctypes.c_double),
-    )
-
-
-def enumerate_compiled(cells: Cells, directions: bool) -> Images:
-    """Images by images.c, in threads."""
-    atoms = len(cells.frac)
-    tensors = (cells.frac.contiguous(), cells.triangle, cells.crystal.contiguous(), cells.ptr.contiguous())
-    c_cells = CCells(*(t.data_ptr() for t in tensors), cells.radius)
-    cost = _pointers(cells.ptr.diff()[cells.crystal])
-    image_count, pair_count = (torch.empty(atoms, dtype=torch.int64) for _ in range(2))
-    in_parallel(row_function("images_count", c_cells, image_count, pair_count), cost)
-    ptr, pair_ptr = _pointers(image_count), _pointers(pair_count)
-    total, pairs = int(ptr[-1]), int(pair_ptr[-1])
-    distance = torch.empty(total, dtype=torch.float64)
-    pair = torch.empty(total, dtype=torch.int32)
-    shift = torch.empty(total, 3, dtype=torch.int32) if directions else None
-    pair_target, pair_source = (torch.empty(pairs, dtype=torch.int64) for _ in range(2))
-    filled = (ptr, pair_ptr, distance, pair, shift, pair_target, pair_source)
-    in_parallel(row_function("images_fill", c_cells, *filled), cost)
-    return Images(distance, pair, ptr, pair_target, pair_source, cells.radius, shift)
-
-
-def _pointers(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def enumerate_torch(cells: Cells) -> Images:
-    """Images by PyTorch alone, on any device, in chunks that bound the memory."""
-    chunks = [
-        _images_of(target, source, cells.frac, cells.triangle[cells.crystal[target]], cells.radius)
-        for target, source in _candidates(cells)
-    ]
-    target, source, shift, squared, pair = (torch.cat(parts) for parts in zip(*_number_pairs(chunks), strict=True))
-    first = torch.ones_like(pair, dtype=torch.bool)
-    first[1:] = pair[1:] != pair[:-1]
-    distance = squared.sqrt()
-    # One key sorts by atom, then by distance: two atoms' keys lie a whole radius apart.
-    order = torch.argsort(target * (2 * cells.radius) + distance)
-    return Images(
-        distance=distance[order],
-        pair=pair[order].to(torch.int32),
-        ptr=_pointers(torch.bincount(target, minlength=len(cells.frac))),
-        pair_target=target[first],
-        pair_source=source[first],
-        radius=cells.radius,
-        shift=shift[order].to(torch.int32),
-    )
-
-
-def _candidates(cells: Cells) -> Iterator[tuple[Tensor, Tensor]]:
-    """All ordered pairs of atoms (i, j) of one crystal, in chunks of whole target atoms."""
-    start, size = cells.ptr[cells.crystal], cells.ptr.diff()[cells.crystal]
-    chunk_of_atom = (size.cumsum(0) - size) // CANDIDATES_PER_CHUNK
-    for atoms in torch.arange(len(size), device=size.device).split(
-        torch.unique_consecutive(chunk_of_atom, return_counts=True)[1].tolist()
-    ):
-        target, within = _ranges(size[atoms])
-        yield atoms[target], start[atoms][target] + within
-
-
-def _ranges(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For counts (2, 0, 3) the owner (0, 0, 2, 2, 2) and the position within it (0, 1, 0, 1, 2)."""
-    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-    first = counts.cumsum(0) - counts
-    return owner, torch.arange(len(owner), device=counts.device) - first[owner]
-
-
-def _images_of(
-    target: Tensor, source: Tensor, frac: Tensor, triangle: Tensor, radius: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Target, source, shift and squared distance of the images of the candidate pairs, grouped by pair."""
-    delta = frac[source] - frac[target]
-    index = torch.arange(len(target), device=target.device)
-    # Coordinates along the axes still to be bounded, for n = 0; and what is left of R^2.
-    x, y, z = (torch.einsum("pk,pk->p", delta[:, k:], triangle[:, k:, k]) for k in range(3))
-    room = torch.full_like(z, radius**2)
-
-    owner, n3 = _integers_within(z, triangle[:, 2, 2], room)
-    z = z[owner] + n3 * triangle[owner, 2, 2]
-    index, room = index[owner], room[owner] - z**2
-    y = y[owner] + n3 * triangle[index, 2, 1]
-
-    owner, n2 = _integers_within(y, triangle[index, 1, 1], room)
-    y = y[owner] + n2 * triangle[index[owner], 1, 1]
-    z, room = z[owner], room[owner] - y**2
-    index, n3 = index[owner], n3[owner]
-    x = x[index] + n3 * triangle[index, 2, 0] + n2 * triangle[index, 1, 0]
-
-    owner, n1 = _integers_within(x, triangle[index, 0, 0], room)
-    x = x[owner] + n1 * triangle[index[owner], 0, 0]
-    index = index[owner]
-    squared = x**2 + y[owner] ** 2 + z[owner] ** 2
-    return target[index], source[index], torch.stack([n1, n2[owner], n3[owner]], dim=-1), squared
-
-
-def _integers_within(offset: Tensor, step: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
-    """Every integer n with (offset + n step)^2 <= room: the row it belongs to, and n."""
-    half = room.clamp(min=0).sqrt() / step.abs()
-    low = torch.ceil(-offset / step - half)
-    counts = (torch.floor(-offset / step + half) - low + 1).clamp(min=0).long()
-    owner, within = _ranges(counts)
-    return owner, low[owner].long() + within
-
-
-def _number_pairs(
-    chunks: list[tuple[Tensor, Tensor, Tensor, Tensor]],
-) -> list[tuple[Tensor, ...]]:
-    """Add to each chunk (grouped by pair) the running number of the pair an image belongs to."""
-    numbered: list[tuple[Tensor, ...]] = []
-    total = 0
-    for target, source, shift, squared in chunks:
-        new = torch.ones_like(target)
-        new[1:] = (target[1:] != target[:-1]) | (source[1:] != source[:-1])
-        pair = new.cumsum(0) - 1 + total
-        total += int(new.sum())
-        numbered.append((target, source, shift, squared, pair))
-    return numbered

@@ -18,9 +18,10 @@ from strategies import KINDS, crystals, make_crystal, random_crystals
 from torch import Tensor
 from vesin import NeighborList
 
+from crystalformers import enumeration, testing
 from crystalformers import images as module
-from crystalformers import testing
 from crystalformers.crystal import Crystal, CrystalBatch
+from crystalformers.enumeration import Cells
 from crystalformers.errors import ConfigError
 from crystalformers.images import TAPER_WIDTH, Images, build_images, radius_for, tail, taper
 from crystalformers.kernels import library
@@ -182,10 +183,67 @@ def test_chunks_of_the_torch_enumerator_do_not_show(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "library", lambda: None)
     batch = CrystalBatch.from_crystals(random_crystals(10))
     whole = build_images(batch, 4.0, directions=True)
-    monkeypatch.setattr(module, "CANDIDATES_PER_CHUNK", 7)
+    monkeypatch.setattr(enumeration, "CANDIDATES_PER_CHUNK", 7)
     pieces = build_images(batch, 4.0, directions=True)
     for name in ("distance", "pair", "ptr", "pair_target", "pair_source", "shift"):
         assert torch.equal(getattr(whole, name), getattr(pieces, name)), name
+
+
+FIELDS = ("distance", "pair", "ptr", "pair_target", "pair_source", "shift", "vectors")
+SHAPES = {
+    "cube": np.eye(3),
+    "plate": np.diag([3.0, 3.0, 0.2]),
+    "needle": np.diag([0.2, 0.25, 20.0]),
+    "sheared": np.array([[1.0, 0, 0], [2.3, 1, 0], [-1.7, 3.1, 1]]),
+    "left-handed": np.diag([1.0, -1.0, 1.0]),
+}
+
+
+def large_crystal(shape: str, n_atoms: int, density: float = 0.1) -> Crystal:
+    """Atoms at random, in and out of a cell of a given shape."""
+    rng = np.random.default_rng(n_atoms)
+    lattice = SHAPES[shape] * (n_atoms / density / abs(np.linalg.det(SHAPES[shape]))) ** (1 / 3)
+    return Crystal(rng.integers(1, 99, size=n_atoms), rng.uniform(-2, 3, size=(n_atoms, 3)), lattice)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("n_atoms", "radius", "density"), [(12, 0.8, 0.05), (150, 4.0, 0.1), (1000, 3.0, 0.05)])
+def test_bins_leave_out_no_image(
+    shape: str, n_atoms: int, radius: float, density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trying the atoms of near bins alone gives, bit for bit, what trying all pairs gives."""
+    if library() is None:
+        pytest.skip("NOT TESTED: the compiled kernels are not installed")
+    batch = CrystalBatch.from_crystals([large_crystal(shape, n_atoms, density), *random_crystals(3)])
+    monkeypatch.setattr(enumeration, "LARGEST_WITHOUT_BINS", 10**9)
+    everything = build_images(batch, radius, directions=True)
+    monkeypatch.setattr(enumeration, "LARGEST_WITHOUT_BINS", 0)
+    binned = build_images(batch, radius, directions=True)
+    for name in FIELDS:
+        assert torch.equal(getattr(everything, name), getattr(binned, name)), name
+    monkeypatch.setattr(module, "library", lambda: None)
+    by_torch = build_images(batch, radius, directions=True)
+    ours, theirs = (off_the_edge(as_rows(i), i.distance.numpy(), radius) for i in (binned, by_torch))
+    assert np.array_equal(ours[0], theirs[0])
+    assert np.allclose(ours[1], theirs[1], atol=1e-9)
+
+
+def test_a_large_cell_is_binned() -> None:
+    batch = CrystalBatch.from_crystals([large_crystal("cube", 4000)])
+    cells = Cells.of(batch.positions, batch.lattice, batch.crystal_of_atom, batch.ptr, 4.0)
+    assert int(cells.bins.near) < 700
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_needles_and_shears_of_one_lattice(seed: int) -> None:
+    """Cells with integer changes of basis up to extreme shears have the same distances."""
+    rng = np.random.default_rng(seed)
+    crystal = make_crystal("random", 3, seed)
+    upper = np.eye(3, dtype=int)
+    upper[np.triu_indices(3, 1)] = rng.integers(-40, 41, size=3)
+    sheared = Crystal(crystal.numbers, crystal.frac_coords @ np.linalg.inv(upper), upper @ crystal.lattice)
+    before, after = (build_images(CrystalBatch.from_crystals([c]), 5.0).distance for c in (crystal, sheared))
+    assert torch.allclose(before[before < 5.0 - EDGE].sort().values, after[after < 5.0 - EDGE].sort().values, atol=1e-9)
 
 
 def test_threads_do_not_change_a_bit() -> None:
@@ -197,7 +255,7 @@ def test_threads_do_not_change_a_bit() -> None:
         three = build_images(batch, 5.0, directions=True)
     finally:
         torch.set_num_threads(threads)
-    for name in ("distance", "pair", "ptr", "pair_target", "pair_source", "shift", "vectors"):
+    for name in FIELDS:
         assert torch.equal(getattr(one, name), getattr(three, name)), name
 
 
@@ -253,7 +311,7 @@ def test_moved_follows_positions_and_lattice_with_gradients() -> None:
     assert grads[1].abs().max() > 0
     own = images.distance > 0
     assert not torch.allclose(moved.distance[own], images.distance[own])
-    assert torch.equal(images.moved(batch).distance, images.distance)
+    assert torch.allclose(images.moved(batch).distance, images.distance, rtol=0, atol=1e-12)
 
 
 def test_types_and_float32() -> None:
@@ -359,11 +417,11 @@ def test_the_list_grows_linearly() -> None:
 PEAK = """
 import sys
 import numpy as np, torch
-from crystalformers import images
+from crystalformers import enumeration, images
 from crystalformers.crystal import Crystal, CrystalBatch
 if sys.argv[1] == "torch":
     images.library = lambda: None
-    images.CANDIDATES_PER_CHUNK = 1 << 17
+    enumeration.CANDIDATES_PER_CHUNK = 1 << 17
 torch.set_num_threads(1)
 def peak(n):
     rng = np.random.default_rng(0)

@@ -200,7 +200,7 @@ static int arrange(Angles *angles) {
         angles->capacity = most;
     }
     angles->count = most;
-    memset(angles->rounds, 0, most * sizeof(Frames));
+    if (most) memset(angles->rounds, 0, most * sizeof(Frames));
     for (int lane = 0; lane < LANES; lane++)
         for (int64_t f = 0; f < angles->lane[lane].count; f++) {
             const Frame *frame = &angles->lane[lane].items[f];

@@ -99,8 +99,9 @@ static void release(Scratch *scratch) {
 /* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (A, H, K); log Z_i, (A, H); with frames the weights spread
  * on the grids of cosines, (A, H, 3, nodes); for atoms first .. last - 1.
  * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
-int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
-                      const float *v, const float *decay, float *y, float *b, float *log_z, float *angular) {
+int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
+    const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3];
+    float *y = arrays[4], *b = arrays[5], *log_z = arrays[6], *angular = arrays[7];
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
@@ -156,10 +157,10 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, const f
 
 /* Gradients of q and decay of atoms first .. last - 1; for their pairs the weight and the gradient of the score, (P, H).
  * mean = grad_y . y + grad_b . b + grad_angular . angular, (A, H), the softmax's own term. Returns 0, or 1 if memory ran out. */
-int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k,
-                       const float *v, const float *decay, const float *log_z, const float *grad_y,
-                       const float *grad_b, const float *grad_angular, const float *mean, float *weight, float *grad_score, float *grad_q,
-                       float *grad_decay) {
+int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
+    const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3], *log_z = arrays[4],
+        *grad_y = arrays[5], *grad_b = arrays[6], *grad_angular = arrays[7], *mean = arrays[8];
+    float *weight = arrays[9], *grad_score = arrays[10], *grad_q = arrays[11], *grad_decay = arrays[12];
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
@@ -233,8 +234,9 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, const 
 
 /* Second moments sum_e p_e r_e r_e^T of the directions of the images, (A, H, 6): xx, yy, zz, xy, yz, zx; for atoms
  * first .. last - 1. Returns 0, or 1 if memory ran out. */
-int image_moments(int64_t first, int64_t last, const Layout *layout, const float *q, const float *k, const float *decay,
-                  float *moments) {
+int image_moments(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
+    const float *q = arrays[0], *k = arrays[1], *decay = arrays[2];
+    float *moments = arrays[3];
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES;
     Scratch s;
     int failure = allocate(&s, layout, first, last);
@@ -262,9 +264,10 @@ int image_moments(int64_t first, int64_t last, const Layout *layout, const float
 }
 
 /* Gradients of k and v of source atoms first .. last - 1, gathered from the pairs they take part in. */
-int image_sum_pull(int64_t first, int64_t last, const Layout *layout, const int64_t *pair_target,
-                   const int64_t *by_source, const int64_t *source_ptr, const float *q, const float *grad_y,
-                   const float *weight, const float *grad_score, float *grad_k, float *grad_v) {
+int image_sum_pull(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
+    const int64_t *pair_target = arrays[0], *by_source = arrays[1], *source_ptr = arrays[2];
+    const float *q = arrays[3], *grad_y = arrays[4], *weight = arrays[5], *grad_score = arrays[6];
+    float *grad_k = arrays[7], *grad_v = arrays[8];
     const int64_t D = layout->head_dim, H = layout->head_groups * LANES;
     for (int64_t j = first; j < last; j++)
         for (int64_t lane = 0; lane < H; lane += LANES) {

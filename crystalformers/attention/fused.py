@@ -19,7 +19,7 @@ from crystalformers.attention.geometry import Geometry
 from crystalformers.attention.grid import Grid, PackedFrames
 from crystalformers.attention.layout import LANES, PTR, Layout, Rows
 from crystalformers.frames import principal_axes
-from crystalformers.kernels import in_parallel, library, row_function
+from crystalformers.kernels import Work, in_parallel, library
 
 
 def lacking(q_AHD: Tensor, geometry: Geometry) -> str | None:
@@ -87,7 +87,7 @@ def _frames(
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
         layout = Layout.of(rows, grid, None, 1.0, 0).pointers(q_ADH)
-        in_parallel(row_function("image_moments", layout, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
+        in_parallel(Work("image_moments", layout, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
         return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, grid.angles)
 
@@ -127,7 +127,7 @@ def _image_sum(
     """
     y, b, angular, log_z = _outputs(q, decay, counts)
     pointers = Layout(tensors, numbers, counts).pointers(q)
-    in_parallel(row_function("image_sum_forward", pointers, q, k, v, decay, y, b, log_z, angular), tensors[PTR])
+    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, b, log_z, angular), tensors[PTR])
     return y, b, angular, log_z
 
 
@@ -168,9 +168,9 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
     pointers = Layout(tensors, numbers, counts).pointers(q)
     by_target = (q, k, v, decay, log_z, grad_y, grad_b, grad_angular, mean, weight, grad_score, grad_q, grad_decay)
-    in_parallel(row_function("image_sum_backward", pointers, *by_target), tensors[PTR])
+    in_parallel(Work("image_sum_backward", pointers, *by_target), tensors[PTR])
     gathered = (pair_target, by_source, source_ptr, q, grad_y, weight, grad_score, grad_k, grad_v)
-    in_parallel(row_function("image_sum_pull", pointers, *gathered), source_ptr)
+    in_parallel(Work("image_sum_pull", pointers, *gathered), source_ptr)
     return grad_q, grad_k, grad_v, grad_decay
 
 

@@ -1,0 +1,85 @@
+"""Training in two processes that share every batch, against one process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from samples import many, write_table
+
+from crystalformers.data.table import open_table
+from crystalformers.target import Target
+from crystalformers.training.fit import fit
+from crystalformers.training.recipe import Recipe
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from crystalformers.data.table import open_table
+from crystalformers.target import Target
+from crystalformers.training.fit import fit
+from crystalformers.training.recipe import Recipe
+
+table, run, settings = sys.argv[1:]
+fit(open_table(table), [Target("energy", "eV/atom", "per_atom")], Path(run), Recipe.parse(json.loads(settings)))
+"""
+SETTINGS: dict[str, Any] = {
+    "epochs": 3,
+    "average_epochs": 1,
+    "batch_size": 4,
+    "lr": 0.002,
+    "threads": 1,
+    "accelerator": "cpu",
+    "tolerance": 1e-3,
+    "model": {"dim": 16, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8},
+}
+
+
+def in_two_processes(table: Path, run: Path) -> None:
+    """Train as a program of its own, which Lightning starts a second time."""
+    program = run.with_suffix(".py")
+    program.write_text(PROGRAM, encoding="utf-8")
+    command = [sys.executable, str(program), str(table), str(run), json.dumps({**SETTINGS, "devices": 2})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def outcome(run: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
+    """The metrics of every epoch, and the weights."""
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file)), load_file(run / "model.safetensors")
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="NOT TESTED: PyTorch was built without gloo",
+)
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Same global batch, so the same gradients but for rounding."""
+    crystals = many(24)
+    energy = [float(crystal.numbers[0] % 7) for crystal in crystals]
+    split = ["train"] * 16 + ["val"] * 4 + ["test"] * 4
+    table = write_table(tmp_path / "table.parquet", crystals, energy=energy, split=split)
+    fit(open_table(table), [Target("energy", "eV/atom", "per_atom")], tmp_path / "one", Recipe.parse(SETTINGS))
+    in_two_processes(table, tmp_path / "two")
+    (one_metrics, one), (two_metrics, two) = (outcome(tmp_path / name) for name in ("one", "two"))
+    assert len(one_metrics) == len(two_metrics) == SETTINGS["epochs"]
+    errors = [name for name in one_metrics[0] if name.startswith(("val", "train_loss"))]
+    assert errors, one_metrics[0].keys()
+    for a, b in zip(one_metrics, two_metrics, strict=True):
+        for name in errors:
+            assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-5), name
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        if name.endswith("key.bias"):
+            continue  # shifts all logits of an atom alike: its gradient is rounding alone, which AdamW blows up
+        assert torch.allclose(two[name], weight, rtol=1e-4, atol=1e-5), name
