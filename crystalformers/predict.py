@@ -19,15 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crystalformers.batches import batches_by_cost, expected_images, unwatched, windows
+from crystalformers.batches import Budget, expected_images, unwatched, windows
 from crystalformers.bundled import find_weights
 from crystalformers.checkpoint import Checkpoint, load_checkpoint
 from crystalformers.crystal import Crystal, CrystalBatch
-from crystalformers.errors import ConfigError, StructureError
+from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
-from crystalformers.models.crystalformer import CrystalformerConfig
-from crystalformers.published import is_published, load_published
+from crystalformers.published import Config, is_published, load_published
 from crystalformers.target import Target
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ class Model:
         radius: images farther away than this are left out (Angstrom), from `tolerance`.
         directions: whether the model looks at directions, not at distances alone.
         dim: width D of the vectors of `embed`.
+        budget: of images in a batch; shrinks where memory does not suffice.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Model:
         self.radius = float(self.network.radius(tolerance))
         self.directions = bool(self.network.needs_directions)
         self.dim = int(self.network.config.dim)
+        self.budget = Budget(IMAGES_PER_BATCH)
 
     def __repr__(self) -> str:
         targets = ", ".join(f"{target.name} ({target.unit})" for target in self.targets)
@@ -147,11 +148,26 @@ class Model:
             return vectors
         return np.array([atoms.mean(axis=0) for atoms in vectors], np.float32).reshape(-1, self.dim)
 
-    def values(self, crystals: Sequence[Crystal], advance: Callable[[int], object] = unwatched) -> NDArray[np.float64]:
-        """Physical values, (C, T), in the order given; `advance` hears the size of each finished batch."""
-        standardised = np.empty((len(crystals), len(self.targets)))
-        for rows, batch in self._batches(crystals):
-            standardised[rows] = self._run(self.network, batch)
+    def values(
+        self,
+        crystals: Sequence[Crystal],
+        advance: Callable[[int], object] = unwatched,
+        failed: dict[int, str] | None = None,
+    ) -> NDArray[np.float64]:
+        """Physical values, (C, T), in the order given.
+
+        Args:
+            crystals: what to predict.
+            advance: hears the size of each finished batch.
+            failed: takes the index of each crystal too large for the memory, and the reason; its values are NaN.
+
+        Raises:
+            BatchMemoryError: if a crystal is too large and there is no `failed`.
+        """
+        standardised = np.full((len(crystals), len(self.targets)), np.nan)
+        for rows, result in self._results(self.network, crystals, failed):
+            if result is not None:
+                standardised[rows] = result
             advance(len(rows))
         n_atoms = np.array([len(crystal) for crystal in crystals])
         return np.stack(
@@ -159,25 +175,43 @@ class Model:
         )
 
     def atom_vectors(self, crystals: Sequence[Crystal], advance: Callable[[int], object] = unwatched) -> list[Vectors]:
-        """Vectors of the atoms of each crystal, arrays of shape (N, D), in the order given."""
+        """Vectors of the atoms of each crystal, arrays of shape (N, D), in the order given.
+
+        Raises:
+            BatchMemoryError: if a crystal is too large.
+        """
         vectors: list[Vectors] = [np.empty((0, 0), np.float32)] * len(crystals)
-        for rows, batch in self._batches(crystals):
-            atoms = self._run(self.network.encode, batch).astype(np.float32)
-            for row, part in zip(rows, np.split(atoms, batch.ptr[1:-1].cpu().numpy()), strict=True):
+        for rows, atoms in self._results(self.network.encode, crystals):
+            assert atoms is not None
+            ends = np.cumsum([len(crystals[row]) for row in rows])
+            for row, part in zip(rows, np.split(atoms.astype(np.float32), ends[:-1]), strict=True):
                 vectors[row] = part
             advance(len(rows))
         return vectors
 
-    @torch.inference_mode()
-    def _run(self, function: Callable[[CrystalBatch], Tensor], batch: CrystalBatch) -> NDArray[np.float64]:
-        # Images come from float64 coordinates: in float32 an atom far from the origin would be misplaced.
-        batch = with_images(batch, self.radius, directions=self.directions).to(self.dtype)
-        return function(batch).double().cpu().numpy()
+    def _results(
+        self,
+        function: Callable[[CrystalBatch], Tensor],
+        crystals: Sequence[Crystal],
+        failed: dict[int, str] | None = None,
+    ) -> Iterator[tuple[list[int], NDArray[np.float64] | None]]:
+        """Rows of each batch and what the function makes of them, or None where one crystal alone is too much."""
 
-    def _batches(self, crystals: Sequence[Crystal]) -> Iterator[tuple[list[int], CrystalBatch]]:
+        @torch.inference_mode()
+        def run(rows: list[int]) -> NDArray[np.float64]:
+            batch = CrystalBatch.from_crystals([crystals[row] for row in rows]).to(self.device)
+            # Images come from float64 coordinates: in float32 an atom far from the origin would be misplaced.
+            batch = with_images(batch, self.radius, directions=self.directions).to(self.dtype)
+            return function(batch).double().cpu().numpy()
+
         costs = [expected_images(crystal, self.radius) for crystal in crystals]
-        for rows in batches_by_cost(costs, IMAGES_PER_BATCH):
-            yield rows, CrystalBatch.from_crystals([crystals[row] for row in rows]).to(self.device)
+        for rows, result in self.budget.results(costs, run):
+            if result is None:
+                reason = _too_large(crystals[rows[0]], costs[rows[0]])
+                if failed is None:
+                    raise BatchMemoryError(f"{crystals[rows[0]].name or 'structure'}: {reason}")
+                failed[rows[0]] = reason
+            yield rows, result
 
     def _collect(self, structures: Any, errors: Literal["raise", "report"]) -> list[Crystal | Rejected]:
         rows: list[Crystal | Rejected] = []
@@ -194,7 +228,7 @@ def load_model(
     device: str = "cpu",
     tolerance: float = 1e-7,
     dtype: torch.dtype = torch.float32,
-    preset: str | CrystalformerConfig | None = None,
+    preset: str | Config | None = None,
     targets: Sequence[Target] | None = None,
 ) -> Model:
     """Load a bundled model by name, or any model from a run folder or weight file, the papers' checkpoints included.
@@ -236,16 +270,21 @@ def predict_window(
     `advance` hears how many structures each finished batch of the last model held.
     """
     crystals = [row for row in window if isinstance(row, Crystal)]
-    tables = [model.values(crystals, advance if model is models[-1] else unwatched) for model in models]
+    failed: dict[int, str] = {}
+    tables = [model.values(crystals, advance if model is models[-1] else unwatched, failed) for model in models]
     targets = [target for model in models for target in model.targets]
     units = {target.name: target.unit for target in targets}
-    values = iter(np.concatenate(tables, axis=-1))
+    values = enumerate(np.concatenate(tables, axis=-1))
     rows: list[Prediction | Rejected] = []
     for row in window:
         if isinstance(row, Rejected):
             rows.append(row)
             continue
-        numbers = dict(zip(units, map(float, next(values)), strict=True))
+        index, given = next(values)
+        if index in failed:
+            rows.append(Rejected(row.name, failed[index]))
+            continue
+        numbers = dict(zip(units, map(float, given), strict=True))
         bad = [name for name, number in numbers.items() if not math.isfinite(number)]
         rows.append(
             Rejected(row.name, f"the prediction of {', '.join(bad)} is not finite; check the cell.")
@@ -278,6 +317,13 @@ def predictions_frame(
 def column_name(target: Target) -> str:
     """Header of a target's column, `band_gap (eV)`."""
     return f"{target.name} ({target.unit})"
+
+
+def _too_large(crystal: Crystal, images: float) -> str:
+    return (
+        f"out of memory with this structure alone ({len(crystal)} atoms, about {images:.2g} periodic images); "
+        "use a machine with more memory or a larger tolerance."
+    )
 
 
 def _as_iterable(structures: Any) -> Iterable[Any]:

@@ -88,7 +88,7 @@ def test_every_kind_of_structure_gives_the_same_values(model: Model, tmp_path: P
 def test_order_and_batch_mates_do_not_matter(exact: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     crystals = many(23)
     alone = [exact.predict(crystal)[0] for crystal in crystals]
-    monkeypatch.setattr("crystalformers.predict.IMAGES_PER_BATCH", 30_000)
+    monkeypatch.setattr(exact.budget, "cost", 30_000)
     monkeypatch.setattr("crystalformers.predict.WINDOW", 10)
     together = exact.predict(crystals)
     assert [p.name for p in together] == [c.name for c in crystals]

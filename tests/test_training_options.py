@@ -15,7 +15,7 @@ from crystalformers.checkpoint import load_checkpoint, read_description
 from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.embeddings.table import ElementTable
-from crystalformers.errors import ConfigError, BatchMemoryError, TableError
+from crystalformers.errors import BatchMemoryError, ConfigError, TableError
 from crystalformers.images import build_images, with_images
 from crystalformers.models import build_model
 from crystalformers.target import Target
