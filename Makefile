@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sanitize clean
 
 demo: $(STAMP)
 	$(RUN)/crystalformers predict examples/*.cif
@@ -17,7 +17,11 @@ lint: $(STAMP)
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
-$(STAMP): pyproject.toml setup.py $(wildcard crystalformers/*.c crystalformers/*/*.c)
+# The compiled kernels with every memory access and undefined operation checked; minutes.
+sanitize: $(STAMP)
+	sh benchmarks/sanitize.sh
+
+$(STAMP): pyproject.toml setup.py $(wildcard crystalformers/*.[ch] crystalformers/*/*.[ch])
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $(STAMP)
