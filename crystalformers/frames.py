@@ -190,15 +190,23 @@ def weighted_pca(weight_RM: Tensor, direction_RM3: Tensor) -> PrincipalAxes:
     return principal_axes(torch.einsum("rm,rmx,rmy->rxy", weight_RM, direction_RM3, direction_RM3))
 
 
-def pca_axes(batch: CrystalBatch) -> PrincipalAxes:
+def pca_axes(batch: CrystalBatch, *, given_cell: bool = False) -> PrincipalAxes:
     """The PCA frame of each crystal: principal axes of the differences between its atoms, (C,) rows.
 
     The published frame takes the atoms of the unit cell, so that it depends on the cell and on how atoms are wrapped.
     Here each pair of atoms counts with its nearest images by the lattice of all translations of the crystal (that of
     the primitive cell): for a molecule in a box the two agree; for a crystal this depends on the crystal alone.
+
+    Args:
+        batch: the crystals.
+        given_cell: take the atoms of the cell as given, unwrapped (published).
     """
     moments = []
     for numbers, frac, lattice in _cells(batch):
+        if given_cell:
+            centred = (frac - frac.mean(0)) @ lattice
+            moments.append(centred.mT @ centred / len(centred))
+            continue
         vectors_P3, share_P = nearest_differences(frac @ lattice, translation_lattice(numbers, frac, lattice))
         moments.append(torch.einsum("p,px,py->xy", share_P, vectors_P3, vectors_P3))
     axes = principal_axes(torch.stack(moments))

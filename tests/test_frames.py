@@ -12,7 +12,7 @@ from torch import Tensor
 from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention
 from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.errors import ConfigError
-from crystalformers.frames import FrameMethod, lattice_frames, max_frames, principal_axes
+from crystalformers.frames import FrameMethod, lattice_frames, max_frames, pca_axes, principal_axes
 from crystalformers.images import with_images
 from crystalformers.kernels import library
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
@@ -119,6 +119,27 @@ def test_values_do_not_depend_on_cell_order_or_orientation(method: FrameMethod, 
     double = Crystal(np.tile(crystal.numbers, 2), copies, twice @ crystal.lattice)
     found = encode(batch_of(double), method, "torch")[0]
     torch.testing.assert_close(found, expected.repeat(2, 1, 1), rtol=0, atol=2e-9)
+
+
+def test_published_frames_are_those_of_the_cell_as_given() -> None:
+    """The authors' PCA frame follows an atom moved to another image, and their lattice frame a supercell."""
+    crystal = CRYSTALS["low"]
+    moved = Crystal(crystal.numbers, crystal.frac_coords + np.eye(len(crystal), 3) * 2, crystal.lattice)
+    batch = CrystalBatch.from_crystals([crystal, moved])
+    here, there = pca_axes(batch).axes
+    torch.testing.assert_close(here, there, rtol=0, atol=1e-9)
+    axes = pca_axes(batch, given_cell=True).axes
+    positions = torch.from_numpy(moved.positions - moved.positions.mean(0))
+    expected = torch.linalg.eigh(positions.mT @ positions)[1].mT
+    torch.testing.assert_close((axes[1] * expected).sum(-1).abs(), torch.ones(3, dtype=torch.float64))
+    assert (axes[0] @ axes[1].mT).abs().diagonal().min() < 0.99
+    shortest = int(np.linalg.norm(crystal.lattice, axis=1).argmin())
+    times = np.where(np.arange(3) == shortest, 4, 1)
+    copies = [(crystal.frac_coords + np.eye(3)[shortest] * k) / times for k in range(4)]
+    long = Crystal(np.tile(crystal.numbers, 4), np.concatenate(copies), crystal.lattice * times[:, None])
+    for given_cell, agree in ((False, True), (True, False)):
+        frames = lattice_frames(CrystalBatch.from_crystals([crystal, long]), given_cell=given_cell)
+        assert bool((frames.axes[0] - frames.axes[-1]).abs().max() < 1e-9) == agree
 
 
 @pytest.mark.parametrize("method", ["max", "static-local", "lattice"])

@@ -89,7 +89,7 @@ def fixed_frames(
     if angular is not None and angular.frame == "lattice":
         return lattice_frames(geometry.batch, given_cell=published).of(row)
     if angular is not None and angular.frame == "pca":
-        return pca_axes(geometry.batch).of(row)
+        return pca_axes(geometry.batch, given_cell=published).of(row)
     return None
 
 
