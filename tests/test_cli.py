@@ -297,6 +297,8 @@ def test_a_torn_line_is_computed_again(
 
 SLOW_PREDICTION = """
 import sys, time
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
 import crystalformers.predict as predict
 predict.WINDOW = 5
 original = predict.predict_window

@@ -45,6 +45,7 @@ def elements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module
     module = importlib.import_module("elements")
     training = importlib.import_module("elements_training")
     monkeypatch.setattr(training, "schedule", lambda rows: (8, 2))
+    monkeypatch.setattr(importlib.import_module("elements_data"), "EXCLUDED", ())
     yield module
     for name in MODULES:
         sys.modules.pop(name, None)
@@ -204,6 +205,12 @@ def test_overlap_counts_compositions_not_formulas(elements: ModuleType) -> None:
     expected = sum(data.composition(crystals[row]) in seen for row in test)
     assert data.overlap("oqmd-energy") == {"task": "oqmd-energy", "test": 12, "composition_in_front_end": expected}
     assert data.composition(crystals[1]) == ((8, 1), (12, 1))
+
+
+def test_what_front_ends_leave_out_is_not_counted(elements: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = importlib.import_module("elements_data")
+    monkeypatch.setattr(data, "EXCLUDED", ("matbench_phonons",))  # it holds the same crystals
+    assert data.overlap("oqmd-energy")["composition_in_front_end"] == 0
 
 
 @pytest.mark.parametrize("name", ["transfer", "backends", "large"])
