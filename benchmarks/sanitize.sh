@@ -8,6 +8,7 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${1:-$(mktemp -d)}
+mkdir -p "$build"
 python=${PYTHON:-$root/.venv/bin/python}
 compiler=${CC:-gcc}
 suffix=$("$python" -c 'from importlib.machinery import EXTENSION_SUFFIXES; print(EXTENSION_SUFFIXES[0])')
