@@ -49,6 +49,10 @@ EXACTLY_COLLINEAR = 1e-6
 """1 - |cos| below which a direction says nothing about the second axis."""
 
 
+AXIS_DECIMALS = 9
+"""To how many decimals two axes must agree to be one."""
+
+
 @dataclass(frozen=True)
 class Frames:
     """Weighted frames; the features of a row are the weighted mean over its frames.
@@ -72,6 +76,29 @@ class Frames:
         within = torch.arange(len(owner), device=rows.device) - (count[rows].cumsum(0) - count[rows])[owner]
         chosen = order[first[rows][owner] + within]
         return Frames(self.axes[chosen], owner, self.weight[chosen])
+
+    def distinct_axes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The lines that frames share, for features that are sums over axes: twenty-four frames of a cube have three.
+
+        Returns:
+            X unit vectors, (X, 3); their rows, (X,); the share of frames of the row whose e_1, e_2, e_3 is the
+            vector, (X, 3), and the same for its negative. Axes that carry a gradient are left as they are.
+        """
+        axes, owner = self.axes.flatten(0, 1), self.owner.repeat_interleave(3)
+        share = (self.weight[:, None, None] * torch.eye(3).to(self.weight)).flatten(0, 1)
+        if axes.requires_grad:
+            return axes, owner, share, torch.zeros_like(share)
+        sign = torch.where(_points_up(axes), 1.0, -1.0).to(axes)[:, None]
+        found = torch.cat([owner[:, None].to(axes), (sign * axes).round(decimals=AXIS_DECIMALS) + 0.0], dim=1)
+        distinct, same = torch.unique(found, dim=0, return_inverse=True)
+        members = axes.new_zeros(len(distinct), 1).index_add(0, same, torch.ones_like(sign))
+        empty = share.new_zeros(len(distinct), 3)
+        return (
+            torch.zeros_like(distinct[:, 1:]).index_add(0, same, sign * axes) / members,
+            distinct[:, 0].to(owner),
+            empty.index_add(0, same, share * (sign > 0)),
+            empty.index_add(0, same, share * (sign < 0)),
+        )
 
     def repeated(self, times: int) -> Frames:
         """The frames of `times` rows for each row here: row r becomes r * times, ..., r * times + times - 1."""
@@ -105,6 +132,13 @@ class PrincipalAxes:
     def repeated(self, times: int) -> PrincipalAxes:
         """The axes of `times` rows for each row here."""
         return PrincipalAxes(self.axes.repeat_interleave(times, 0), self.distinct.repeat_interleave(times, 0))
+
+
+def _points_up(axes_X3: Tensor) -> Tensor:
+    """One of each pair of opposite vectors: the sign of the first component that is not zero to `AXIS_DECIMALS`."""
+    rounded = axes_X3.round(decimals=AXIS_DECIMALS)
+    first = (rounded != 0).to(torch.uint8).argmax(1, keepdim=True)
+    return rounded.gather(1, first).squeeze(1) > 0
 
 
 def smooth_step(x: Tensor) -> Tensor:
@@ -262,7 +296,7 @@ def _lattice_triples(vectors_V3: Tensor) -> tuple[Tensor, Tensor]:
                 shares.append(share_a * share_b * share_c)
     # A triple and its negative give the same frame, up to rounding.
     found = torch.stack(triples)
-    rounded, same = torch.unique(found.round(decimals=9) + 0.0, dim=0, return_inverse=True)
+    rounded, same = torch.unique(found.round(decimals=AXIS_DECIMALS) + 0.0, dim=0, return_inverse=True)
     times = lengths.new_zeros(len(rounded)).index_add(0, same, torch.ones_like(found[:, 0, 0]))
     distinct = torch.zeros_like(rounded).index_add(0, same, found) / times[:, None, None]
     return distinct, lengths.new_zeros(len(rounded)).index_add(0, same, torch.stack(shares))

@@ -232,6 +232,17 @@ def test_lattice_frames_of_a_cube_are_its_rotations() -> None:
     torch.testing.assert_close(frames.weight, torch.full((24,), 1 / 24, dtype=torch.float64))
 
 
+def test_frames_of_a_cube_share_three_lines() -> None:
+    batch = CrystalBatch.from_crystals([CRYSTALS["simple cubic"], CRYSTALS["low"]], torch.float64)
+    frames = lattice_frames(batch)
+    axes, owner, share, reverse = frames.distinct_axes()
+    assert torch.bincount(owner).tolist() == [3, 3]
+    squares = torch.zeros(2, 3, 3, dtype=torch.float64)
+    along = squares.index_add(0, owner, (share - reverse).unsqueeze(2) * axes.unsqueeze(1))
+    torch.testing.assert_close(along, squares.index_add(0, frames.owner, frames.weight[:, None, None] * frames.axes))
+    torch.testing.assert_close((share + reverse).sum(0), torch.full((3,), 2.0, dtype=torch.float64))
+
+
 def test_model_with_frames_has_the_published_size() -> None:
     sizes = {}
     for name, settings in {"default": {}, "lightweight": {"angular_functions": 16, "angular_width": 1.0}}.items():

@@ -190,19 +190,22 @@ def angular_sums(
     """
     if isinstance(frames, PrincipalAxes):
         return _principal_sums(weight_RM, direction_RM3, frames, basis)
+    axes_X3, owner_X, share_X3, reverse_X3 = frames.distinct_axes()
     out = weight_RM.new_zeros(len(weight_RM), 3, basis.count)
-    for piece in _chunks(len(frames.owner), weight_RM, basis):
-        owner = frames.owner[piece]
-        cosine_FM3 = direction_RM3[owner] @ frames.axes[piece].mT
-        sums_F3K = torch.einsum("fm,fmak->fak", weight_RM[owner], basis(cosine_FM3))
-        out = out.index_add(0, owner, sums_F3K * frames.weight[piece, None, None])
+    for piece in _chunks(len(owner_X), weight_RM, basis):
+        owner = owner_X[piece]
+        cosine_XM = (direction_RM3[owner] @ axes_X3[piece].unsqueeze(-1)).squeeze(-1)
+        sums_XK = torch.einsum("xm,xmk->xk", weight_RM[owner], basis(cosine_XM))
+        # b_k(-t) is the function from the other end, b_{K+1-k}(t).
+        of_axes = share_X3[piece, :, None] * sums_XK[:, None] + reverse_X3[piece, :, None] * sums_XK[:, None].flip(-1)
+        out = out.index_add(0, owner, of_axes)
     return out
 
 
-def _chunks(count: int, weight_RM: Tensor, basis: AngularBasis) -> tuple[Tensor, ...]:
+def _chunks(count: int, weight_RM: Tensor, basis: AngularBasis, axes: int = 1) -> tuple[Tensor, ...]:
     """Indices below `count`, in pieces so small that the angular functions of each fit."""
     values = CHUNK_CPU if weight_RM.device.type == "cpu" else CHUNK
-    rows = max(1, values // (weight_RM.shape[1] * 3 * basis.count))
+    rows = max(1, values // (weight_RM.shape[1] * axes * basis.count))
     return torch.arange(count, device=weight_RM.device).split(rows)
 
 
@@ -221,7 +224,7 @@ def _principal_sums(weight_RM: Tensor, direction_RM3: Tensor, frames: PrincipalA
     """
     out = []
     sphere_K = basis.sphere(weight_RM)
-    for piece in _chunks(len(weight_RM), weight_RM, basis):
+    for piece in _chunks(len(weight_RM), weight_RM, basis, axes=3):
         p_RM = weight_RM[piece]
         cosine_RM3 = direction_RM3[piece] @ frames.axes[piece].mT
         s, t = frames.distinct[piece].unbind(-1)
