@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from crystalformers.attention.chebyshev import chebyshev_series
 from crystalformers.attention.geometry import Geometry
 from crystalformers.frames import (
     TIE_WIDTH,
@@ -83,13 +84,10 @@ class AngularBasis:
 @lru_cache(maxsize=8)
 def _circle_series(count: int, width: float) -> Tensor:
     """Coefficients of T_0, T_2, T_4, ... of `AngularBasis.circle`, (K, orders), float64."""
-    nodes = 512
     basis = AngularBasis(count, width)
-    phi = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes
-    values = basis(torch.cos(phi)[:, None] * torch.cos(phi)).mean(1)  # (nodes of the sine, K)
-    orders = torch.arange(0, nodes // 2, 2, dtype=torch.float64)
-    series = 2 / nodes * torch.cos(orders[:, None] * phi) @ values
-    series[0] /= 2
+    orders = 512
+    phi = (torch.arange(orders, dtype=torch.float64) + 0.5) * math.pi / orders
+    series = chebyshev_series(lambda sine: basis(sine[:, None] * torch.cos(phi)).mean(1), orders)[::2]
     significant = int((series.abs().amax(1) > 1e-15).nonzero().max()) + 1
     return series[:significant].mT.contiguous()
 

@@ -1,16 +1,24 @@
 /* Local frames (CrystalFramer) and sums over the cosines between an image's direction and their axes.
  *
- * The angular functions are smooth functions of one variable, the same for all images. So the weights of an atom's images
- * are spread on a grid of that variable by interpolation of order ORDER, and the caller multiplies the grid with the
- * functions' values at its nodes: one small matrix product per atom instead of K exponentials per image, head and axis.
- * Grids are (3 axes, nodes) per head; node 0 lies ORDER / 2 - 1 steps below -1.
+ * The angular functions are smooth functions of one variable, the same for all images: series of a few dozen Chebyshev
+ * polynomials. So the kernel sums those polynomials over an atom's images, two operations each for LANES heads, and the
+ * caller multiplies the sums with the functions' coefficients: one small matrix product per atom instead of K
+ * exponentials per image, head and axis.
  */
 #ifndef CRYSTALFORMERS_FRAMED_H
 #define CRYSTALFORMERS_FRAMED_H
 
 #include "heads.h"
 
-#define ORDER 8 /* also LANES: windows of nodes are transposed against lanes */
+/* Images whose recurrences run side by side: as many as hide the time of one step, if there are registers for them. */
+#ifdef __AVX512VL__
+#define BLOCK 8
+#else
+#define BLOCK 4
+#endif
+
+/* Components in which two axes may differ and still be one line: rounding of float32. */
+#define ONE_LINE 5e-7f
 
 /* As in frames.py; float32 cannot resolve less than the last. */
 #define COLLINEAR 1e-4f
@@ -22,22 +30,31 @@ typedef struct {
     float share[3];
 } Frame;
 
+/* A line that axes of frames lie on: psi is a sum over axes, so what counts is in how many frames it is e_1, e_2, e_3, one
+ * way up or the other. At a centre of inversion the four frames of largest weight have three lines. */
 typedef struct {
-    Frame *items;
-    int64_t count, capacity;
-} FrameList;
-
-/* One frame for each of LANES heads; heads with fewer frames than others have share 0 in the later ones. */
-typedef struct {
-    heads axis[3][3];
-    heads share[3];
-} Frames;
+    float axis[3];
+    float share[2][3]; /* of frames with this axis, and with its negative */
+} Line;
 
 typedef struct {
-    FrameList lane[LANES];
-    Frames *rounds;
+    Line *items;
     int64_t count, capacity;
-    float *grid; /* LANES grids */
+} LineList;
+
+/* One line for each of LANES heads; heads with fewer lines than others have share 0 in the later ones. T_l(-t) is T_l(t)
+ * for even l and -T_l(t) for odd l, hence the share of the even orders is a sum and that of the odd ones a difference. */
+typedef struct {
+    heads axis[3];
+    heads share[2][3];
+} Lines;
+
+typedef struct {
+    LineList lane[LANES];
+    Lines *rounds;
+    int64_t count, capacity;
+    heads *moments; /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or coefficients of both */
+    heads *line;    /* (orders): the same along one line */
 } Angles;
 
 typedef struct {
@@ -45,22 +62,44 @@ typedef struct {
     float share;
 } Candidate;
 
-static int add_frame(FrameList *list, const Frame *frame) {
+/* Axis k of a frame. */
+static int add_axis(LineList *list, const float *axis, int k, float share) {
+    if (share == 0) return 0;
+    for (int64_t n = 0; n < list->count; n++) {
+        Line *line = &list->items[n];
+        const int down = line->axis[0] * axis[0] + line->axis[1] * axis[1] + line->axis[2] * axis[2] < 0;
+        const float sign = down ? -1 : 1;
+        float apart = 0;
+        for (int x = 0; x < 3; x++) apart = fmaxf(apart, fabsf(line->axis[x] - sign * axis[x]));
+        if (apart < ONE_LINE) {
+            line->share[down][k] += share;
+            return 0;
+        }
+    }
     if (list->count == list->capacity) {
         const int64_t capacity = list->capacity ? 2 * list->capacity : 16;
-        Frame *items = realloc(list->items, capacity * sizeof(Frame));
+        Line *items = realloc(list->items, capacity * sizeof(Line));
         if (!items) return 1;
         list->items = items;
         list->capacity = capacity;
     }
-    list->items[list->count++] = *frame;
+    Line *line = &list->items[list->count++];
+    *line = (Line){.axis = {axis[0], axis[1], axis[2]}};
+    line->share[0][k] = share;
+    return 0;
+}
+
+static int add_frame(LineList *list, const Frame *frame) {
+    for (int k = 0; k < 3; k++)
+        if (add_axis(list, frame->axis[k], k, frame->share[k])) return 1;
     return 0;
 }
 
 static void free_angles(Angles *angles) {
     for (int lane = 0; lane < LANES; lane++) free(angles->lane[lane].items);
     free(angles->rounds);
-    free(angles->grid);
+    free(angles->moments);
+    free(angles->line);
 }
 
 INLINE int any(heads_int mask) {
@@ -124,7 +163,7 @@ static Frame orthonormal(const float *e1, const float *towards, float share) {
 }
 
 /* Frames of one lane whose first axis is decided. Where all images lie on its line, any second axis serves. */
-static int complete_frames(FrameList *list, Candidate first, const Race *second, int lane, const float *direction) {
+static int complete_frames(LineList *list, Candidate first, const Race *second, int lane, const float *direction) {
     const float *e1 = direction + 3 * first.image;
     if (!second->count[lane]) {
         const float size[3] = {fabsf(e1[0]), fabsf(e1[1]), fabsf(e1[2])};
@@ -188,24 +227,27 @@ INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const
     return 0;
 }
 
-/* Lay the frames of the lanes side by side. */
+/* Lay the lines of the lanes side by side. */
 static int arrange(Angles *angles) {
     int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++)
         if (angles->lane[lane].count > most) most = angles->lane[lane].count;
     if (most > angles->capacity) {
-        Frames *rounds = realloc(angles->rounds, most * sizeof(Frames));
+        Lines *rounds = realloc(angles->rounds, most * sizeof(Lines));
         if (!rounds) return 1;
         angles->rounds = rounds;
         angles->capacity = most;
     }
     angles->count = most;
-    if (most) memset(angles->rounds, 0, most * sizeof(Frames));
+    if (most) memset(angles->rounds, 0, most * sizeof(Lines));
     for (int lane = 0; lane < LANES; lane++)
-        for (int64_t f = 0; f < angles->lane[lane].count; f++) {
-            const Frame *frame = &angles->lane[lane].items[f];
-            for (int k = 0; k < 9; k++) angles->rounds[f].axis[k / 3][k % 3][lane] = frame->axis[k / 3][k % 3];
-            for (int k = 0; k < 3; k++) angles->rounds[f].share[k][lane] = frame->share[k];
+        for (int64_t n = 0; n < angles->lane[lane].count; n++) {
+            const Line *line = &angles->lane[lane].items[n];
+            for (int k = 0; k < 3; k++) {
+                angles->rounds[n].axis[k][lane] = line->axis[k];
+                angles->rounds[n].share[0][k][lane] = line->share[0][k] + line->share[1][k];
+                angles->rounds[n].share[1][k][lane] = line->share[0][k] - line->share[1][k];
+            }
         }
     return 0;
 }
@@ -230,105 +272,101 @@ INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_
     return arrange(angles);
 }
 
-/* Lagrange coefficients at places 0 <= x < 1 for LANES lanes: those of node k - ORDER / 2 + 1 in c[k]. */
-INLINE void lagrange(heads c[ORDER], heads x) {
-    /* prod_{j != k} (x - x_j) / (x_k - x_j), by prefix and suffix products. */
-    static const float per_denominator[ORDER] = {-1.0f / 5040, 1.0f / 720,  -1.0f / 240, 1.0f / 144,
-                                                 -1.0f / 144,  1.0f / 240, -1.0f / 720, 1.0f / 5040};
-    heads above[ORDER], below = {0};
-    above[ORDER - 1] = below = below + 1.0f;
-    for (int k = ORDER - 2; k >= 0; k--) above[k] = above[k + 1] * (x - (float)(k + 2 - ORDER / 2));
-    for (int k = 0; k < ORDER; k++) {
-        c[k] = below * above[k] * per_denominator[k];
-        below *= x - (float)(k + 1 - ORDER / 2);
-    }
+INLINE heads cosine_of(const heads axis[3], const float *r) {
+    return axis[0] * r[0] + axis[1] * r[1] + axis[2] * r[2];
 }
 
-/* Rows to columns of an 8 x 8 matrix. */
-INLINE void transpose(heads m[LANES]) {
-    heads t[LANES];
-    for (int k = 0; k < LANES; k += 2) {
-        t[k] = __builtin_shufflevector(m[k], m[k + 1], 0, 8, 2, 10, 4, 12, 6, 14);
-        t[k + 1] = __builtin_shufflevector(m[k], m[k + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+/* moment[l] += sum of w T_l(t) over `count` images: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), with w as a factor of
+ * the first two. */
+INLINE void add_moments(heads *moment, const heads axis[3], const heads *weight, const float *direction, int count,
+                        int64_t orders) {
+    heads twice[BLOCK], even[BLOCK], odd[BLOCK];
+    for (int n = 0; n < count; n++) {
+        const heads t = cosine_of(axis, direction + 3 * n);
+        even[n] = weight[n];
+        odd[n] = weight[n] * t;
+        twice[n] = t + t;
     }
-    for (int half = 0; half < LANES; half += 4)
-        for (int k = half; k < half + 2; k++) {
-            m[k] = __builtin_shufflevector(t[k], t[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            m[k + 2] = __builtin_shufflevector(t[k], t[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    for (int64_t l = 0; l < orders; l += 2) {
+        heads sum = even[0], next = odd[0];
+        for (int n = 1; n < count; n++) {
+            sum += even[n];
+            next += odd[n];
         }
-    for (int k = 0; k < 4; k++) {
-        t[k] = __builtin_shufflevector(m[k], m[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        t[k + 4] = __builtin_shufflevector(m[k], m[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-    for (int k = 0; k < LANES; k++) m[k] = t[k];
-}
-
-/* Nodes where the windows around the cosines of LANES lanes begin, and the coefficients of the nodes in them. */
-INLINE heads_int window_of(heads cosine, heads c[ORDER], const Layout *layout) {
-    const int32_t last = (int32_t)layout->nodes - ORDER;
-    heads_int node = __builtin_convertvector((cosine + 1.0f) * layout->per_node, heads_int);
-    node &= node > 0;
-    const heads_int inside = node < last;
-    node = (node & inside) | (last & ~inside);
-    /* One rounding, of a small number: per_node - node is exact. */
-    lagrange(c, cosine * layout->per_node + (layout->per_node - __builtin_convertvector(node, heads)));
-    return node;
-}
-
-INLINE heads cosine_of(const Frames *frames, int axis, const float *r) {
-    return frames->axis[axis][0] * r[0] + frames->axis[axis][1] * r[1] + frames->axis[axis][2] * r[2];
-}
-
-/* Add weight w of an image in direction r to the grids of all lanes. */
-INLINE void spread(Angles *angles, heads w, const float *r, const Layout *layout) {
-    for (int64_t f = 0; f < angles->count; f++) {
-        const Frames *frames = &angles->rounds[f];
-        for (int axis = 0; axis < 3; axis++) {
-            heads c[ORDER];
-            const heads_int node = window_of(cosine_of(frames, axis, r), c, layout);
-            const heads share = w * frames->share[axis];
-            for (int k = 0; k < ORDER; k++) c[k] *= share;
-            transpose(c);
-            for (int lane = 0; lane < LANES; lane++)
-                *(heads *)(angles->grid + (lane * 3 + axis) * layout->nodes + node[lane]) += c[lane];
+        moment[l] += sum;
+        moment[l + 1] += next;
+        for (int n = 0; n < count; n++) {
+            even[n] = twice[n] * odd[n] - even[n];
+            odd[n] = twice[n] * even[n] - odd[n];
         }
     }
 }
 
-/* Sum over frames and axes of the grids' values at the cosines of an image in direction r. */
-INLINE heads gather(const Angles *angles, const float *r, const Layout *layout) {
-    heads sum = {0};
-    for (int64_t f = 0; f < angles->count; f++) {
-        const Frames *frames = &angles->rounds[f];
-        for (int axis = 0; axis < 3; axis++) {
-            heads c[ORDER], g[LANES], value = {0};
-            const heads_int node = window_of(cosine_of(frames, axis, r), c, layout);
-            for (int lane = 0; lane < LANES; lane++)
-                g[lane] = *(const heads *)(angles->grid + (lane * 3 + axis) * layout->nodes + node[lane]);
-            transpose(g);
-            for (int k = 0; k < ORDER; k++) value += c[k] * g[k];
-            sum += frames->share[axis] * value;
-        }
+/* out[n] += sum_l a_l T_l(t) for `count` images (Clenshaw). */
+INLINE void add_series(heads *out, const heads *series, const heads axis[3], const float *direction, int count,
+                       int64_t orders) {
+    heads twice[BLOCK], even[BLOCK] = {{0}}, odd[BLOCK] = {{0}};
+    for (int n = 0; n < count; n++) {
+        const heads t = cosine_of(axis, direction + 3 * n);
+        twice[n] = t + t;
     }
-    return sum;
+    for (int64_t l = orders - 2; l > 0; l -= 2)
+        for (int n = 0; n < count; n++) {
+            odd[n] = twice[n] * even[n] + (series[l + 1] - odd[n]);
+            even[n] = twice[n] * odd[n] + (series[l] - even[n]);
+        }
+    for (int n = 0; n < count; n++) {
+        odd[n] = twice[n] * even[n] + (series[1] - odd[n]);
+        out[n] += 0.5f * twice[n] * odd[n] + (series[0] - even[n]);
+    }
 }
 
-/* Add the mean over all axes of the images' whole weight `total`, where a share of it is given. */
-INLINE void spread_isotropic(Angles *angles, heads total, int64_t row, const Layout *layout) {
+/* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`. */
+INLINE void cosine_moments(Angles *angles, const heads *weight, const float *direction, heads scale, int64_t images,
+                           int64_t orders) {
+    memset(angles->moments, 0, 3 * (orders + 1) * sizeof(heads));
+    for (int64_t line = 0; line < angles->count; line++) {
+        const Lines *lines = &angles->rounds[line];
+        memset(angles->line, 0, orders * sizeof(heads));
+        int64_t n = 1;
+        for (; n + BLOCK <= images; n += BLOCK)
+            add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, BLOCK, orders);
+        for (; n < images; n++) add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, 1, orders);
+        for (int k = 0; k < 3; k++)
+            for (int64_t l = 0; l < orders; l++)
+                angles->moments[k * (orders + 1) + l] += angles->line[l] * (scale * lines->share[l % 2][k]);
+    }
+}
+
+/* out[n] += the series at the cosines of all images but the first, summed over axes and frames. */
+INLINE void cosine_series(heads *out, const Angles *angles, const float *direction, int64_t images,
+                          int64_t orders) {
+    for (int64_t line = 0; line < angles->count; line++) {
+        const Lines *lines = &angles->rounds[line];
+        for (int64_t l = 0; l < orders; l++) {
+            angles->line[l] = (heads){0};
+            for (int k = 0; k < 3; k++)
+                angles->line[l] += angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k];
+        }
+        int64_t n = 1;
+        for (; n + BLOCK <= images; n += BLOCK)
+            add_series(out + n, angles->line, lines->axis, direction + 3 * n, BLOCK, orders);
+        for (; n < images; n++) add_series(out + n, angles->line, lines->axis, direction + 3 * n, 1, orders);
+    }
+}
+
+/* The part of the images' whole weight `total` that counts with the mean over all axes. */
+INLINE void isotropic_moments(Angles *angles, heads total, int64_t row, const Layout *layout) {
     if (!layout->isotropic) return;
     total *= *(const heads *)(layout->isotropic + row);
-    for (int lane = 0; lane < LANES; lane++)
-        for (int64_t node = 0; node < 3 * layout->nodes; node++)
-            angles->grid[lane * 3 * layout->nodes + node] += total[lane] * layout->mean[node % layout->nodes];
+    for (int k = 0; k < 3; k++) angles->moments[k * (layout->orders + 1) + layout->orders] = total;
 }
 
-/* The same for the grids' values: what every image gets. */
-INLINE heads gather_isotropic(const Angles *angles, int64_t row, const Layout *layout) {
+/* What every image gets from that part of a series. */
+INLINE heads isotropic_series(const Angles *angles, int64_t row, const Layout *layout) {
     heads sum = {0};
     if (!layout->isotropic) return sum;
-    for (int lane = 0; lane < LANES; lane++)
-        for (int64_t node = 0; node < 3 * layout->nodes; node++)
-            sum[lane] += angles->grid[lane * 3 * layout->nodes + node] * layout->mean[node % layout->nodes];
+    for (int k = 0; k < 3; k++) sum += angles->moments[k * (layout->orders + 1) + layout->orders];
     return sum * *(const heads *)(layout->isotropic + row);
 }
 

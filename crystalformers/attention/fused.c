@@ -5,7 +5,7 @@
  *
  *   - heads are the innermost axis of every array: one vector operation serves LANES heads of an image;
  *   - q.k is computed once per pair of atoms, and v is added once per pair with the pair's whole weight;
- *   - a radial function is evaluated only where it is not zero, and shared by the heads;
+ *   - a radial function is evaluated only where it is not zero, as a polynomial, and shared by the heads;
  *   - images are sorted by distance: an atom stops where the weight is negligible for each of its heads;
  *   - W^E is applied by the caller, once per atom and head, to the K accumulated radial functions.
  *
@@ -27,6 +27,31 @@ INLINE void pair_products(heads *score, const float *a, const float *b, const in
         heads sum = {0};
         for (int64_t d = 0; d < D; d++) sum += *(const heads *)(a + d * H) * *(const heads *)(row + d * H);
         score[p] = sum;
+    }
+}
+
+/* Sum of the values of all images, in blocks: rounding grows with the length of a sum. */
+INLINE heads sum_of(const heads *value, int64_t images) {
+    heads whole = {0};
+    for (int64_t first = 0; first < images; first += SUM_BLOCK) {
+        const int64_t end = first + SUM_BLOCK < images ? first + SUM_BLOCK : images;
+        heads part = value[first];
+        for (int64_t n = first + 1; n < end; n++) part += value[n];
+        whole += part;
+    }
+    return whole;
+}
+
+/* Sums of the values of the images of each pair; in blocks where pairs are few and their sums therefore long. */
+INLINE void sum_by_pair(heads *whole, heads *part, const heads *value, const int32_t *pair, int32_t first_pair,
+                        int64_t pairs, int64_t images) {
+    const int64_t block = images > SUM_BLOCK * pairs ? SUM_BLOCK : images;
+    memset(whole, 0, pairs * sizeof(heads));
+    for (int64_t first = 0; first < images; first += block) {
+        const int64_t end = first + block < images ? first + block : images;
+        memset(part, 0, pairs * sizeof(heads));
+        for (int64_t n = first; n < end; n++) part[pair[n] - first_pair] += value[n];
+        for (int64_t p = 0; p < pairs; p++) whole[p] += part[p];
     }
 }
 
@@ -64,8 +89,9 @@ typedef struct {
     heads *weight;  /* (longest row of images) */
     heads *score;   /* (longest row of pairs) */
     heads *second;  /* (longest row of pairs) */
-    heads *padded;  /* (K + 2 margins) */
-    float *radial;  /* (margin) */
+    heads *part;    /* (longest row of pairs) */
+    heads *radial;  /* (K + 2 margins): sums by head, or values with the heads innermost */
+    heads *grad;    /* (longest row of images) */
     Candidate *candidates; /* (2 * LANES * longest row of images), with frames */
     Angles angles;
     void *memory;
@@ -76,18 +102,20 @@ static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64
     const int64_t pairs = longest_row(layout->pair_ptr, first, last);
     const int64_t margin = layout->windows * WINDOW_LANES, padded = layout->count + 2 * margin;
     *scratch = (Scratch){0};
-    heads *memory = malloc((images + 2 * pairs + padded + margin) * sizeof(heads));
+    heads *memory = malloc((2 * images + 3 * pairs + padded) * sizeof(heads));
     if (!memory) return 1;
     *scratch = (Scratch){.weight = memory,
-                         .score = memory + images,
-                         .second = memory + images + pairs,
-                         .padded = memory + images + 2 * pairs,
-                         .radial = (float *)(memory + images + 2 * pairs + padded),
+                         .grad = memory + images,
+                         .score = memory + 2 * images,
+                         .second = memory + 2 * images + pairs,
+                         .part = memory + 2 * images + 2 * pairs,
+                         .radial = memory + 2 * images + 3 * pairs,
                          .memory = memory};
-    if (!layout->nodes) return 0;
+    if (!layout->orders) return 0;
     scratch->candidates = malloc(2 * LANES * images * sizeof(Candidate));
-    scratch->angles.grid = malloc(LANES * 3 * layout->nodes * sizeof(float));
-    return !scratch->candidates || !scratch->angles.grid;
+    scratch->angles.moments = malloc(3 * (layout->orders + 1) * sizeof(heads));
+    scratch->angles.line = malloc(layout->orders * sizeof(heads));
+    return !scratch->candidates || !scratch->angles.moments || !scratch->angles.line;
 }
 
 static void release(Scratch *scratch) {
@@ -96,13 +124,27 @@ static void release(Scratch *scratch) {
     free(scratch->memory);
 }
 
-/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (A, H, K); log Z_i, (A, H); with frames the weights spread
- * on the grids of cosines, (A, H, 3, nodes); for atoms first .. last - 1.
+/* out[h][k] = in[k][h] for `count` rows of LANES heads; rows of `out` lie `stride` apart. */
+INLINE void by_head(float *out, const heads *in, int64_t count, int64_t stride) {
+    for (int h = 0; h < LANES; h++)
+        for (int64_t k = 0; k < count; k++) out[h * stride + k] = in[k][h];
+}
+
+/* out[k][h] = in[h][k], the other way. */
+INLINE void heads_innermost(heads *out, const float *in, int64_t count, int64_t stride) {
+    for (int64_t k = 0; k < count; k++)
+        for (int h = 0; h < LANES; h++) out[k][h] = in[h * stride + k];
+}
+
+/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (H, A, K); 1 / Z_i, beside the largest
+ * weight, (A, H); with frames the sums of
+ * p_e T_l(cosine), (H, A, 3, orders + 1); for atoms first .. last - 1.
  * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
 int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3];
-    float *y = arrays[4], *b = arrays[5], *log_z = arrays[6], *angular = arrays[7];
-    const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
+    float *y = arrays[4], *b = arrays[5], *share = arrays[6], *angular = arrays[7];
+    const int64_t A = layout->atoms, D = layout->head_dim, H = layout->head_groups * LANES;
+    const int64_t K = layout->count, L = 3 * (layout->orders + 1);
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
     int failure = allocate(&s, layout, first, last);
@@ -111,24 +153,15 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
             const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
-            heads top, z = {0};
+            heads top;
             const heads width = *(const heads *)(decay + i * H + lane);
             const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
+            for (int64_t n = 0; n < images; n++)
+                s.weight[n] = exp_heads(s.weight[n] - top) * layout->taper[layout->ptr[i] + n];
             heads *total = s.second;
-            memset(total, 0, pairs * sizeof(heads));
-            memset(s.padded, 0, (K + 2 * margin) * sizeof(heads));
-            for (int64_t n = 0; n < images; n++) {
-                const int64_t e = layout->ptr[i] + n;
-                const heads w = s.weight[n] = exp_heads(s.weight[n] - top) * layout->taper[e];
-                z += w;
-                total[layout->pair[e] - first_pair] += w;
-                if (K) {
-                    const int64_t row = radial_window(s.radial, layout->distance[e], layout);
-                    for (int64_t m = 0; m < margin; m++) s.padded[row + m] += s.radial[m] * w;
-                }
-            }
-            const heads per_z = 1.0f / z;
-            for (int l = 0; l < LANES; l++) log_z[i * H + lane + l] = top[l] + logf(z[l]);
+            sum_by_pair(total, s.part, s.weight, layout->pair + layout->ptr[i], first_pair, pairs, images);
+            const heads per_z = 1.0f / sum_of(s.weight, images);
+            *(heads *)(share + i * H + lane) = per_z;
             float *yi = y + i * D * H + lane;
             for (int64_t d = 0; d < D; d++) *(heads *)(yi + d * H) = (heads){0};
             for (int64_t p = 0; p < pairs; p++) {
@@ -136,32 +169,37 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
                 const heads w = total[p] * per_z;
                 for (int64_t d = 0; d < D; d++) *(heads *)(yi + d * H) += w * *(const heads *)(row + d * H);
             }
-            for (int64_t m = 0; m < K; m++) {
-                const heads value = s.padded[margin + m] * per_z;
-                for (int l = 0; l < LANES; l++) b[(i * H + lane + l) * K + m] = value[l];
+            if (K) {
+                float *sums = (float *)s.radial;
+                memset(sums, 0, (K + 2 * margin) * sizeof(heads));
+                if (layout->windows == 1)
+                    add_radial(sums, s.weight, layout->distance + layout->ptr[i], images, 1, layout);
+                else
+                    add_radial(sums, s.weight, layout->distance + layout->ptr[i], images, layout->windows, layout);
+                for (int h = 0; h < LANES; h++)
+                    for (int64_t m = 0; m < K; m++)
+                        b[((lane + h) * A + i) * K + m] = sums[h * (K + 2 * margin) + margin + m] * per_z[h];
             }
-            if (!layout->nodes) continue;
+            if (!layout->orders) continue;
             failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, layout);
-            memset(s.angles.grid, 0, LANES * 3 * layout->nodes * sizeof(float));
-            heads around = {0};
-            for (int64_t n = 1; n < images && !failure; n++) {
-                around += s.weight[n];
-                spread(&s.angles, s.weight[n] * per_z, layout->direction + 3 * (layout->ptr[i] + n), layout);
-            }
-            spread_isotropic(&s.angles, around * per_z, i * H + lane, layout);
-            memcpy(angular + (i * H + lane) * 3 * layout->nodes, s.angles.grid, LANES * 3 * layout->nodes * sizeof(float));
+            if (failure) break;
+            const heads around = images > 1 ? sum_of(s.weight + 1, images - 1) : (heads){0};
+            cosine_moments(&s.angles, s.weight, layout->direction + 3 * layout->ptr[i], per_z, images, layout->orders);
+            isotropic_moments(&s.angles, around * per_z, i * H + lane, layout);
+            by_head(angular + (lane * A + i) * L, s.angles.moments, L, A * L);
         }
     release(&s);
     return failure;
 }
 
 /* Gradients of q and decay of atoms first .. last - 1; for their pairs the weight and the gradient of the score, (P, H).
- * mean = grad_y . y + grad_b . b + grad_angular . angular, (A, H), the softmax's own term. Returns 0, or 1 if memory ran out. */
+ * Returns 0, or 1 if memory ran out. */
 int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
-    const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3], *log_z = arrays[4],
-        *grad_y = arrays[5], *grad_b = arrays[6], *grad_angular = arrays[7], *mean = arrays[8];
-    float *weight = arrays[9], *grad_score = arrays[10], *grad_q = arrays[11], *grad_decay = arrays[12];
-    const int64_t D = layout->head_dim, H = layout->head_groups * LANES, K = layout->count;
+    const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3], *share = arrays[4],
+        *grad_y = arrays[5], *grad_b = arrays[6], *grad_angular = arrays[7];
+    float *weight = arrays[8], *grad_score = arrays[9], *grad_q = arrays[10], *grad_decay = arrays[11];
+    const int64_t A = layout->atoms, D = layout->head_dim, H = layout->head_groups * LANES;
+    const int64_t K = layout->count, L = 3 * (layout->orders + 1);
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
     int failure = allocate(&s, layout, first, last);
@@ -171,61 +209,54 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
             pair_products(s.second, grad_y + i * D * H + lane, v + lane, source, pairs, layout);
-            heads top, slope = {0}, total = {0}, rest = {0}, spread = {0};
+            heads top;
             const heads width = *(const heads *)(decay + i * H + lane);
-            const heads lz = *(const heads *)(log_z + i * H + lane), own = *(const heads *)(mean + i * H + lane);
+            const heads per_z = *(const heads *)(share + i * H + lane);
             const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
-            memset(s.padded, 0, (K + 2 * margin) * sizeof(heads));
-            for (int64_t m = 0; m < K; m++)
-                for (int l = 0; l < LANES; l++) s.padded[margin + m][l] = grad_b[(i * H + lane + l) * K + m];
-            for (int64_t p = first_pair; p < first_pair + pairs; p++) {
-                *(heads *)(weight + p * H + lane) = (heads){0};
-                *(heads *)(grad_score + p * H + lane) = (heads){0};
-            }
             for (int64_t n = 0; n < images; n++)
-                s.weight[n] = exp_heads(s.weight[n] - lz) * layout->taper[layout->ptr[i] + n];
+                s.weight[n] = exp_heads(s.weight[n] - top) * (per_z * layout->taper[layout->ptr[i] + n]);
+            const float *distance = layout->distance + layout->ptr[i];
             heads everywhere = {0};
-            if (layout->nodes) {
+            if (layout->orders) {
                 failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, layout);
                 if (failure) break;
-                memcpy(s.angles.grid, grad_angular + (i * H + lane) * 3 * layout->nodes,
-                       LANES * 3 * layout->nodes * sizeof(float));
-                everywhere = gather_isotropic(&s.angles, i * H + lane, layout);
+                heads_innermost(s.angles.moments, grad_angular + (lane * A + i) * L, L, A * L);
+                everywhere = isotropic_series(&s.angles, i * H + lane, layout);
             }
-            for (int64_t n = 0; n < images; n++) {
-                const int64_t e = layout->ptr[i] + n, p = layout->pair[e];
-                const float d = layout->distance[e];
-                const heads w = s.weight[n];
-                heads grad = s.second[p - first_pair] - own;
-                if (K) {
-                    const int64_t row = radial_window(s.radial, d, layout);
-                    for (int64_t m = 0; m < margin; m += 4) {
-                        const heads a = s.radial[m] * s.padded[row + m] + s.radial[m + 1] * s.padded[row + m + 1];
-                        const heads c = s.radial[m + 2] * s.padded[row + m + 2] + s.radial[m + 3] * s.padded[row + m + 3];
-                        grad += a + c;
-                    }
-                }
-                if (layout->nodes && n) grad += everywhere + gather(&s.angles, layout->direction + 3 * e, layout);
-                grad *= w;
-                *(heads *)(weight + p * H + lane) += w;
-                *(heads *)(grad_score + p * H + lane) += grad;
-                slope -= grad * (d * d);
-                total += w;
-                rest += grad;
-                spread += w * (d * d);
+            s.grad[0] = (heads){0};
+            for (int64_t n = 1; n < images; n++) s.grad[n] = everywhere;
+            if (layout->orders)
+                cosine_series(s.grad, &s.angles, layout->direction + 3 * layout->ptr[i], images, layout->orders);
+            if (K) {
+                memset(s.radial, 0, (K + 2 * margin) * sizeof(heads));
+                heads_innermost(s.radial + margin, grad_b + (lane * A + i) * K, K, A * K);
+                if (layout->windows == 1)
+                    gather_radial(s.grad, s.radial, distance, images, 1, layout);
+                else
+                    gather_radial(s.grad, s.radial, distance, images, layout->windows, layout);
             }
-            /* The gradients of the logits sum to zero; what rounding left of `mean` is taken back here. */
-            rest /= total;
-            slope += rest * spread;
-            for (int64_t p = first_pair; p < first_pair + pairs; p++)
-                *(heads *)(grad_score + p * H + lane) -= rest * *(const heads *)(weight + p * H + lane);
+            const int32_t *pair = layout->pair + layout->ptr[i];
+            for (int64_t n = 0; n < images; n++) s.grad[n] += s.second[pair[n] - first_pair];
+            heads *total = s.second, whole = {0}, mean = {0};
+            sum_by_pair(total, s.part, s.weight, pair, first_pair, pairs, images);
+            for (int64_t p = 0; p < pairs; p++) whole += total[p];
+            for (int64_t p = 0; p < pairs; p++) *(heads *)(weight + (first_pair + p) * H + lane) = total[p] / whole;
+            /* The gradient of a logit is w (g - mean of g); the mean is taken twice, the second time of what rounding left. */
+            for (int64_t n = 0; n < images; n++) mean += s.weight[n] * s.grad[n];
+            mean /= whole;
+            for (int64_t n = 0; n < images; n++) s.grad[n] = s.weight[n] * (s.grad[n] - mean);
+            const heads rest = sum_of(s.grad, images) / whole;
+            for (int64_t n = 0; n < images; n++) s.grad[n] -= rest * s.weight[n];
+            sum_by_pair(s.score, s.part, s.grad, pair, first_pair, pairs, images);
+            for (int64_t p = 0; p < pairs; p++) *(heads *)(grad_score + (first_pair + p) * H + lane) = s.score[p];
+            for (int64_t n = 0; n < images; n++) s.grad[n] *= distance[n] * distance[n];
+            const heads slope = -sum_of(s.grad, images);
             *(heads *)(grad_decay + i * H + lane) = slope;
             float *out = grad_q + i * D * H + lane;
             for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) = (heads){0};
             for (int64_t p = 0; p < pairs; p++) {
                 const float *row = k + source[p] * D * H + lane;
-                const heads g = *(const heads *)(grad_score + (first_pair + p) * H + lane);
-                for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) += g * *(const heads *)(row + d * H);
+                for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) += s.score[p] * *(const heads *)(row + d * H);
             }
         }
     release(&s);

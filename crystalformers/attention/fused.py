@@ -1,7 +1,7 @@
 """The fused CPU kernel of `fused.c` and `framed.h` as an operator that PyTorch can differentiate and compile; float32.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors), D their width, K radial or angular functions,
-G nodes of the grid of cosines, z the three axes of a frame.
+L orders of the series in cosines, z the three axes of a frame.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crystalformers.attention.angles import AngularEncoding, given_frames
+from crystalformers.attention.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.geometry import Geometry
-from crystalformers.attention.grid import Grid, PackedFrames
 from crystalformers.attention.layout import LANES, PTR, Layout, Rows
 from crystalformers.frames import principal_axes
 from crystalformers.kernels import Work, in_parallel, library
@@ -52,20 +52,20 @@ def attention(
     decay_AH = F.pad(0.5 * inverse_variance_AH, (0, pad), value=1.0).contiguous()
     rows = geometry.kept("fused", Rows.of)
     count = 0 if W_HDK is None else geometry.basis.count
-    grid = frames = None
+    series = frames = None
     if angular is not None:
         basis = angular.basis
-        grid = geometry.kept("fused grid", lambda g: Grid.of(g.images, basis))
-        frames = _frames(q_ADH, k_ADH, decay_AH, rows, grid, geometry, angular, heads)
-    layout = Layout.of(rows, grid, frames, 1.0 if angular is None else angular.tie_width, count)
+        series = geometry.kept("fused series", lambda g: CosineSeries.of(g.images, basis))
+        frames = _frames(q_ADH, k_ADH, decay_AH, rows, series, geometry, angular, heads)
+    layout = Layout.of(rows, series, frames, 1.0 if angular is None else angular.tie_width, count)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
-    y_ADH, b_AHK, grid_AHzG, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *layout)  # type: ignore[no-untyped-call]
+    y_ADH, b_HAK, angular_HAL, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *layout)  # type: ignore[no-untyped-call]
     y_AHD: Tensor = y_ADH[..., :heads].mT
     if W_HDK is not None:
-        y_AHD = y_AHD + torch.einsum("ahk,hdk->ahd", b_AHK[:, :heads], W_HDK)
-    if angular is not None and grid is not None:
-        W_zHDG = torch.einsum("zhdk,gk->zhdg", angular.W_3HDK, grid.functions)
-        y_AHD = y_AHD + torch.einsum("ahzg,zhdg->ahd", grid_AHzG[:, :heads], W_zHDG)
+        y_AHD = y_AHD + torch.bmm(b_HAK[:heads], W_HDK.mT).transpose(0, 1)
+    if angular is not None and series is not None:
+        W_HDL = torch.einsum("zhdk,lk->hdzl", angular.W_3HDK, series.coefficients).flatten(2)
+        y_AHD = y_AHD + torch.bmm(angular_HAL[:heads], W_HDL.mT).transpose(0, 1)
     return y_AHD
 
 
@@ -75,7 +75,7 @@ def _frames(
     k_ADH: Tensor,
     decay_AH: Tensor,
     rows: Rows,
-    grid: Grid,
+    series: CosineSeries,
     geometry: Geometry,
     angular: AngularEncoding,
     heads: int,
@@ -86,15 +86,15 @@ def _frames(
         return None
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
-        layout = Layout.of(rows, grid, None, 1.0, 0).pointers(q_ADH)
+        layout = Layout.of(rows, series, None, 1.0, 0).pointers(q_ADH)
         in_parallel(Work("image_moments", layout, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
-        return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, grid.angles)
+        return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, series.orders)
 
     def pack(g: Geometry) -> PackedFrames:
         given = given_frames(g, angular)
         assert given is not None
-        return PackedFrames.of(given.repeated(heads), atoms, heads, padded, grid.angles)
+        return PackedFrames.of(given.repeated(heads), atoms, heads, padded, series.orders)
 
     return geometry.kept(f"fused {angular.frame} frames of {heads} heads", pack)
 
@@ -102,12 +102,12 @@ def _frames(
 torch.library.define(
     "crystalformers::cpu_image_sum",
     "(Tensor q, Tensor k, Tensor v, Tensor decay, Tensor[] tensors, float[] numbers, int[] counts)"
-    " -> (Tensor y, Tensor b, Tensor angular, Tensor log_z)",
+    " -> (Tensor y, Tensor b, Tensor angular, Tensor share)",
 )
 torch.library.define(
     "crystalformers::cpu_image_sum_backward",
-    "(Tensor grad_y, Tensor grad_b, Tensor grad_angular, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor y,"
-    " Tensor b, Tensor angular, Tensor log_z, Tensor[] tensors, float[] numbers, int[] counts)"
+    "(Tensor grad_y, Tensor grad_b, Tensor grad_angular, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor share,"
+    " Tensor[] tensors, float[] numbers, int[] counts)"
     " -> (Tensor q, Tensor k, Tensor v, Tensor decay)",
 )
 
@@ -121,20 +121,20 @@ def _image_sum(
     numbers: list[float],
     counts: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weighted sums over images: of values, (A, D, H), of radial functions, (A, H, K), on the grid, (A, H, 3, G).
+    """Sums over images of values, (A, D, H), radial functions, (H, A, K), and cosines' polynomials, (H, A, 3 (L + 1)).
 
-    From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H); also log Z, (A, H), for the backward pass.
+    From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H); also 1 / Z, (A, H), for the backward pass.
     """
-    y, b, angular, log_z = _outputs(q, decay, counts)
+    y, b, angular, share = _outputs(q, decay, counts)
     pointers = Layout(tensors, numbers, counts).pointers(q)
-    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, b, log_z, angular), tensors[PTR])
-    return y, b, angular, log_z
+    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, b, share, angular), tensors[PTR])
+    return y, b, angular, share
 
 
 def _outputs(q: Tensor, decay: Tensor, counts: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, count, nodes = counts
+    *_, count, orders = counts
     atoms, _, heads = q.shape
-    b, angular = q.new_empty(atoms, heads, count), q.new_empty(atoms, heads, 3, nodes)
+    b, angular = q.new_empty(heads, atoms, count), q.new_empty(heads, atoms, 3 * (orders + 1) if orders else 0)
     return torch.empty_like(q), b, angular, torch.empty_like(decay)
 
 
@@ -152,22 +152,18 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     k: Tensor,
     v: Tensor,
     decay: Tensor,
-    y: Tensor,
-    b: Tensor,
-    angular: Tensor,
-    log_z: Tensor,
+    share: Tensor,
     tensors: list[Tensor],
     numbers: list[float],
     counts: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and 1 / 2 sigma^2 from those of the sums."""
     grad_y, grad_b, grad_angular = (grad.contiguous() for grad in (grad_y, grad_b, grad_angular))
-    mean = (grad_y * y).sum(1) + (grad_b * b).sum(-1) + (grad_angular * angular).sum((-1, -2))
     pair_target, by_source, source_ptr = tensors[-3:]
     weight, grad_score = (q.new_empty(len(pair_target), q.shape[-1]) for _ in range(2))
     grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
     pointers = Layout(tensors, numbers, counts).pointers(q)
-    by_target = (q, k, v, decay, log_z, grad_y, grad_b, grad_angular, mean, weight, grad_score, grad_q, grad_decay)
+    by_target = (q, k, v, decay, share, grad_y, grad_b, grad_angular, weight, grad_score, grad_q, grad_decay)
     in_parallel(Work("image_sum_backward", pointers, *by_target), tensors[PTR])
     gathered = (pair_target, by_source, source_ptr, q, grad_y, weight, grad_score, grad_k, grad_v)
     in_parallel(Work("image_sum_pull", pointers, *gathered), source_ptr)
@@ -180,7 +176,7 @@ def _fake_image_sum_backward(grad_y: Tensor, grad_b: Tensor, grad_angular: Tenso
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *features, tensors, ctx.numbers, ctx.counts = inputs
-    ctx.save_for_backward(*features, *output, *tensors)
+    ctx.save_for_backward(*features, output[-1], *tensors)
     ctx.mark_non_differentiable(output[-1])
 
 
@@ -189,7 +185,7 @@ def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 
 
 def _gradients(ctx: Any, grads: Sequence[Tensor], backward: Callable[..., Any]) -> tuple[Any, ...]:
-    features, tensors = ctx.saved_tensors[:8], list(ctx.saved_tensors[8:])
+    features, tensors = ctx.saved_tensors[:5], list(ctx.saved_tensors[5:])
     return *backward(*grads[:3], *features, tensors, ctx.numbers, ctx.counts), [None] * len(tensors), None, None
 
 

@@ -13,15 +13,26 @@
 #define LANES 8
 #define WINDOW_LANES 16
 
+/* Radial functions in one vector: what a register holds. Compilers handle longer vectors badly. */
+#if defined(__AVX512F__)
+#define PIECE 16
+#elif defined(__AVX2__)
+#define PIECE 8
+#else
+#define PIECE 4
+#endif
+
 typedef float heads __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 typedef int32_t heads_int __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-typedef float window __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
-typedef int32_t window_int __attribute__((vector_size(WINDOW_LANES * sizeof(float)), aligned(4)));
+typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4)));
 
 #define INLINE static inline __attribute__((always_inline))
 
 /* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). */
 #define NEGLIGIBLE 17.5f
+
+/* Terms that are added one after the other. */
+#define SUM_BLOCK 16
 
 typedef struct {
     const float *distance;       /* (E,) */
@@ -34,39 +45,36 @@ typedef struct {
     const int64_t *frame_ptr;    /* (A H + 1,) frames that are given, of each atom and head; NULL for max frames */
     const float *frames;         /* (frames, 12) three axes and the share of each, for `frame_ptr` */
     const float *isotropic;      /* (A, H) share of the mean over all axes in given frames */
-    const float *mean;           /* (nodes,) a grid that stands for that mean */
+    const float *radial;         /* (terms, windows WINDOW_LANES) radial functions as polynomials; see radial_piece */
     float spacing;               /* distance between the centres of two radial functions */
-    float per_width;             /* 1 / their standard deviation */
-    float per_node;              /* 1 / distance between two nodes of the grid of cosines */
     float tie_width;             /* see frames.py */
-    int64_t windows;             /* WINDOW_LANES-wide pieces that cover one radial window */
+    int64_t windows;             /* pieces of WINDOW_LANES that cover the radial functions that are not zero */
+    int64_t terms;               /* coefficients of a radial function */
     int64_t count;               /* K; 0 leaves the value encoding out */
-    int64_t nodes;               /* nodes of the grid of cosines; 0 without frames */
+    int64_t orders;              /* Chebyshev polynomials of the cosines, an even number; 0 without frames */
+    int64_t atoms;               /* A */
     int64_t head_groups;         /* H / LANES */
     int64_t head_dim;            /* D */
 } Layout;
 
 /* exp(x) for x <= 0: 2^n exp(r) with n the integer nearest to x / ln 2, a polynomial for exp(r) on |r| <= ln 2 / 2,
  * and 2^n by its bit pattern. */
-#define DEFINE_EXP(name, vector, integer)                                             \
-    INLINE vector name(vector x) {                                                    \
-        const vector zero = x - x;                                                    \
-        const integer low = x > zero - 87.0f;                                         \
-        x = (vector)(((integer)x & low) | ((integer)(zero - 87.0f) & ~low));          \
-        const integer n = __builtin_convertvector(x * 1.442695041f - 0.5f, integer);  \
-        const vector nf = __builtin_convertvector(n, vector);                         \
-        const vector r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;               \
-        vector e = zero + 1.9875691500e-4f;                                           \
-        e = e * r + 1.3981999507e-3f;                                                 \
-        e = e * r + 8.3334519073e-3f;                                                 \
-        e = e * r + 4.1665795894e-2f;                                                 \
-        e = e * r + 1.6666665459e-1f;                                                 \
-        e = e * r + 5.0000001201e-1f;                                                 \
-        e = e * r * r + r + 1.0f;                                                     \
-        return e * (vector)((n + 127) << 23);                                         \
-    }
-DEFINE_EXP(exp_heads, heads, heads_int)
-DEFINE_EXP(exp_window, window, window_int)
+INLINE heads exp_heads(heads x) {
+    const heads zero = x - x;
+    const heads_int low = x > zero - 87.0f;
+    x = (heads)(((heads_int)x & low) | ((heads_int)(zero - 87.0f) & ~low));
+    const heads_int n = __builtin_convertvector(x * 1.442695041f - 0.5f, heads_int);
+    const heads nf = __builtin_convertvector(n, heads);
+    const heads r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;
+    heads e = zero + 1.9875691500e-4f;
+    e = e * r + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = e * r * r + r + 1.0f;
+    return e * (heads)((n + 127) << 23);
+}
 
 INLINE heads maximum(heads a, heads b) {
     const heads_int first = a > b;
@@ -79,20 +87,79 @@ INLINE float largest(heads a) {
     return top;
 }
 
-/* Radial functions k = first .. first + windows * WINDOW_LANES - 1 at distance d, into `radial`; returns the row of
- * the first of them in an accumulator with `margin` rows before k = 1 and after k = K. Centres are subtracted before the
- * division by the width: the quotients are small differences of numbers up to K. */
-INLINE int64_t radial_window(float *radial, float d, const Layout *layout) {
-    static const window lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const int64_t margin = layout->windows * WINDOW_LANES;
-    const int64_t first = (int64_t)(d / layout->spacing) - margin / 2 + 1;
-    for (int64_t piece = 0; piece < layout->windows; piece++) {
-        const window centre = ((float)(first + piece * WINDOW_LANES) + lane) * layout->spacing;
-        const window t = (d - centre) * layout->per_width;
-        *(window *)(radial + piece * WINDOW_LANES) = exp_window(-0.5f * t * t);
+/* The radial functions that are not zero at a distance are those of a window around it. Between two centres each is a
+ * polynomial of the place u, -1 <= u <= 1; its coefficients do not depend on where the window stands. Accumulators have
+ * `margin` rows before k = 1 and after k = K, so that every window fits. */
+typedef struct {
+    int64_t cell; /* centres below the distance */
+    int64_t row;  /* of the window in an accumulator */
+} Place;
+
+INLINE Place place_of(float distance, int64_t margin, const Layout *layout) {
+    const int64_t cell = (int64_t)(distance / layout->spacing);
+    return (Place){cell, cell + margin / 2};
+}
+
+/* One piece of the window at a distance in the given cell. */
+INLINE piece radial_piece(float distance, int64_t cell, const float *coefficients, int64_t margin,
+                            const Layout *layout) {
+    const float u = (distance - (float)cell * layout->spacing) * (2 / layout->spacing) - 1;
+    const float *c = coefficients + (layout->terms - 1) * margin;
+    piece b = *(const piece *)c;
+    for (int64_t term = layout->terms - 1; term > 0; term--) {
+        c -= margin;
+        b = b * u + *(const piece *)c;
     }
-    const int64_t row = first - 1 + margin;
-    return row < layout->count + margin ? row : layout->count + margin;
+    return b;
+}
+
+/* Images first .. end - 1 of a row lie in one cell; images are sorted by distance. */
+INLINE int64_t end_of_cell(const float *distance, int64_t first, int64_t images, int64_t cell, const Layout *layout) {
+    int64_t end = first + 1;
+    while (end < images && (int64_t)(distance[end] / layout->spacing) == cell) end++;
+    return end;
+}
+
+/* sums[h][row] += sum over images of w_h b(d), (LANES, K + 2 margin). */
+INLINE void add_radial(float *sums, const heads *weight, const float *distance, int64_t images, int64_t windows,
+                       const Layout *layout) {
+    const int64_t margin = windows * WINDOW_LANES, rows = layout->count + 2 * margin;
+    for (int64_t first = 0, end; first < images; first = end) {
+        const Place place = place_of(distance[first], margin, layout);
+        if (place.row >= layout->count + margin) return;
+        end = end_of_cell(distance, first, images, place.cell, layout);
+        for (int64_t k = 0; k < margin; k += PIECE) {
+            piece total[LANES] = {{0}};
+            for (int64_t n = first; n < end; n++) {
+                const piece b = radial_piece(distance[n], place.cell, layout->radial + k, margin, layout);
+                for (int h = 0; h < LANES; h++) total[h] += b * weight[n][h];
+            }
+            for (int h = 0; h < LANES; h++) *(piece *)(sums + h * rows + place.row + k) += total[h];
+        }
+    }
+}
+
+/* out[n] += sum over k of b_k(d) values[k], where `values` is (K + 2 margin) with the heads innermost. */
+INLINE void gather_radial(heads *out, const heads *values, const float *distance, int64_t images, int64_t windows,
+                          const Layout *layout) {
+    const int64_t margin = windows * WINDOW_LANES;
+    for (int64_t first = 0, end; first < images; first = end) {
+        const Place place = place_of(distance[first], margin, layout);
+        if (place.row >= layout->count + margin) return;
+        end = end_of_cell(distance, first, images, place.cell, layout);
+        for (int64_t k = 0; k < margin; k += PIECE) {
+            heads near[PIECE];
+            for (int m = 0; m < PIECE; m++) near[m] = values[place.row + k + m];
+            for (int64_t n = first; n < end; n++) {
+                float b[PIECE];
+                *(piece *)b = radial_piece(distance[n], place.cell, layout->radial + k, margin, layout);
+                heads sum[4] = {{0}};
+                for (int m = 0; m < PIECE; m += 4)
+                    for (int part = 0; part < 4; part++) sum[part] += near[m + part] * b[m + part];
+                out[n] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            }
+        }
+    }
 }
 
 #endif

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crystalformers.attention.chebyshev import chebyshev_series, orders_for, power_series
+from crystalformers.attention.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.geometry import Geometry
-from crystalformers.attention.grid import Grid, PackedFrames
 from crystalformers.images import taper
 
 LANES = 8
@@ -23,15 +24,21 @@ WINDOW_LANES = 16
 REACH = 6.5
 """Standard deviations beyond which a radial function counts as zero (7e-10)."""
 
+POLYNOMIAL = 1e-7
+"""Bound on the coefficients that the polynomials between two centres leave out."""
+
 
 class CLayout(ctypes.Structure):
     """`Layout` of fused.c, field by field."""
 
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("distance", "taper", "pair", "ptr", "pair_ptr", "pair_source")],
-        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames", "isotropic", "mean")],
-        *[(name, ctypes.c_float) for name in ("spacing", "per_width", "per_node", "tie_width")],
-        *[(name, ctypes.c_int64) for name in ("windows", "count", "nodes", "head_groups", "head_dim")],
+        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames", "isotropic", "radial")],
+        *[(name, ctypes.c_float) for name in ("spacing", "tie_width")],
+        *[
+            (name, ctypes.c_int64)
+            for name in ("windows", "terms", "count", "orders", "atoms", "head_groups", "head_dim")
+        ],
     )
 
 
@@ -48,9 +55,8 @@ class Rows:
     pair_target: Tensor  # (P,)
     by_source: Tensor  # (P,) pairs in the order of their source atom
     source_ptr: Tensor  # (A + 1,)
+    radial: Tensor  # (terms, windows * WINDOW_LANES) float32, see `radial_polynomials`
     spacing: float
-    per_width: float
-    windows: int
 
     @classmethod
     def of(cls, geometry: Geometry) -> Rows:
@@ -68,10 +74,29 @@ class Rows:
             pair_target=images.pair_target.contiguous(),
             by_source=by_source,
             source_ptr=torch.searchsorted(images.pair_source[by_source], atoms),
+            radial=radial_polynomials(basis.width),
             spacing=basis.spacing if basis.count else 1.0,
-            per_width=1 / (basis.width * basis.spacing) if basis.count else 1.0,
-            windows=math.ceil((2 * REACH * basis.width + 1) / WINDOW_LANES),
         )
+
+
+def radial_polynomials(width: float) -> Tensor:
+    """The radial functions that are not zero between two neighbouring centres, as powers of the place between them.
+
+    Seen from between the centres of functions n and n + 1, function k is the same for every n - k. With place u, -1 at
+    the one centre and 1 at the other, b = sum_t c_t u^t.
+
+    Args:
+        width: standard deviation in units of the spacing.
+
+    Returns:
+        c for the functions k = n - half + 1, ..., n + half, shape (terms, 2 half) float32.
+    """
+    half = math.ceil((2 * REACH * width + 1) / WINDOW_LANES) * WINDOW_LANES // 2
+    centres = torch.arange(1 - half, half + 1, dtype=torch.float64)
+    series = chebyshev_series(
+        lambda u: torch.exp(-0.5 * (((u[:, None] + 1) / 2 - centres) / width) ** 2), orders_for(2 * width, POLYNOMIAL)
+    )
+    return power_series(series).float().contiguous()
 
 
 PTR = 3
@@ -92,21 +117,25 @@ class Layout(NamedTuple):
     counts: list[int]
 
     @classmethod
-    def of(cls, rows: Rows, grid: Grid | None, frames: PackedFrames | None, tie_width: float, count: int) -> Layout:
+    def of(
+        cls, rows: Rows, series: CosineSeries | None, frames: PackedFrames | None, tie_width: float, count: int
+    ) -> Layout:
         """Put together what a batch, its frames and a model give."""
         none = torch.empty(0)
         tensors = [rows.distance, rows.taper, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
-        tensors += [none if grid is None else grid.direction]
-        if grid is not None and frames is not None:
-            tensors += [frames.ptr, frames.frames, frames.isotropic, grid.mean]
+        tensors += [none if series is None else series.direction]
+        if series is not None and frames is not None:
+            tensors += [frames.ptr, frames.frames, frames.isotropic]
         else:
-            tensors += [none] * 4
+            tensors += [none] * 3
+        tensors += [rows.radial]
         tensors += [rows.pair_target, rows.by_source, rows.source_ptr]
-        per_node, nodes = (1.0, 0) if grid is None else (grid.per_node, len(grid.functions))
-        return cls(tensors, [rows.spacing, rows.per_width, per_node, tie_width], [rows.windows, count, nodes])
+        terms, lanes = rows.radial.shape
+        orders = 0 if series is None else series.orders
+        return cls(tensors, [rows.spacing, tie_width], [lanes // WINDOW_LANES, terms, count, orders])
 
     def pointers(self, q_ADH: Tensor) -> CLayout:
         """As the kernel takes it; the tensors must outlive it."""
         pointers = (tensor.data_ptr() for tensor in self.tensors[:-3])  # 0 for an empty one
-        _, width, heads = q_ADH.shape
-        return CLayout(*pointers, *self.numbers, *self.counts, heads // LANES, width)
+        atoms, width, heads = q_ADH.shape
+        return CLayout(*pointers, *self.numbers, *self.counts, atoms, heads // LANES, width)

@@ -1,6 +1,6 @@
-"""What the fused kernel needs of frames and angular functions: a grid of cosines, and frames packed by atom and head.
+"""What the fused kernel needs of angular functions and frames: Chebyshev series, and frames packed by atom and head.
 
-Shapes: A atoms, E images, H heads padded to whole vectors, R rows (atom and head), F frames, G nodes, K functions.
+Shapes: A atoms, E images, H heads padded to whole vectors, R rows (atom and head), F frames, K functions.
 """
 
 from __future__ import annotations
@@ -12,53 +12,46 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.angles import AngularBasis
+from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.frames import Frames, PrincipalAxes
 from crystalformers.images import Images
 
-ORDER = 8
-"""Nodes of the grid of cosines that an image's weight is spread on."""
-
-NODES_PER_DEVIATION = 6
-"""Nodes within one standard deviation of the angular functions; interpolation then errs by 1e-7 of their height."""
-
-ANGLES_PER_DEVIATION = 6
-"""Directions in a plane that stand for all of them, in units of 1 / standard deviation; the mean errs by 1e-8."""
+NEGLIGIBLE = 1e-7
+"""Bound on the coefficients of the angular functions that are left out."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the weights of images are spread according to their cosines with the axes of frames; one per batch.
+class CosineSeries:
+    """Angular functions as series of Chebyshev polynomials: b_k(t) = sum_l C_lk T_l(t); one per batch.
 
     Attributes:
-        direction: unit vectors, (E, 3) float32.
-        functions: angular functions at the nodes, (G, K) float32.
-        mean: a grid whose product with the functions is their mean over all axes, (G,) float32.
-        per_node: 1 / distance between two nodes.
-        angles: directions in a plane that stand for all of them.
+        direction: unit vectors of the images, (E, 3) float32.
+        coefficients: C with an even number of orders, then a row of means over all axes, (orders + 1, K) float32.
     """
 
     direction: Tensor
-    functions: Tensor
-    mean: Tensor
-    per_node: float
-    angles: int
+    coefficients: Tensor
 
     @classmethod
-    def of(cls, images: Images, basis: AngularBasis) -> Grid:
+    def of(cls, images: Images, basis: AngularBasis) -> CosineSeries:
         """For images with directions and the functions of a model."""
         assert images.vectors is not None
         distance = images.distance.unsqueeze(-1)
-        deviation = basis.width * basis.spacing
-        intervals = math.ceil(2 * NODES_PER_DEVIATION / deviation)
-        nodes = torch.arange(intervals + ORDER, dtype=torch.float64) - (ORDER // 2 - 1)
-        functions = basis(nodes * 2 / intervals - 1)
         return cls(
             direction=(images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous(),
-            functions=functions.float(),
-            mean=torch.linalg.lstsq(functions.mT, basis.sphere(nodes), rcond=1e-12, driver="gelsd").solution.float(),
-            per_node=intervals / 2,
-            angles=math.ceil(ANGLES_PER_DEVIATION / deviation),
+            coefficients=_coefficients(basis),
         )
+
+    @property
+    def orders(self) -> int:
+        """Polynomials in the series; as many directions, evenly spread in a plane, stand for all of them."""
+        return len(self.coefficients) - 1
+
+
+def _coefficients(basis: AngularBasis) -> Tensor:
+    orders = orders_for(basis.width * basis.spacing, NEGLIGIBLE)
+    series = chebyshev_series(basis, orders + orders % 2)
+    return torch.cat([series, basis.sphere(series)[None]]).float()
 
 
 @dataclass(frozen=True)
