@@ -55,26 +55,46 @@ INLINE void sum_by_pair(heads *whole, heads *part, const heads *value, const int
     }
 }
 
-/* Logits of the images of atom i that count, and their maximum; returns how many they are. The first image is the
- * atom itself at distance 0, and no logit exceeds max_j score - decay d^2: that bounds where all that follow are
- * negligible beside it. Images on the very edge weigh nothing, and must not set the maximum either. */
-INLINE int64_t image_logits(heads *logit, heads *top, const heads *score, int64_t pairs, heads decay, int64_t i,
-                            const Layout *layout) {
-    const int64_t begin = layout->ptr[i], end = layout->ptr[i + 1], first_pair = layout->pair_ptr[i];
-    const heads own = score[layout->pair[begin] - first_pair];
-    heads best = own;
-    for (int64_t p = 0; p < pairs; p++) best = maximum(best, score[p]);
-    const float farthest = largest((best - own + NEGLIGIBLE) / decay);
-    *top = own;
-    int64_t e = begin;
-    for (; e < end; e++) {
-        const float squared = layout->distance[e] * layout->distance[e];
-        if (squared > farthest || layout->taper[e] == 0) break;
-        const heads value = score[layout->pair[e] - first_pair] - decay * squared;
-        logit[e - begin] = value;
-        *top = maximum(*top, value);
+/* Images of a row whose squared distance is at most `farthest`; they are sorted. */
+INLINE int64_t images_within(float farthest, const float *distance, int64_t images) {
+    int64_t first = 0, last = images;
+    while (first < last) {
+        const int64_t middle = (first + last) / 2;
+        if (distance[middle] * distance[middle] > farthest)
+            last = middle;
+        else
+            first = middle + 1;
     }
-    return e - begin;
+    return first;
+}
+
+/* Weights exp(score - decay d^2) of the images of atom i that count, all times one factor for each head; returns how many
+ * they are. `score` is spent.
+ *
+ * The first image is the atom itself at distance 0, and no logit exceeds max_j score - decay d^2: that bounds where all that
+ * follow are negligible beside it. The same maximum keeps exp from overflow, and the largest weight from underflow unless
+ * it lies far below; then the largest logit is looked for. Images on the very edge weigh nothing and must not set it. */
+INLINE int64_t image_weights(heads *weight, heads *score, int64_t pairs, heads decay, heads factor, int64_t i,
+                             const Layout *layout) {
+    const int64_t begin = layout->ptr[i], first_pair = layout->pair_ptr[i];
+    const int32_t *pair = layout->pair + begin;
+    const float *distance = layout->distance + begin, *taper = layout->taper + begin;
+    const heads own = score[pair[0] - first_pair];
+    heads top = own;
+    for (int64_t p = 0; p < pairs; p++) top = maximum(top, score[p]);
+    const float farthest = largest((top - own + NEGLIGIBLE) / decay);
+    const int64_t images = images_within(farthest, distance, layout->ptr[i + 1] - begin);
+    if (largest(top - own) > FAR_BELOW) {
+        top = own;
+        for (int64_t n = 0; n < images; n++)
+            if (taper[n] > 0) top = maximum(top, score[pair[n] - first_pair] - decay * (distance[n] * distance[n]));
+    }
+    for (int64_t p = 0; p < pairs; p++) score[p] -= top;
+    for (int64_t n = 0; n < images; n++) {
+        const heads logit = score[pair[n] - first_pair] - decay * (distance[n] * distance[n]);
+        weight[n] = exp_heads(logit) * (factor * taper[n]);
+    }
+    return images;
 }
 
 static int64_t longest_row(const int64_t *ptr, int64_t first, int64_t last) {
@@ -136,8 +156,8 @@ INLINE void heads_innermost(heads *out, const float *in, int64_t count, int64_t 
         for (int h = 0; h < LANES; h++) out[k][h] = in[h * stride + k];
 }
 
-/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (H, A, K); 1 / Z_i, beside the largest
- * weight, (A, H); with frames the sums of
+/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (H, A, K); 1 / Z_i
+ * with Z_i as `image_weights` has it, (A, H); with frames the sums of
  * p_e T_l(cosine), (H, A, 3, orders + 1); for atoms first .. last - 1.
  * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
 int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
@@ -153,11 +173,8 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
             const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
-            heads top;
-            const heads width = *(const heads *)(decay + i * H + lane);
-            const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
-            for (int64_t n = 0; n < images; n++)
-                s.weight[n] = exp_heads(s.weight[n] - top) * layout->taper[layout->ptr[i] + n];
+            const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, i, layout);
             heads *total = s.second;
             sum_by_pair(total, s.part, s.weight, layout->pair + layout->ptr[i], first_pair, pairs, images);
             const heads per_z = 1.0f / sum_of(s.weight, images);
@@ -209,12 +226,9 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
             pair_products(s.second, grad_y + i * D * H + lane, v + lane, source, pairs, layout);
-            heads top;
             const heads width = *(const heads *)(decay + i * H + lane);
             const heads per_z = *(const heads *)(share + i * H + lane);
-            const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
-            for (int64_t n = 0; n < images; n++)
-                s.weight[n] = exp_heads(s.weight[n] - top) * (per_z * layout->taper[layout->ptr[i] + n]);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, i, layout);
             const float *distance = layout->distance + layout->ptr[i];
             heads everywhere = {0};
             if (layout->orders) {
@@ -275,11 +289,11 @@ int image_moments(int64_t first, int64_t last, const Layout *layout, void *const
         for (int64_t lane = 0; lane < H; lane += LANES) {
             const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, layout->pair_source + first_pair, pairs, layout);
-            heads top, z = {0}, sum[6] = {{0}};
-            const heads width = *(const heads *)(decay + i * H + lane);
-            const int64_t images = image_logits(s.weight, &top, s.score, pairs, width, i, layout);
+            heads z = {0}, sum[6] = {{0}};
+            const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, i, layout);
             for (int64_t n = 0; n < images; n++) {
-                const heads w = exp_heads(s.weight[n] - top) * layout->taper[layout->ptr[i] + n];
+                const heads w = s.weight[n];
                 const float *r = layout->direction + 3 * (layout->ptr[i] + n);
                 z += w;
                 for (int x = 0; x < 3; x++) {

@@ -46,10 +46,12 @@ def attention(
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, float32 on the CPU."""
     heads = q_AHD.shape[1]
     pad = -heads % LANES
-    q_ADH, k_ADH, v_ADH = (
-        F.pad(t.mT, (0, pad)).contiguous() for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD)
-    )
-    decay_AH = F.pad(0.5 * inverse_variance_AH, (0, pad), value=1.0).contiguous()
+
+    def padded(t: Tensor, value: float = 0.0) -> Tensor:
+        return (F.pad(t, (0, pad), value=value) if pad else t).contiguous()
+
+    q_ADH, k_ADH, v_ADH = (padded(t.mT) for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD))
+    decay_AH = padded(0.5 * inverse_variance_AH, 1.0)
     rows = geometry.kept("fused", Rows.of)
     count = 0 if W_HDK is None else geometry.basis.count
     series = frames = None
@@ -60,12 +62,14 @@ def attention(
     layout = Layout.of(rows, series, frames, 1.0 if angular is None else angular.tie_width, count)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
     y_ADH, b_HAK, angular_HAL, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *layout)  # type: ignore[no-untyped-call]
-    y_AHD: Tensor = y_ADH[..., :heads].mT
+    if pad:  # a slice of everything is not free: its gradient is copied
+        y_ADH, b_HAK, angular_HAL = y_ADH[..., :heads], b_HAK[:heads], angular_HAL[:heads]
+    y_AHD: Tensor = y_ADH.mT
     if W_HDK is not None:
-        y_AHD = y_AHD + torch.bmm(b_HAK[:heads], W_HDK.mT).transpose(0, 1)
+        y_AHD = y_AHD + torch.bmm(b_HAK, W_HDK.mT).transpose(0, 1)
     if angular is not None and series is not None:
         W_HDL = torch.einsum("zhdk,lk->hdzl", angular.W_3HDK, series.coefficients).flatten(2)
-        y_AHD = y_AHD + torch.bmm(angular_HAL[:heads], W_HDL.mT).transpose(0, 1)
+        y_AHD = y_AHD + torch.bmm(angular_HAL, W_HDL.mT).transpose(0, 1)
     return y_AHD
 
 

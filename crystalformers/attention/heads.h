@@ -31,6 +31,12 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 /* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). */
 #define NEGLIGIBLE 17.5f
 
+/* Weights of exp(-FAR_BELOW) and all that counts beside them are normal numbers of float32. */
+#define FAR_BELOW 60.0f
+
+/* Images whose radial functions are evaluated before they are used. */
+#define GATHERED 8
+
 /* Terms that are added one after the other. */
 #define SUM_BLOCK 16
 
@@ -49,7 +55,7 @@ typedef struct {
     float spacing;               /* distance between the centres of two radial functions */
     float tie_width;             /* see frames.py */
     int64_t windows;             /* pieces of WINDOW_LANES that cover the radial functions that are not zero */
-    int64_t terms;               /* coefficients of a radial function */
+    int64_t terms;               /* coefficients of a radial function, an even number */
     int64_t count;               /* K; 0 leaves the value encoding out */
     int64_t orders;              /* Chebyshev polynomials of the cosines, an even number; 0 without frames */
     int64_t atoms;               /* A */
@@ -90,33 +96,26 @@ INLINE float largest(heads a) {
 /* The radial functions that are not zero at a distance are those of a window around it. Between two centres each is a
  * polynomial of the place u, -1 <= u <= 1; its coefficients do not depend on where the window stands. Accumulators have
  * `margin` rows before k = 1 and after k = K, so that every window fits. */
-typedef struct {
-    int64_t cell; /* centres below the distance */
-    int64_t row;  /* of the window in an accumulator */
-} Place;
+INLINE int64_t cell_of(float distance, float per_spacing) { return (int64_t)(distance * per_spacing); }
 
-INLINE Place place_of(float distance, int64_t margin, const Layout *layout) {
-    const int64_t cell = (int64_t)(distance / layout->spacing);
-    return (Place){cell, cell + margin / 2};
-}
-
-/* One piece of the window at a distance in the given cell. */
+/* One piece of the window at a distance in the given cell, that between two centres. */
 INLINE piece radial_piece(float distance, int64_t cell, const float *coefficients, int64_t margin,
-                            const Layout *layout) {
+                          const Layout *layout) {
     const float u = (distance - (float)cell * layout->spacing) * (2 / layout->spacing) - 1;
-    const float *c = coefficients + (layout->terms - 1) * margin;
-    piece b = *(const piece *)c;
-    for (int64_t term = layout->terms - 1; term > 0; term--) {
-        c -= margin;
-        b = b * u + *(const piece *)c;
+    const float squared = u * u, *c = coefficients + (layout->terms - 2) * margin;
+    piece even = *(const piece *)c, odd = *(const piece *)(c + margin);
+    for (int64_t term = layout->terms - 2; term > 0; term -= 2) {
+        c -= 2 * margin;
+        even = even * squared + *(const piece *)c;
+        odd = odd * squared + *(const piece *)(c + margin);
     }
-    return b;
+    return odd * u + even;
 }
 
 /* Images first .. end - 1 of a row lie in one cell; images are sorted by distance. */
-INLINE int64_t end_of_cell(const float *distance, int64_t first, int64_t images, int64_t cell, const Layout *layout) {
+INLINE int64_t end_of_cell(const float *distance, int64_t first, int64_t images, int64_t cell, float per_spacing) {
     int64_t end = first + 1;
-    while (end < images && (int64_t)(distance[end] / layout->spacing) == cell) end++;
+    while (end < images && cell_of(distance[end], per_spacing) == cell) end++;
     return end;
 }
 
@@ -124,17 +123,18 @@ INLINE int64_t end_of_cell(const float *distance, int64_t first, int64_t images,
 INLINE void add_radial(float *sums, const heads *weight, const float *distance, int64_t images, int64_t windows,
                        const Layout *layout) {
     const int64_t margin = windows * WINDOW_LANES, rows = layout->count + 2 * margin;
+    const float per_spacing = 1 / layout->spacing;
     for (int64_t first = 0, end; first < images; first = end) {
-        const Place place = place_of(distance[first], margin, layout);
-        if (place.row >= layout->count + margin) return;
-        end = end_of_cell(distance, first, images, place.cell, layout);
+        const int64_t cell = cell_of(distance[first], per_spacing), row = cell + margin / 2;
+        if (row >= layout->count + margin) return;
+        end = end_of_cell(distance, first, images, cell, per_spacing);
         for (int64_t k = 0; k < margin; k += PIECE) {
             piece total[LANES] = {{0}};
             for (int64_t n = first; n < end; n++) {
-                const piece b = radial_piece(distance[n], place.cell, layout->radial + k, margin, layout);
+                const piece b = radial_piece(distance[n], cell, layout->radial + k, margin, layout);
                 for (int h = 0; h < LANES; h++) total[h] += b * weight[n][h];
             }
-            for (int h = 0; h < LANES; h++) *(piece *)(sums + h * rows + place.row + k) += total[h];
+            for (int h = 0; h < LANES; h++) *(piece *)(sums + h * rows + row + k) += total[h];
         }
     }
 }
@@ -143,20 +143,26 @@ INLINE void add_radial(float *sums, const heads *weight, const float *distance, 
 INLINE void gather_radial(heads *out, const heads *values, const float *distance, int64_t images, int64_t windows,
                           const Layout *layout) {
     const int64_t margin = windows * WINDOW_LANES;
+    const float per_spacing = 1 / layout->spacing;
     for (int64_t first = 0, end; first < images; first = end) {
-        const Place place = place_of(distance[first], margin, layout);
-        if (place.row >= layout->count + margin) return;
-        end = end_of_cell(distance, first, images, place.cell, layout);
+        const int64_t cell = cell_of(distance[first], per_spacing), row = cell + margin / 2;
+        if (row >= layout->count + margin) return;
+        end = end_of_cell(distance, first, images, cell, per_spacing);
         for (int64_t k = 0; k < margin; k += PIECE) {
             heads near[PIECE];
-            for (int m = 0; m < PIECE; m++) near[m] = values[place.row + k + m];
-            for (int64_t n = first; n < end; n++) {
-                float b[PIECE];
-                *(piece *)b = radial_piece(distance[n], place.cell, layout->radial + k, margin, layout);
-                heads sum[4] = {{0}};
-                for (int m = 0; m < PIECE; m += 4)
-                    for (int part = 0; part < 4; part++) sum[part] += near[m + part] * b[m + part];
-                out[n] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            for (int m = 0; m < PIECE; m++) near[m] = values[row + k + m];
+            for (int64_t start = first; start < end; start += GATHERED) {
+                /* Through memory: a number read from there is spread to all lanes for nothing. */
+                float b[GATHERED][PIECE];
+                const int64_t stop = start + GATHERED < end ? start + GATHERED : end;
+                for (int64_t n = start; n < stop; n++)
+                    *(piece *)b[n - start] = radial_piece(distance[n], cell, layout->radial + k, margin, layout);
+                for (int64_t n = start; n < stop; n++) {
+                    heads sum[4] = {{0}};
+                    for (int m = 0; m < PIECE; m += 4)
+                        for (int part = 0; part < 4; part++) sum[part] += near[m + part] * b[n - start][m + part];
+                    out[n] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+                }
             }
         }
     }

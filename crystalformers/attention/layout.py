@@ -89,12 +89,13 @@ def radial_polynomials(width: float) -> Tensor:
         width: standard deviation in units of the spacing.
 
     Returns:
-        c for the functions k = n - half + 1, ..., n + half, shape (terms, 2 half) float32.
+        c for the functions k = n - half + 1, ..., n + half, shape (an even number of terms, 2 half) float32.
     """
     half = math.ceil((2 * REACH * width + 1) / WINDOW_LANES) * WINDOW_LANES // 2
     centres = torch.arange(1 - half, half + 1, dtype=torch.float64)
+    terms = orders_for(2 * width, POLYNOMIAL)
     series = chebyshev_series(
-        lambda u: torch.exp(-0.5 * (((u[:, None] + 1) / 2 - centres) / width) ** 2), orders_for(2 * width, POLYNOMIAL)
+        lambda u: torch.exp(-0.5 * (((u[:, None] + 1) / 2 - centres) / width) ** 2), terms + terms % 2
     )
     return power_series(series).float().contiguous()
 

@@ -257,7 +257,7 @@ class InfiniteAttention(nn.Module):
             if real < config.heads:
                 others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
                 y.append(self.reciprocal(*others, published=backend == "published"))
-        return self.out(torch.cat(y, dim=1).flatten(1))
+        return self.out((torch.cat(y, dim=1) if len(y) > 1 else y[0]).flatten(1))
 
     def reciprocal(
         self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry, *, published: bool
