@@ -41,7 +41,9 @@ CRYSTALS = {
 }
 
 
-def encode(batch: CrystalBatch, method: FrameMethod, backend: str, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
+def encode(
+    batch: CrystalBatch, method: FrameMethod, backend: str, seed: int = 0, width: float = 1.5
+) -> tuple[Tensor, list[Tensor]]:
     """Attention output and the gradients of its arguments, with weights that depend on the elements alone."""
     generator = torch.Generator().manual_seed(seed)
     table = torch.randn(98, 3, 2, 3, generator=generator, dtype=torch.float64)
@@ -52,7 +54,7 @@ def encode(batch: CrystalBatch, method: FrameMethod, backend: str, seed: int = 0
     leaves = [t.to(batch.positions.dtype).requires_grad_() for t in (q, k, v, inverse_variance, W, W_angle)]
     q, k, v, inverse_variance, W, W_angle = leaves
     geometry = Geometry(batch, RadialBasis(16, 8.0))
-    angular = AngularEncoding(W_angle, AngularBasis(16, 1.5), method)
+    angular = AngularEncoding(W_angle, AngularBasis(16, width), method)
     y = infinite_attention(q, k, v, inverse_variance, W, geometry, backend, angular=angular)
     probe = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
     return y.detach(), list(torch.autograd.grad((y * probe).sum(), leaves))
@@ -100,9 +102,9 @@ def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod) -> None:
     squares: dict[str, list[list[float]]] = {"cpu": [], "torch": []}
     for seed, name in itertools.product(range(4), CRYSTALS):
         batch = batch_of(CRYSTALS[name])
-        exact, exact_gradients = encode(batch, method, "torch", seed)
+        exact, exact_gradients = encode(batch, method, "torch", seed, width=1.0)
         for backend, found in squares.items():
-            y, gradients = encode(batch.to(torch.float32), method, backend, seed)
+            y, gradients = encode(batch.to(torch.float32), method, backend, seed, width=1.0)
             pairs = zip([y, *gradients], [exact, *exact_gradients], strict=True)
             found.append([((ours - law) / law.abs().max().clamp(min=1)).square().mean().item() for ours, law in pairs])
     ours, plain = (np.sqrt(np.mean(found, axis=0)) for found in squares.values())

@@ -16,7 +16,7 @@ from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.frames import Frames, PrincipalAxes
 from crystalformers.images import Images
 
-NEGLIGIBLE = 1e-7
+NEGLIGIBLE = 1e-6
 """Bound on the coefficients of the angular functions that are left out."""
 
 

@@ -180,15 +180,30 @@ static int complete_frames(LineList *list, Candidate first, const Race *second, 
     return 0;
 }
 
-/* Max frames of LANES heads from the weights of their images; see frames.py for the definition. The first image, the atom
- * itself, has no direction. `candidates` has room for 2 * LANES * images. Returns 0, or 1 if memory ran out. */
-INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const float *direction,
-                      Candidate *candidates, const Layout *layout) {
-    const float floor_ratio = expf(-layout->tie_width), per_tie_width = 1 / layout->tie_width;
-    Race first = {.list = candidates, .room = images};
+/* Images from `n` on may still have a score above `least`, being no larger than their weight. Asked at every fourth. */
+INLINE int goes_on(int64_t n, const heads *heaviest, heads least) { return n % 4 || any(heaviest[n] > least); }
+
+/* The largest score of the second axis in each lane. */
+INLINE heads best_second(const heads *weight, const heads *heaviest, int64_t images, const heads e1[3],
+                         const float *direction, float least) {
     heads best = {0};
-    for (int64_t n = 1; n < images; n++) best = maximum(best, weight[n]);
-    for (int64_t n = 1; n < images; n++) enter(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
+    for (int64_t n = 1; n < images && goes_on(n, heaviest, best); n++)
+        best = maximum(best, second_score(weight[n], e1, direction + 3 * n, least));
+    return best;
+}
+
+/* Max frames of LANES heads from the weights of their images; see frames.py for the definition. The first image, the atom
+ * itself, has no direction. `candidates` has room for 2 * LANES * images, `heaviest` for the images. Returns 0, or 1 if
+ * memory ran out. */
+INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const float *direction,
+                      Candidate *candidates, heads *heaviest, const Layout *layout) {
+    const float floor_ratio = expf(-layout->tie_width), per_tie_width = 1 / layout->tie_width;
+    /* The largest weight of each image and all that follow: where it is too small, no search need go on. */
+    heads best = {0};
+    for (int64_t n = images - 1; n > 0; n--) heaviest[n] = best = maximum(best, weight[n]);
+    Race first = {.list = candidates, .room = images};
+    for (int64_t n = 1; n < images && goes_on(n, heaviest, best * floor_ratio); n++)
+        enter(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
     int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++) {
         angles->lane[lane].count = 0;
@@ -201,22 +216,19 @@ INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const
             if (place < first.count[lane])
                 for (int k = 0; k < 3; k++)
                     e1[k][lane] = direction[3 * first.list[lane * images + place].image + k];
-        heads best2 = {0}, last_resort = {0};
-        for (int64_t n = 1; n < images; n++) {
-            best2 = maximum(best2, second_score(weight[n], e1, direction + 3 * n, COLLINEAR));
-            last_resort = maximum(last_resort, second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR));
-        }
         Race second = {.list = candidates + LANES * images, .room = images};
-        const heads_int none = best2 <= 0;
-        for (int64_t n = 1; n < images; n++) {
+        const heads best2 = best_second(weight, heaviest, images, e1, direction, COLLINEAR);
+        for (int64_t n = 1; n < images && goes_on(n, heaviest, best2 * floor_ratio); n++) {
             const heads score = second_score(weight[n], e1, direction + 3 * n, COLLINEAR);
             enter(&second, n, score, best2, best2 * floor_ratio, per_tie_width);
         }
-        if (any(none & (last_resort > 0))) {
+        const heads_int none = best2 <= 0;
+        if (any(none)) {
+            const heads last_resort = best_second(weight, heaviest, images, e1, direction, EXACTLY_COLLINEAR);
             const heads best3 = (heads)((heads_int)last_resort & none);
             for (int64_t n = 1; n < images; n++) {
-                const heads any_score = second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR);
-                enter(&second, n, (heads)((heads_int)any_score & none), best3, best3 * floor_ratio, per_tie_width);
+                const heads score = second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR);
+                enter(&second, n, (heads)((heads_int)score & none), best3, best3 * floor_ratio, per_tie_width);
             }
         }
         for (int lane = 0; lane < LANES; lane++)
@@ -254,10 +266,10 @@ static int arrange(Angles *angles) {
 
 /* The frames of the heads first_head .. of atom i, given or from the weights of its images. */
 INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_t i, int64_t first_head,
-                     Candidate *candidates, const Layout *layout) {
+                     Candidate *candidates, heads *heaviest, const Layout *layout) {
     if (!layout->frame_ptr) {
         const float *direction = layout->direction + 3 * layout->ptr[i];
-        if (max_frames(angles, weight, images, direction, candidates, layout)) return 1;
+        if (max_frames(angles, weight, images, direction, candidates, heaviest, layout)) return 1;
         return arrange(angles);
     }
     for (int lane = 0; lane < LANES; lane++) {

@@ -198,7 +198,7 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
                         b[((lane + h) * A + i) * K + m] = sums[h * (K + 2 * margin) + margin + m] * per_z[h];
             }
             if (!layout->orders) continue;
-            failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, layout);
+            failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, s.grad, layout);
             if (failure) break;
             const heads around = images > 1 ? sum_of(s.weight + 1, images - 1) : (heads){0};
             cosine_moments(&s.angles, s.weight, layout->direction + 3 * layout->ptr[i], per_z, images, layout->orders);
@@ -232,7 +232,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
             const float *distance = layout->distance + layout->ptr[i];
             heads everywhere = {0};
             if (layout->orders) {
-                failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, layout);
+                failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, s.grad, layout);
                 if (failure) break;
                 heads_innermost(s.angles.moments, grad_angular + (lane * A + i) * L, L, A * L);
                 everywhere = isotropic_series(&s.angles, i * H + lane, layout);
