@@ -21,7 +21,7 @@ CANDIDATES_PER_CHUNK = 1 << 20
 LARGEST_WITHOUT_BINS = 64
 """Atoms of a cell up to which all pairs are tried: sorting them into bins would cost more."""
 
-BINS_PER_RADIUS = 3
+BINS_PER_RADIUS = 4
 """Bins are at least this part of the radius wide."""
 
 

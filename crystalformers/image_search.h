@@ -195,8 +195,19 @@ static void begin_lines(Step *lines, const double *T) {
     }
 }
 
-/* Atoms that may have an image near atom i, ascending: of the bins around its own, or all of the crystal where it has
- * but one. `seen` holds a zero bit for each atom of the crystal, and is left so. Returns how many they are. */
+/* Half of the longest diagonal of a bin, and a little for rounding. */
+static double half_diagonal(const double *T, const int64_t *m) {
+    double longest = 0;
+    for (int corner = 0; corner < 4; corner++) {
+        const double n[3] = {1.0 / m[0], (corner & 1 ? -1.0 : 1.0) / m[1], (corner & 2 ? -1.0 : 1.0) / m[2]};
+        const double x = n[0] * T[0] + n[1] * T[3] + n[2] * T[6], y = n[1] * T[4] + n[2] * T[7], z = n[2] * T[8];
+        longest = fmax(longest, x * x + y * y + z * z);
+    }
+    return 0.5 * sqrt(longest) * (1 + 1e-6);
+}
+
+/* Atoms that may have an image near atom i, ascending: of the bins whose centres are near enough, or all of the crystal
+ * where it has but one. `seen` holds a zero bit for each atom of the crystal, and is left so. Returns how many they are. */
 static int64_t near_atoms(const Cells *cells, int64_t i, int32_t *near, uint64_t *seen) {
     const int64_t c = cells->crystal[i], *m = cells->bins + 3 * c, *reach = cells->reach + 3 * c;
     const int64_t first = cells->ptr[c], atoms = cells->ptr[c + 1] - first, own = cells->bin[i] - cells->first_bin[c];
@@ -204,16 +215,27 @@ static int64_t near_atoms(const Cells *cells, int64_t i, int32_t *near, uint64_t
         for (int64_t k = 0; k < atoms; k++) near[k] = (int32_t)(first + k);
         return atoms;
     }
-    for (int64_t d1 = -reach[0]; d1 <= reach[0]; d1++)
-        for (int64_t d2 = -reach[1]; d2 <= reach[1]; d2++)
+    const double *T = cells->triangle + 9 * c, *frac = cells->frac + 3 * i;
+    /* A direction with one bin holds images of its atoms farther along than the bin itself. */
+    const double farthest = m[0] > 1 && m[1] > 1 && m[2] > 1 ? cells->radius + half_diagonal(T, m) : INFINITY;
+    const int64_t b1 = own / (m[1] * m[2]), b2 = own / m[2] % m[1], b3 = own % m[2];
+    for (int64_t d1 = -reach[0]; d1 <= reach[0]; d1++) {
+        const double f1 = (b1 + d1 + 0.5) / m[0] - (frac[0] - floor(frac[0]));
+        for (int64_t d2 = -reach[1]; d2 <= reach[1]; d2++) {
+            const double f2 = (b2 + d2 + 0.5) / m[1] - (frac[1] - floor(frac[1]));
+            const int64_t row = ((b1 + d1 + m[0]) % m[0] * m[1] + (b2 + d2 + m[1]) % m[1]) * m[2];
             for (int64_t d3 = -reach[2]; d3 <= reach[2]; d3++) {
-                const int64_t b1 = (own / (m[1] * m[2]) + d1 + m[0]) % m[0], b2 = (own / m[2] + d2 + m[1]) % m[1];
-                const int64_t b = cells->first_bin[c] + (b1 * m[1] + b2) * m[2] + (own + d3 + m[2]) % m[2];
+                const double f3 = (b3 + d3 + 0.5) / m[2] - (frac[2] - floor(frac[2]));
+                const double x = f1 * T[0] + f2 * T[3] + f3 * T[6], y = f2 * T[4] + f3 * T[7], z = f3 * T[8];
+                if (x * x + y * y + z * z > farthest * farthest) continue;
+                const int64_t b = cells->first_bin[c] + row + (b3 + d3 + m[2]) % m[2];
                 for (int64_t k = cells->bin_ptr[b]; k < cells->bin_ptr[b + 1]; k++) {
                     const int64_t atom = cells->binned[k] - first;
                     seen[atom / 64] |= 1ull << (atom % 64);
                 }
             }
+        }
+    }
     int64_t count = 0;
     for (int64_t word = 0; word < (atoms + 63) / 64; word++) {
         for (uint64_t rest = seen[word]; rest; rest &= rest - 1)

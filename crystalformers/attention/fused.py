@@ -52,7 +52,8 @@ def attention(
 
     q_ADH, k_ADH, v_ADH = (padded(t.mT) for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD))
     decay_AH = padded(0.5 * inverse_variance_AH, 1.0)
-    rows = geometry.kept("fused", Rows.of)
+    backward = torch.is_grad_enabled()
+    rows = geometry.kept(f"fused, backward: {backward}", lambda g: Rows.of(g, backward=backward))
     count = 0 if W_HDK is None else geometry.basis.count
     series = frames = None
     if angular is not None:

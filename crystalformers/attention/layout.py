@@ -53,17 +53,20 @@ class Rows:
     pair_ptr: Tensor  # (A + 1,)
     pair_source: Tensor  # (P,)
     pair_target: Tensor  # (P,)
-    by_source: Tensor  # (P,) pairs in the order of their source atom
-    source_ptr: Tensor  # (A + 1,)
+    by_source: Tensor  # (P,) pairs in the order of their source atom; empty without gradients
+    source_ptr: Tensor  # (A + 1,), or empty
     radial: Tensor  # (terms, windows * WINDOW_LANES) float32, see `radial_polynomials`
     spacing: float
 
     @classmethod
-    def of(cls, geometry: Geometry) -> Rows:
-        """Read off a geometry."""
+    def of(cls, geometry: Geometry, *, backward: bool) -> Rows:
+        """Read off a geometry; with what only a backward pass reads, or without."""
         images, basis = geometry.images, geometry.basis
-        by_source = torch.argsort(images.pair_source, stable=True)
-        atoms = torch.arange(images.n_atoms + 1, device=by_source.device)
+        atoms = torch.arange(images.n_atoms + 1, device=images.pair_source.device)
+        by_source = source_ptr = images.pair_source.new_empty(0)
+        if backward:
+            by_source = torch.argsort(images.pair_source, stable=True)
+            source_ptr = torch.searchsorted(images.pair_source[by_source], atoms)
         return cls(
             distance=images.distance.contiguous(),
             taper=taper(images.distance, images.radius),
@@ -73,7 +76,7 @@ class Rows:
             pair_source=images.pair_source.contiguous(),
             pair_target=images.pair_target.contiguous(),
             by_source=by_source,
-            source_ptr=torch.searchsorted(images.pair_source[by_source], atoms),
+            source_ptr=source_ptr,
             radial=radial_polynomials(basis.width),
             spacing=basis.spacing if basis.count else 1.0,
         )
