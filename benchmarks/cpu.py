@@ -40,11 +40,20 @@ from torch import Tensor, nn
 from crystalformers.attention import Backend, Geometry, infinite_attention
 from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.kernels import library
+from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
+from crystalformers.models.presets import preset
 from crystalformers.training.batching import ImageStore
 from crystalformers.training.recipe import Recipe
 
 YARDSTICK = "MEGNet"
+TITLES = {
+    "crystalformer": "Crystalformer",
+    "crystalframer": "CrystalFramer",
+    "crystalframer-lightweight": "CrystalFramer lightweight",
+}
+"""Presets that are measured with the fused kernel."""
+
 TRAINING_TOLERANCE: float = Recipe.model_fields["tolerance"].default
 PREDICTION_TOLERANCE = 1e-7
 VESIN_RADIUS = 8.4
@@ -108,12 +117,13 @@ class Record:
             torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
 
 
-def crystalformer(crystals: Sequence[Crystal], backend: Backend, tolerance: float, batch: int) -> Contestant:
-    """Crystalformer with one backend, images chosen by a tolerance, with the parts of its training step."""
-    model = Crystalformer()
+def ours(crystals: Sequence[Crystal], variant: str, backend: Backend, tolerance: float, batch: int) -> Contestant:
+    """A preset with one backend, images chosen by a tolerance; without frames also the parts of its training step."""
+    model = build_model("crystalformer", vars(preset(variant)))
+    assert isinstance(model, Crystalformer)
     radius = model.radius(tolerance)
     table: Any = crystals  # a list serves: the store only asks for rows
-    store = ImageStore(table, radius, math.inf)
+    store = ImageStore(table, radius, math.inf, directions=model.needs_directions)
     parts = [np.arange(k, min(k + batch, len(crystals))) for k in range(0, len(crystals), batch)]
     model.calibrate(store.batch(parts[0]))
     model.backend = backend
@@ -132,6 +142,10 @@ def crystalformer(crystals: Sequence[Crystal], backend: Backend, tolerance: floa
             model(store.batch(rows))
 
     train()
+    name = f"{TITLES[variant]}, backend {backend}, images within {radius:.1f} Å"
+    parameters = sum(p.numel() for p in model.parameters())
+    if model.needs_directions:
+        return Contestant(name, parameters, train, infer)
     records = [Record.of(model, store.batch(rows)) for rows in parts]
     # The same step over and over would carry the weights far away, and with them the widths of the Gaussians.
     still = deepcopy(model)
@@ -144,19 +158,18 @@ def crystalformer(crystals: Sequence[Crystal], backend: Backend, tolerance: floa
         "collation": lambda: deque(map(store.batch, parts)),
         "optimiser": lambda: [still_optimizer.step() for _ in parts],
     }
-    name = f"Crystalformer, backend {backend}, images within {radius:.1f} Å"
-    return Contestant(name, sum(p.numel() for p in model.parameters()), train, infer, None, shares)
+    return Contestant(name, parameters, train, infer, None, shares)
 
 
 def gather(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:
     """All models that can run here; what cannot is said."""
-    settings: list[tuple[Backend, float]] = [("torch", TRAINING_TOLERANCE)]
+    settings: list[tuple[str, Backend, float]] = [("crystalformer", "torch", TRAINING_TOLERANCE)]
     if library() is None:
         print("NOT MEASURED: backend cpu; the compiled kernels are not installed (no C compiler was found).")
     else:
-        settings = [("cpu", TRAINING_TOLERANCE), ("cpu", PREDICTION_TOLERANCE), *settings]
-    ours = [crystalformer(crystals, backend, tolerance, batch) for backend, tolerance in settings]
-    return [*ours, *matgl_contestants(crystals, batch)]
+        wide = ("crystalformer", "cpu", PREDICTION_TOLERANCE)
+        settings = [*((variant, "cpu", TRAINING_TOLERANCE) for variant in TITLES), wide, *settings]
+    return [*(ours(crystals, *setting, batch) for setting in settings), *matgl_contestants(crystals, batch)]
 
 
 def all_tasks(
@@ -200,10 +213,12 @@ def print_report(
             entry[kind] = spread(speeds[one.name, kind])
             relative = ratios(speeds, one.name, kind, yardstick)
             entry[f"{kind}_ratio"] = spread(relative) if relative else None
+            entry[f"{kind}_of_first"] = spread(ratios(speeds, one.name, kind, contestants[0].name))
         entry["shares_of_training_step"] = {k: spread(v) for k, v in step_shares(times, one).items()}
         report["models"].append(entry)
     report["lists"] = [{"list": name, "build": spread(v)} for (name, kind), v in speeds.items() if kind == "build"]
     print_models(report["models"])
+    print_framed(report["models"])
     print_shares(report["models"])
     print("\nBuilding images or graphs, structures/s")
     print_table(["", "median (range)"], [[row["list"], cell(row["build"])] for row in report["lists"]])
@@ -218,6 +233,13 @@ def print_models(models: Sequence[dict[str, Any]]) -> None:
         cells = [cell(one["train"]), cell(one["train_ratio"]), cell(one["infer"]), cell(one["infer_ratio"])]
         rows.append([one["model"], f"{one['parameters'] / 1e6:.2f} M", *cells])
     print_table(header, rows)
+
+
+def print_framed(models: Sequence[dict[str, Any]]) -> None:
+    print(f"\nSpeed in units of {models[0]['model']}, same round")
+    framed = [one for one in models if one["model"].startswith("CrystalFramer")]
+    rows = [[one["model"], cell(one["train_of_first"]), cell(one["infer_of_first"])] for one in framed]
+    print_table(["model", "train x", "infer x"], rows)
 
 
 def print_shares(models: Sequence[dict[str, Any]]) -> None:
