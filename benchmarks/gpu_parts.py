@@ -196,10 +196,20 @@ def eager(plan: Plan) -> list[dict[str, Any]]:
 
 def captured(plan: Plan) -> list[dict[str, Any]]:
     """Whole epochs over a data set on the device, each step one CUDA graph: gather, forward, backward, AdamW."""
+    return epochs(plan, "crystalformer")
+
+
+def framed(plan: Plan) -> list[dict[str, Any]]:
+    """The same with CrystalFramer, max frames found on the device."""
+    return epochs(plan, "crystalframer")
+
+
+def epochs(plan: Plan, variant: str) -> list[dict[str, Any]]:
+    """Epochs of a preset, training and inference."""
     backend = plan.models[0]
     crystals = synthetic_crystals(plan.epoch, plan.setting.seed + 1)
     parts = [crystals[k : k + plan.size] for k in range(0, len(crystals), plan.size)]
-    setting = replace(plan.setting, batches=parts)
+    setting = replace(plan.setting, batches=parts, variant=variant)
     resident, rows = resident_crystals(setting), []
     for precision in PRECISIONS:
         plan.peak()
@@ -209,12 +219,12 @@ def captured(plan: Plan) -> list[dict[str, Any]]:
         assert torch.isfinite(run.loss), "the loss is not finite"
         seconds = spread([t * EPOCH / len(crystals) for t in times["train"]])
         rate = spread([len(crystals) / t for t in times["infer"]])
-        row = {"backend": backend, "precision": precision, "crystals": len(crystals)}
+        row = {"model": variant, "backend": backend, "precision": precision, "crystals": len(crystals)}
         rows.append(
             row | {"capacity": asdict(run.capacity), "epoch_s": seconds, "infer_per_s": rate, "peak_bytes": plan.peak()}
         )
         print(
-            f"{backend} {precision}: epoch of {EPOCH:,} crystals {seconds['median']:.2f} s, inference "
+            f"{variant}, {backend} {precision}: epoch of {EPOCH:,} crystals {seconds['median']:.2f} s, inference "
             f"{digits(rate['median'])} structures/s"
         )
     return rows
@@ -262,5 +272,6 @@ def compiled(plan: Plan) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Plan], Any]] = {
-    part.__name__: part for part in (agreement, repeats, tiles, captured, roofline, images, eager, large, compiled)
+    part.__name__: part
+    for part in (agreement, repeats, tiles, captured, framed, roofline, images, eager, large, compiled)
 }

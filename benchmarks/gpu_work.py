@@ -15,7 +15,9 @@ from torch import Tensor
 from crystalformers.attention import Backend
 from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.images import with_images
+from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
+from crystalformers.models.presets import preset
 from crystalformers.resident import ResidentCrystals
 
 MEAN_ATOMS, MOST_ATOMS, VOLUME_PER_ATOM = 10, 100, 18.0
@@ -58,17 +60,26 @@ class Setting:
         batches: crystals of each step.
         radius: of the images, Angstrom.
         seed: of weights and labels.
+        variant: preset of the model.
     """
 
     device: torch.device
     batches: list[list[Crystal]]
     radius: float
     seed: int
+    variant: str = "crystalformer"
 
     def pack(self, crystals: Sequence[Crystal]) -> CrystalBatch:
         """The data of a step: pack on the CPU, copy, and build the images on the device, in float64."""
         batch = CrystalBatch.from_crystals(crystals).to(self.device)
-        return with_images(batch, self.radius).to(torch.float32)
+        return with_images(batch, self.radius, directions=self.fresh().needs_directions).to(torch.float32)
+
+    def fresh(self) -> Crystalformer:
+        """A model with random weights."""
+        torch.manual_seed(self.seed)
+        model = build_model("crystalformer", vars(preset(self.variant)))
+        assert isinstance(model, Crystalformer)
+        return model
 
     def wait(self) -> None:
         """Until the device is done."""
@@ -77,8 +88,7 @@ class Setting:
 
     def model(self, backend: Backend, batch: CrystalBatch) -> Crystalformer:
         """A calibrated model of the published architecture."""
-        torch.manual_seed(self.seed)
-        model = Crystalformer().to(self.device)
+        model = self.fresh().to(self.device)
         model.calibrate(batch)
         model.backend = backend
         return model

@@ -47,7 +47,8 @@ class ResidentCrystals:
     """Crystals with their images on one device.
 
     Args:
-        batches: the crystals in order, packed with their images (as many at a time as memory allows on the host).
+        batches: the crystals in order, packed with their images (as many at a time as memory allows on the host), all
+            with directions or none.
         device: where to keep them.
     """
 
@@ -109,6 +110,7 @@ class ResidentCrystals:
             for name in ("pair_target", "pair_source")
         )
         pair_of_image = data["pair"][image.index] + pair.start[image.owner]
+        vectors = torch.where(image.real[:, None], data["vectors"][image.index], 0.0) if "vectors" in data else None
         images = Images(
             distance=torch.where(image.real, data["distance"][image.index], 0.0),
             pair=torch.where(image.real, pair_of_image, (pair.total + image.beyond).clamp(max=last_pair)).int(),
@@ -116,6 +118,7 @@ class ResidentCrystals:
             pair_target=pair_target,
             pair_source=pair_source,
             radius=self.radius,
+            vectors=vectors,
         )
         unit = torch.eye(3, device=rows.device, dtype=data["lattice"].dtype)[None]
         return CrystalBatch(
@@ -177,6 +180,7 @@ def _local(batch: CrystalBatch, images: Images) -> dict[str, Tensor]:
         "atoms": ptr.diff(),
         "pairs": pair_ptr.diff(),
         "images": image_ptr.diff(),
+        **({} if images.vectors is None else {"vectors": images.vectors.float()}),
     }
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from crystalformers.attention import triton_angle_kernels, triton_kernels
+from crystalformers.attention import triton_angle_kernels, triton_frame_kernels, triton_frames, triton_kernels
 from crystalformers.attention.triton_ops import TILING
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -24,20 +24,26 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 KERNELS = (
     *("image_sum", "image_weights", "image_sum_backward", "image_sum_pull"),
     *("angular_sum", "angular_sum_backward"),
+    *("max_frames count", "max_frames write"),
 )
 FEATURES = ("q", "k", "v", "grad_q", "grad_k", "grad_v")
 TYPES = {
     **dict.fromkeys(("source", "by_source", "target"), "*i32"),
     **dict.fromkeys(("ptr", "pair_ptr", "pair_source", "source_ptr", "stop", "frame_ptr"), "*i64"),
-    **dict.fromkeys(("scale", "spacing", "per_width", "negligible"), "fp32"),
+    **dict.fromkeys(("count",), "*i64"),
+    **dict.fromkeys(("scale", "spacing", "per_width", "negligible", "per_tie_width"), "fp32"),
+    "capacity": "i32",
 }
+MODULES = (triton_kernels, triton_angle_kernels, triton_frame_kernels)
 
 
 def compiled(name: str, operand: tl.dtype) -> str:
-    kernel = getattr(triton_angle_kernels if name.startswith("angular") else triton_kernels, name)
+    function, _, purpose = name.partition(" ")
+    kernel = next(getattr(module, function) for module in MODULES if hasattr(module, function))
     sizes = {"HEADS": 8, "WIDTH": 16, "COUNT": 64, "H": 8, "D": 16, "K": 64}
     tiles = {"IMAGES": TILING.images, "PAIRS": TILING.pairs, "SCAN": TILING.scan}
-    everything = {**sizes, **tiles, "WEIGHTED": False, "OPERAND": operand, "PRECISION": TILING.precision}
+    choices = {"WEIGHTED": False, "OPERAND": operand, "PRECISION": TILING.precision, "WRITE": purpose == "write"}
+    everything = {**sizes, **tiles, **choices}
     constants = {arg: value for arg, value in everything.items() if arg in kernel.arg_names}
     feature = "*bf16" if operand == tl.bfloat16 else "*fp32"
     types = {**TYPES, **dict.fromkeys(FEATURES, feature), **dict.fromkeys(constants, "constexpr")}
@@ -45,7 +51,8 @@ def compiled(name: str, operand: tl.dtype) -> str:
     aligned = {(k,): [["tt.divisibility", 16]] for k, kind in enumerate(signature.values()) if kind.startswith("*")}
     constexprs = {(kernel.arg_names.index(arg),): value for arg, value in constants.items()}
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=aligned)
-    options = {"num_warps": TILING.warps, "num_stages": TILING.stages}
+    warps = triton_frames.WARPS if function == "max_frames" else TILING.warps
+    options = {"num_warps": warps, "num_stages": TILING.stages}
     binary = triton.compile(source, target=HOPPER, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])

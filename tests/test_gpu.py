@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,9 +87,10 @@ def test_attention_and_every_gradient_agree_with_the_reference(dtype: torch.dtyp
         assert (mine - law).abs().max() <= tolerance * law.abs().max()
 
 
-def calibrated_model(batch: CrystalBatch) -> Crystalformer:
+def calibrated_model(batch: CrystalBatch, **settings: Any) -> Crystalformer:
     torch.manual_seed(0)
-    model = Crystalformer(CrystalformerConfig(dim=32, heads=4, blocks=3, feedforward=64, radial_functions=16))
+    sizes = {"dim": 32, "heads": 4, "blocks": 3, "feedforward": 64, "radial_functions": 16}
+    model = Crystalformer(CrystalformerConfig(**(sizes | settings)))
     model = model.to(batch.positions.dtype)
     model.calibrate(batch)
     return model
@@ -130,14 +132,16 @@ def test_bfloat16_rounds_predictions_and_nothing_more() -> None:
 
 
 @pytest.mark.skipif(not triton_ops.installed(), reason="NOT TESTED: Triton is not installed")
-def test_forward_and_backward_are_captured_in_one_graph() -> None:
-    """From row numbers to gradients nothing waits for the device; replays follow the rows."""
+@pytest.mark.parametrize("frame", [None, "max"])
+def test_forward_and_backward_are_captured_in_one_graph(frame: str | None) -> None:
+    """From row numbers to gradients nothing waits for the device, ties of frames included; replays follow the rows."""
     crystals = random_crystals(8)
-    packed = with_images(CrystalBatch.from_crystals(crystals), 6.0).to(torch.float32)
+    packed = with_images(CrystalBatch.from_crystals(crystals), 6.0, directions=True).to(torch.float32)
     resident = ResidentCrystals([packed], DEVICE)
     choices = [np.array([0, 3, 5]), np.array([7, 1, 2])]
     capacity = resident.capacity(choices)
-    model = calibrated_model(packed).to(DEVICE)
+    model = calibrated_model(packed, frame=frame).to(DEVICE)
+    model.backend = "triton"
     rows, parameters = torch.tensor([4, 5, 6], device=DEVICE), list(model.parameters())
 
     def step() -> tuple[Tensor, ...]:

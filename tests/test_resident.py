@@ -68,6 +68,20 @@ def test_atoms_that_fill_up_see_only_themselves(resident: ResidentCrystals) -> N
     assert (images.pair_target.diff() >= 0).all()
 
 
+def test_directions_are_gathered_too() -> None:
+    batch = with_images(CrystalBatch.from_crystals(CRYSTALS), RADIUS, directions=True).to(torch.float32)
+    directed = ResidentCrystals([batch], DEVICE)
+    rows = BATCHES[0]
+    model = Crystalformer(
+        CrystalformerConfig(dim=16, heads=2, blocks=1, feedforward=16, radial_functions=4, frame="max")
+    ).to(DEVICE)
+    model.calibrate(batch.to(DEVICE))
+    chosen = CrystalBatch.from_crystals([CRYSTALS[row] for row in rows])
+    expected = model(with_images(chosen, RADIUS, directions=True).to(torch.float32).to(DEVICE))
+    found = model(directed.batch(torch.from_numpy(rows).to(DEVICE), directed.capacity(BATCHES)))[: len(rows)]
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.detach().abs().max()))
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_predictions_and_gradients_do_not_see_the_filling(resident: ResidentCrystals, backend: str) -> None:
     rows = BATCHES[1]

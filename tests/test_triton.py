@@ -25,12 +25,13 @@ from crystalformers.attention import (
     RadialBasis,
     choose_backend,
     infinite_attention,
+    triton_frames,
     triton_ops,
 )
 from crystalformers.attention.triton_frames import FRAMES
 from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import ConfigError
-from crystalformers.frames import FrameMethod
+from crystalformers.frames import FrameMethod, max_frames
 from crystalformers.images import build_images, with_images
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -247,8 +248,44 @@ def test_frames_are_those_of_the_reference(name: str, frame: FrameMethod) -> Non
     assert max(errors.values()) < 5e-6, errors
 
 
+def weighed(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the images of two heads, directions and the first image of each atom, on the device."""
+    batch = with_images(CrystalBatch.from_crystals(FRAMED[name]), 4.0, directions=True).to(torch.float32)
+    geometry = Geometry(batch, RadialBasis(5, 14.0))
+    distance = geometry.images.distance
+    p = torch.stack([torch.exp(-distance.square()), torch.exp(-0.3 * distance.square())], 1)
+    return p.to(DEVICE), triton_frames._directions(geometry).to(DEVICE), geometry.images.ptr.to(DEVICE)
+
+
 @needs_triton
-def test_the_operator_of_angles_is_registered_as_pytorch_wants_it() -> None:
+@pytest.mark.parametrize("name", FRAMED)
+def test_the_kernel_finds_the_frames_that_pytorch_finds(name: str) -> None:
+    p, direction, ptr = weighed(name)
+    first, axes, share = torch.ops.crystalformers.triton_max_frames(p, direction, ptr, 0.01)
+    for row in range(p.shape[1] * (len(ptr) - 1)):
+        i, h = divmod(row, p.shape[1])
+        images = slice(int(ptr[i]) + 1, int(ptr[i + 1]))
+        law = max_frames(p[images, h].log()[None], direction[images][None])
+        mine = slice(int(first[row]), int(first[row + 1]))
+        order = torch.argsort(share[mine], stable=True), torch.argsort(law.weight, stable=True)
+        assert len(share[mine]) == len(law.weight)
+        assert torch.allclose(share[mine][order[0]], law.weight[order[1]], atol=1e-5)
+        means = ((share[mine, None] * axes[mine]).sum(0), (law.weight[:, None, None] * law.axes).sum(0).flatten())
+        assert torch.allclose(*means, atol=1e-5)
+
+
+@needs_triton
+def test_more_frames_than_there_is_room_for_give_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_frames, "FRAMES_PER_ROW", 0)
+    monkeypatch.setattr(triton_frames, "LEAST_ROOM", 2)
+    first, _, share = torch.ops.crystalformers.triton_max_frames(*weighed("tied"), 0.01)
+    assert first.max() <= 2
+    assert share.isnan().all()
+
+
+@needs_triton
+def test_the_operators_of_frames_and_angles_are_registered_as_pytorch_wants_them() -> None:
+    torch.library.opcheck(torch.ops.crystalformers.triton_max_frames.default, (*weighed("alone"), 0.01))
     p = torch.rand(4, 1, device=DEVICE, requires_grad=True)
     direction = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], device=DEVICE)
     ptr, frame_ptr = torch.tensor([0, 4], device=DEVICE), torch.tensor([0, 1], device=DEVICE)
@@ -307,5 +344,5 @@ def test_the_kernels_compile_for_hopper_without_spilling() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.strip().splitlines()
-    assert len(lines) == 6, done.stdout
+    assert len(lines) == 8, done.stdout
     assert all("stack 0 " in line or "stack 8 " in line for line in lines), done.stdout
