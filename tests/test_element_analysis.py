@@ -150,6 +150,11 @@ def test_a_planted_property_is_read_off_and_a_random_one_is_not() -> None:
     assert 0.99 < low <= found.r2 <= high <= 1
 
 
+def test_rounding_is_no_evidence() -> None:
+    assert spaces.p_value(2e-16, [0.0, -1e-16, 0.0]) == 1
+    assert spaces.p_value(0.5, [0.1, 0.5, 0.6]) == 3 / 4
+
+
 def test_values_dealt_out_at_random_give_flat_p_values() -> None:
     from scipy.stats import kstest
 

@@ -90,7 +90,11 @@ def shuffled(points: Floats, random: np.random.Generator) -> Floats:
     return random.permuted(points, axis=0)
 
 
+ROUNDING = 1e-9
+"""Statistics here are of the order of 1; differences below this are rounding, and count as ties."""
+
+
 def p_value(observed: float, chance: ArrayLike) -> float:
     """Share of draws that are as large by chance, counting the observed one (Phipson and Smyth, 2010)."""
     draws = np.asarray(chance, dtype=np.float64)
-    return float((1 + (draws >= observed).sum()) / (1 + draws.size))
+    return float((1 + (draws >= observed - ROUNDING).sum()) / (1 + draws.size))
