@@ -106,6 +106,34 @@ def test_the_numbers_of_a_report(report: Path) -> None:
     assert likeness["chemistry", "chemistry"] > 0.5
 
 
+def test_elements_that_training_hardly_saw_are_named(report: Path) -> None:
+    """The tables were made to have seen the first element once, the second twice, and so on."""
+    text = (report / "first/index.html").read_text(encoding="utf-8")
+    assert text.count("held by fewer than 50 training crystals (H 1, He 2, Li 3, ") == 5, "families, maps, components"
+    assert "I 51" not in text.partition("training crystals (")[2].partition(")")[0]
+    seen = json.loads((report / "first/results.json").read_text(encoding="utf-8"))["training_crystals"]
+    assert (seen["H"], seen["La"]) == (1, 56)
+
+
+def test_a_table_without_counts_marks_no_element(tmp_path: Path) -> None:
+    one = chemistry(0)
+    page = write_report([ElementTable("bare", one.numbers, one.vectors)], tmp_path / "out", draws=1)
+    assert "Dashed" not in page.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["training_crystals"] is None
+
+
+def test_probes_of_all_tables_stand_side_by_side(report: Path) -> None:
+    text = (report / "first/index.html").read_text(encoding="utf-8")
+    short = text.partition("<tr><th>table</th>")[2].partition("</table>")[0]
+    numbers = json.loads((report / "first/results.json").read_text(encoding="utf-8"))["probes"]
+    assert re.findall(r"<tr><td>([^<]+)</td>", short) == ["chemistry", "one-hot", "random"]
+    first = [p for p in numbers if p["tables"] == "chemistry" and p["property"] == "electronegativity"]
+    element, group = (style.signed(p["r2"]) for p in first)
+    assert f"{element} <small>({group})</small>" in short
+    # One-hot codes of left-out elements know nothing: what is left is rounding, and no draw of chance is worse.
+    assert all(p["p"] == 1 for p in numbers if p["tables"] == "one-hot")
+
+
 def test_the_same_tables_and_seed_give_the_same_files(report: Path) -> None:
     tables = [chemistry(0), chemistry(1), sources.one_hot()]
     write_report(tables, report / "second", seed=3, draws=3)
@@ -183,6 +211,15 @@ def test_labels_of_a_map_do_not_overlap() -> None:
     assert distance.min() > 0.39
     apart = np.array([[0.0, 0.0], [5.0, 5.0]])
     np.testing.assert_allclose(maps.spread(apart, 0.4), apart, atol=1e-3)
+
+
+def test_the_legend_of_a_map_stays_on_the_sheet() -> None:
+    places, legend = np.random.default_rng(0).normal(size=(9, 2)), {"12  Mm Mm Mm Mm Mm +22": "#882255"}
+    heading, symbols = "family, typical members", ["Fe"] * 9
+    figure = maps.map_picture(places, symbols, ["#882255"] * 9, legend, heading=heading, rare=["Fe"])
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 < box.x0 < box.x1 < figure.bbox.x1
 
 
 def test_ink_can_be_read_on_every_colour() -> None:

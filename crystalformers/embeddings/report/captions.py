@@ -27,27 +27,31 @@ CAPTIONS = {
     "families": Caption(
         "Families of elements",
         "The {families} families that Ward's tree finds in the {leading} leading components of the vectors. "
-        "Each tile carries the number of its family.",
+        "Each tile carries the number of its family.{rare}",
         "Empty tiles have no vector; a trained table has none for elements it never saw. The borders between families "
         "are cuts through a tree, not walls; the table below tells which families return when elements are left out.",
     ),
     "number": Caption(
         "How many families?",
         "Silhouette (how much closer elements are to their own family than to the next) and gap statistic for each "
-        "number of families. Bands: 95 % of what chance gives in one normal cloud with the same spread in every "
-        "direction, and with every coordinate shuffled. Dotted: the number that each criterion chooses.",
+        "number of families (W: squared distances to the centres of the families, summed; the gap is to points spread "
+        "evenly over the same box). Error bars: standard deviation of the silhouette when a fifth of the elements is "
+        "left out, standard error of the gap. Bands: 95 % of what chance gives in one normal cloud with the same "
+        "spread in every direction, and with every coordinate shuffled. Dotted: the number that each criterion "
+        "chooses.",
         "A curve above the bands says that there is structure. A curve without a clear peak says that no single number "
         "of families is right, and that its neighbours are as good.",
     ),
     "map": Caption(
         "Map of the elements ({method})",
-        "Each element near its nearest neighbours, coloured by family; the legend names the most typical members.",
+        "Each element near its nearest neighbours, coloured by family; the legend names the most typical "
+        "members.{rare}",
         "Only neighbourhoods mean something: directions, far distances and the sizes of gaps do not. The families come "
         "from the full space, not from this picture. Discs that would overlap are pushed apart.",
     ),
     "components": Caption(
         "First two principal components",
-        "The plane in which the vectors differ most, coloured by block of the periodic table.",
+        "The plane in which the vectors differ most, coloured by block of the periodic table.{rare}",
         "It holds {plane} % of the variance; neighbours here may be far apart in the rest. Discs that "
         "would overlap are pushed apart.",
     ),
@@ -59,12 +63,12 @@ CAPTIONS = {
     ),
     "component-1": Caption(
         "Principal component 1 over the periodic table",
-        "The score of each element on the component that carries {share_1} % of the variance.",
+        "The score of each element on the component that carries {share_1} % of the variance.{rare}",
         "The sign of a component is arbitrary, and tables of other seeds may share their variance out differently.",
     ),
     "component-2": Caption(
         "Principal component 2 over the periodic table",
-        "The score of each element on the component that carries {share_2} % of the variance.",
+        "The score of each element on the component that carries {share_2} % of the variance.{rare}",
         "The sign of a component is arbitrary, and tables of other seeds may share their variance out differently.",
     ),
     "correlations": Caption(

@@ -56,7 +56,7 @@ def sharpness_picture(sharp: Sharpness, chosen: int) -> Figure:
             f" {k}", (k, 0.02), xycoords=("data", "axes fraction"), color=INK, fontsize=9, annotation_clip=False
         )
         axes.set_xticks(sharp.ks)
-    left.legend(frameon=False, fontsize=8, loc="upper left")
+    left.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
 
@@ -139,7 +139,7 @@ def probes_picture(results: Sequence[ProbeResult], names: Sequence[str]) -> Figu
         panel.set_axisbelow(True)
     for panel in panels[3:]:
         panel.set_xlabel("R² of elements left out")
-    _add_probe_legend(figure)
+    _add_probe_legend(figure, seeds=any(len(result.runs) > 1 for result in results))
     return figure
 
 
@@ -150,6 +150,10 @@ def _draw_probe(axes: Axes, row: int, elements: ProbeResult, groups: ProbeResult
         {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if elements.given else {"facecolor": colour}
     )
     axes.barh(row, max(elements.r2, LEAST_R2), height=0.62, alpha=0.55, lw=0, **bar)
+    box: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
+    beyond: dict[str, Any] = {"fontsize": 7, "va": "center", "bbox": box}
+    if elements.r2 < LEAST_R2:
+        axes.text(LEAST_R2 + 0.09, row - 0.18, signed(elements.r2, 1), **beyond)
     interval: dict[str, Any] = {"color": INK, "lw": 1, "solid_capstyle": "butt"}
     axes.plot(np.clip([elements.low, elements.high], LEAST_R2, 1), [row, row], **interval)
     if len(elements.runs) > 1:
@@ -158,11 +162,10 @@ def _draw_probe(axes: Axes, row: int, elements: ProbeResult, groups: ProbeResult
     r2 = max(groups.r2, LEAST_R2 + 0.03)
     axes.plot(r2, row + 0.18, marker="D", ms=5, mfc="white", mec=colour, mew=1.3, ls="", zorder=3)
     if groups.r2 < LEAST_R2:
-        box: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
-        axes.text(r2 + 0.06, row + 0.18, signed(groups.r2, 1), fontsize=7, va="center", bbox=box)
+        axes.text(r2 + 0.06, row + 0.18, signed(groups.r2, 1), **beyond)
 
 
-def _add_probe_legend(figure: Figure) -> None:
+def _add_probe_legend(figure: Figure, *, seeds: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -176,4 +179,7 @@ def _add_probe_legend(figure: Figure) -> None:
         Line2D([], [], color=INK, lw=1, label="95 % interval"),
         Line2D([], [], marker="D", mfc="white", mec=INK, ls="", ms=5, label="whole groups left out"),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=6, frameon=False, fontsize=8.5)
+    if seeds:
+        marks.append(Line2D([], [], marker=".", mfc=PALE, mec=INK, ls="", ms=6, mew=0.6, label="each seed"))
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "columnspacing": 1.2}
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), **style)

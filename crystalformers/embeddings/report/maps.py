@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 10.5, 7.2
-PLACE = (0.035, 0.045, 0.765, 0.945)
+PLACE = (0.035, 0.045, 0.735, 0.945)
 """Of the map on its sheet: left, bottom, width, height."""
 
 DISC = 0.175
@@ -71,6 +71,8 @@ def map_picture(
     colours: Sequence[str],
     legend: Mapping[str, str],
     axis_names: Sequence[str] = (),
+    heading: str | None = None,
+    rare: Collection[str] = (),
 ) -> Figure:
     """Symbols in coloured discs.
 
@@ -80,6 +82,8 @@ def map_picture(
         colours: of their discs.
         legend: words -> colour.
         axis_names: of both axes; empty where they mean nothing.
+        heading: of the legend.
+        rare: symbols whose discs get a dashed border.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
@@ -91,21 +95,25 @@ def map_picture(
     places = spread((flat - low) / (high - low) * room, 2.06 * DISC)
     for place, symbol, colour in zip(places, symbols, colours, strict=True):
         axes.add_patch(Circle((place[0], place[1]), DISC, facecolor=colour, edgecolor="white", linewidth=0.6))
+        if symbol in rare:
+            border: dict[str, Any] = {"fill": False, "edgecolor": ink_on(colour), "linewidth": 1, "linestyle": "--"}
+            axes.add_patch(Circle((place[0], place[1]), 0.86 * DISC, **border))
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9.5, "fontweight": "bold"}
         axes.text(place[0], place[1], symbol, color=ink_on(colour), **style)
     low, high = places.min(axis=0) - 1.5 * DISC, places.max(axis=0) + 1.5 * DISC
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], aspect="equal", anchor="C")
     axes.set(**dict(zip(("xlabel", "ylabel"), axis_names, strict=False)))
     axes.spines[["left", "bottom"]].set_visible(bool(axis_names))
-    _add_discs(figure, legend)
+    _add_discs(figure, legend, heading)
     return figure
 
 
-def _add_discs(figure: Figure, legend: Mapping[str, str]) -> None:
+def _add_discs(figure: Figure, legend: Mapping[str, str], heading: str | None) -> None:
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], marker="o", ls="", ms=10, mec="none", mfc=c, label=words) for words, c in legend.items()]
-    style: dict[str, Any] = {"frameon": False, "handletextpad": 0.3, "labelspacing": 0.7, "fontsize": 9}
+    style: dict[str, Any] = {"frameon": False, "handletextpad": 0.3, "labelspacing": 0.7, "fontsize": 8.5}
+    style |= {"title": heading, "title_fontsize": 9, "alignment": "left"}
     figure.legend(handles=marks, loc="center left", bbox_to_anchor=(PLACE[0] + PLACE[2] + 0.01, 0.5), **style)
 
 

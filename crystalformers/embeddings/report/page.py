@@ -157,8 +157,26 @@ def _probes_table(numbers: dict[str, Any]) -> str:
     ]
     headers = ["property", "table", "left out", "R²", "95 % interval", "p", "mean error"]
     table = _table(headers, rows, [3, 4, 5, 6])
-    note = "<p>p: share of permutations of the values that are predicted as well. * the table holds the property.</p>"
-    return f"<details><summary>All numbers</summary>{table}{note}</details>"
+    note = (
+        "<p>Mean error: mean absolute error, in the unit of the property. p: share of permutations of the values that "
+        "are predicted as well. * the table holds the property.</p>"
+    )
+    return _probes_in_short(numbers) + f"<details><summary>All numbers</summary>{table}{note}</details>"
+
+
+def _probes_in_short(numbers: dict[str, Any]) -> str:
+    """Tables as rows, properties as columns."""
+    cells: dict[tuple[str, str], str] = {}
+    for r in numbers["probes"]:
+        place, star = (r["tables"], r["property"]), " *" if r["holds_the_property"] else ""
+        text = signed(r["r2"]) + star
+        cells[place] = f"{cells[place]} <small>({text})</small>" if place in cells else text
+    tables, properties = (list(dict.fromkeys(place[i] for place in cells)) for i in (0, 1))
+    rows = [[escape(table), *(cells[table, quantity] for quantity in properties)] for table in tables]
+    return (
+        "<p>R² with each element left out, in brackets with whole groups left out; * the table holds the property:</p>"
+        + _table(["table", *map(escape, properties)], rows, range(1, len(properties) + 1))
+    )
 
 
 def _seeds_table(numbers: dict[str, Any]) -> str:

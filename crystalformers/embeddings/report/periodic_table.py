@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,13 +34,14 @@ def tiles(last: int = len(ELEMENTS)) -> NDArray[np.float64]:
     return np.stack([column, row], axis=1).astype(float)
 
 
-def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str]) -> None:
+def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str], rare: Collection[int] = ()) -> None:
     """Draw all elements; those without a colour are empty.
 
     Args:
         axes: where to.
         colours: atomic number -> colour of its tile.
         notes: atomic number -> a word at the foot of its tile.
+        rare: atomic numbers whose tiles get a dashed border.
     """
     from matplotlib.patches import Rectangle
 
@@ -52,25 +53,30 @@ def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str])
         edge = "none" if known else PALE
         corner = (x - SIDE / 2, y - SIDE / 2)
         axes.add_patch(Rectangle(corner, SIDE, SIDE, facecolor=fill, edgecolor=edge, linewidth=0.8))
+        if z in rare:
+            inner = (x - SIDE / 2 + 0.05, y - SIDE / 2 + 0.05)
+            axes.add_patch(Rectangle(inner, SIDE - 0.1, SIDE - 0.1, fill=False, edgecolor=ink, linewidth=1, ls="--"))
         style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center"}
         axes.text(x, y - 0.04, ELEMENTS[z - 1], fontsize=10.5, fontweight="bold" if known else "normal", **style)
-        axes.text(x - 0.42, y - 0.3, str(z), fontsize=5.5, color=ink, ha="left", va="center")
+        axes.text(x - (0.36 if z in rare else 0.42), y - 0.28, str(z), fontsize=5.5, color=ink, ha="left", va="center")
         axes.text(x, y + 0.32, notes.get(z, ""), fontsize=6, **style)
     axes.set(xlim=(0.4, 18.6), ylim=(9 + GAP + 0.6, 0.4), aspect="equal")
     axes.axis("off")
 
 
-def families_picture(numbers: NDArray[np.int64], labels: NDArray[np.int64]) -> Figure:
-    """Elements coloured by family; the family's number, from 1, stands at the foot of each tile."""
+def families_picture(numbers: NDArray[np.int64], labels: NDArray[np.int64], rare: Collection[int] = ()) -> Figure:
+    """Elements coloured by family, its number, from 1, at the foot of each tile; `rare` ones in dashed borders."""
     colours = {int(z): family_colour(int(c)) for z, c in zip(numbers, labels, strict=True)}
     notes = {int(z): str(c + 1) for z, c in zip(numbers, labels, strict=True)}
     figure, axes = _sheet()
-    draw_table(axes, colours, notes)
+    draw_table(axes, colours, notes, rare)
     return figure
 
 
-def values_picture(numbers: NDArray[np.int64], values: NDArray[np.float64], label: str) -> Figure:
-    """Elements coloured by a number around 0, blue below and red above."""
+def values_picture(
+    numbers: NDArray[np.int64], values: NDArray[np.float64], label: str, rare: Collection[int] = ()
+) -> Figure:
+    """Elements coloured by a number around 0, blue below and red above; `rare` ones in dashed borders."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex
@@ -81,7 +87,7 @@ def values_picture(numbers: NDArray[np.int64], values: NDArray[np.float64], labe
     colours = {
         int(z): to_hex(colormaps[DIVERGING](norm(float(value)))) for z, value in zip(numbers, values, strict=True)
     }
-    draw_table(axes, colours, {int(z): signed(value) for z, value in zip(numbers, values, strict=True)})
+    draw_table(axes, colours, {int(z): signed(value) for z, value in zip(numbers, values, strict=True)}, rare)
     bar = figure.colorbar(
         ScalarMappable(norm, DIVERGING), cax=axes.inset_axes((0.2, 0.88, 0.42, 0.025)), orientation="horizontal"
     )

@@ -14,6 +14,7 @@ from crystalformers.embeddings.analysis.ensembles import Ensemble
 from crystalformers.embeddings.analysis.spaces import explained
 from crystalformers.embeddings.analysis.study import Groups, ProbeResult, Study
 from crystalformers.embeddings.similarity import nearest, substitutes
+from crystalformers.embeddings.table import ElementTable
 from crystalformers.periodic import ELEMENTS
 
 KIND = "report on tables of elements"
@@ -33,6 +34,7 @@ def results(study: Study) -> dict[str, Any]:
         "tables": [_ensemble(ensemble) for ensemble in study.ensembles],
         "elements": symbols,
         "elements_in_all_tables": [ELEMENTS[z - 1] for z in study.shared],
+        "training_crystals": _seen(study.subject),
         "families": _groups(study.groups, symbols),
         "probes": [_probe(result) for result in study.probes],
         "likeness": [{"tables": list(pair), **asdict(like)} for pair, like in study.likeness.items()],
@@ -53,6 +55,11 @@ def results(study: Study) -> dict[str, Any]:
     }
     rounded: dict[str, Any] = _plain(content)
     return rounded
+
+
+def _seen(table: ElementTable) -> dict[str, int] | None:
+    """Training crystals that hold each element of the subject, where it tells."""
+    return None if table.counts is None else dict(zip(table.symbols, table.counts.tolist(), strict=True))
 
 
 def _ensemble(ensemble: Ensemble) -> dict[str, Any]:
