@@ -74,15 +74,15 @@ INLINE int64_t images_within(float farthest, const float *distance, int64_t imag
  * The first image is the atom itself at distance 0, and no logit exceeds max_j score - decay d^2: that bounds where all that
  * follow are negligible beside it. The same maximum keeps exp from overflow, and the largest weight from underflow unless
  * it lies far below; then the largest logit is looked for. Images on the very edge weigh nothing and must not set it. */
-INLINE int64_t image_weights(heads *weight, heads *score, int64_t pairs, heads decay, heads factor, int64_t i,
-                             const Layout *layout) {
+INLINE int64_t image_weights(heads *weight, heads *score, int64_t pairs, heads decay, heads factor, float negligible,
+                             int64_t i, const Layout *layout) {
     const int64_t begin = layout->ptr[i], first_pair = layout->pair_ptr[i];
     const int32_t *pair = layout->pair + begin;
     const float *distance = layout->distance + begin, *taper = layout->taper + begin;
     const heads own = score[pair[0] - first_pair];
     heads top = own;
     for (int64_t p = 0; p < pairs; p++) top = maximum(top, score[p]);
-    const float farthest = largest((top - own + NEGLIGIBLE) / decay);
+    const float farthest = largest((top - own + negligible) / decay);
     const int64_t images = images_within(farthest, distance, layout->ptr[i + 1] - begin);
     if (largest(top - own) > FAR_BELOW) {
         top = own;
@@ -174,7 +174,7 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
             const int64_t *source = layout->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, layout);
             const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
-            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, i, layout);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, NEGLIGIBLE, i, layout);
             heads *total = s.second;
             sum_by_pair(total, s.part, s.weight, layout->pair + layout->ptr[i], first_pair, pairs, images);
             const heads per_z = 1.0f / sum_of(s.weight, images);
@@ -228,7 +228,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
             pair_products(s.second, grad_y + i * D * H + lane, v + lane, source, pairs, layout);
             const heads width = *(const heads *)(decay + i * H + lane);
             const heads per_z = *(const heads *)(share + i * H + lane);
-            const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, i, layout);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, NEGLIGIBLE_BACKWARD, i, layout);
             const float *distance = layout->distance + layout->ptr[i];
             heads everywhere = {0};
             if (layout->orders) {
@@ -291,7 +291,7 @@ int image_moments(int64_t first, int64_t last, const Layout *layout, void *const
             pair_products(s.score, q + i * D * H + lane, k + lane, layout->pair_source + first_pair, pairs, layout);
             heads z = {0}, sum[6] = {{0}};
             const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
-            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, i, layout);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, NEGLIGIBLE, i, layout);
             for (int64_t n = 0; n < images; n++) {
                 const heads w = s.weight[n];
                 const float *r = layout->direction + 3 * (layout->ptr[i] + n);

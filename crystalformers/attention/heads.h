@@ -28,8 +28,10 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). */
+/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32); backward, where the
+ * gradient of the width counts images by their squared distance, not below the second. */
 #define NEGLIGIBLE 17.5f
+#define NEGLIGIBLE_BACKWARD 20.5f
 
 /* Weights of exp(-FAR_BELOW) and all that counts beside them are normal numbers of float32. */
 #define FAR_BELOW 60.0f

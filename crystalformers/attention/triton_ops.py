@@ -25,8 +25,9 @@ from torch import Tensor
 from crystalformers.attention.geometry import Geometry
 from crystalformers.images import taper
 
-NEGLIGIBLE = 17.5
-"""Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32)."""
+NEGLIGIBLE = 20.5
+"""Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed: a fiftieth of an ulp of float32, for the
+gradient of the width counts images by their squared distance."""
 
 
 @dataclass(frozen=True)
