@@ -31,7 +31,11 @@ def chemistry(seed: int) -> ElementTable:
     random = np.random.default_rng(seed)
     vectors = known @ random.normal(size=(4, 16)) + 0.1 * random.normal(size=(len(NUMBERS), 16))
     return ElementTable(
-        f"chemistry-seed{seed}", NUMBERS, vectors, np.arange(1, 57), {"seed": seed, "training set": "<none>"}
+        f"chemistry-seed{seed}",
+        NUMBERS,
+        vectors,
+        np.arange(1, 57),
+        {"seed": seed, "training set": "<none>", "recipe": {"x": "/a"}},
     )
 
 
@@ -87,6 +91,7 @@ def test_the_page_stands_alone_and_has_every_section(report: Path) -> None:
 def test_the_numbers_of_a_report(report: Path) -> None:
     numbers = json.loads((report / "first/results.json").read_text(encoding="utf-8"))
     assert [table["name"] for table in numbers["tables"]] == ["chemistry", "one-hot", "random"]
+    assert numbers["tables"][0]["tables"][0]["metadata"] == {"seed": 0, "training set": "<none>"}
     assert len(numbers["elements"]) == len(NUMBERS)
     families = numbers["families"]
     assert sorted(symbol for family in families["members"] for symbol in family) == sorted(numbers["elements"])

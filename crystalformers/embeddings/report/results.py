@@ -64,8 +64,13 @@ def _seen(table: ElementTable) -> dict[str, int] | None:
 
 def _ensemble(ensemble: Ensemble) -> dict[str, Any]:
     first = ensemble.tables[0]
-    tables = [{"name": t.name, "elements": len(t), "metadata": t.metadata} for t in ensemble.tables]
+    tables = [{"name": t.name, "elements": len(t), "metadata": _about(t)} for t in ensemble.tables]
     return {"name": ensemble.name, "dim": first.dim, "tables": tables}
+
+
+def _about(table: ElementTable) -> dict[str, Any]:
+    """What is known about a table, but for its recipe: that is long, and may name files of whoever trained it."""
+    return {key: value for key, value in table.metadata.items() if key != "recipe"}
 
 
 def _groups(groups: Groups, symbols: list[str]) -> dict[str, Any]:
