@@ -10,6 +10,7 @@ import pytest
 
 from crystalformers import bundled, evaluate_model, load_model, open_table
 from crystalformers.bundled import find_weights
+from crystalformers.embeddings import load_elements
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden_predictions.json"
@@ -35,6 +36,14 @@ def test_golden_predictions() -> None:
     for prediction, file in zip(load_model().predict(files), files, strict=True):
         for target, value in golden[file.name].items():
             assert prediction.values[target] == pytest.approx(value, abs=2e-5), (file.name, target)
+
+
+def test_the_bundled_model_tells_which_elements_it_has_seen() -> None:
+    table = load_elements("materials-project")
+    assert table.counts is not None
+    assert len(table) == 87
+    assert (table.counts > 0).all()
+    assert "Po" not in table
 
 
 @pytest.mark.shared
