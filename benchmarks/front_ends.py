@@ -67,13 +67,19 @@ def bundle() -> None:
     for weights in sorted(RUNS.glob("*/model.safetensors")):
         kind, seed = weights.parent.name.rsplit("-", 1)
         name = f"{kind}-mp36k-seed{seed}"
-        table = from_model(weights, name=name, about=ABOUT)
-        table.save(BUNDLED / f"{name}.safetensors")
         card = read_description(weights)["card"]
+        table = from_model(weights, name=name, about={**ABOUT, "recipe": without_folders(card["recipe"])})
+        table.save(BUNDLED / f"{name}.safetensors")
         content[name] = {"elements": len(table.numbers), "data": card["data"], "errors": card["errors"]}
         print(f"{name}: {len(table.numbers)} elements, {table.dim} numbers each")
     about = {"machine": machine(), "versions": versions("torch", "numpy"), "tables": content}
     write_results(RESULTS / "elements" / "front-ends.json", about)
+
+
+def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the names of left-out tables instead of where they lay on the machine of the training."""
+    excluded = [{**setting, "table": Path(setting["table"]).name} for setting in recipe["exclude"]]
+    return {**recipe, "exclude": excluded}
 
 
 if __name__ == "__main__":
