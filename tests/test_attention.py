@@ -56,7 +56,9 @@ CASES = {
     "left-handed": Case([make_crystal("left-handed", 3)]),
     "100 atoms beside one": Case([grown(100), make_crystal("tiny")], radius=3.5, heads=2, radial=3),
     "published sizes": Case([make_crystal("random", 3), make_crystal("symmetric")], 8.0, 8, 16, 64),
-    "far beyond the widths": Case([make_crystal("random", 3), make_crystal("symmetric")], 11.3, 8, 4, 16, sigma=(1.2, 1.4)),
+    "far beyond the widths": Case(
+        [make_crystal("random", 3), make_crystal("symmetric")], 11.3, 8, 4, 16, sigma=(1.2, 1.4)
+    ),
     "odd sizes": Case(random_crystals(3), 6.0, heads=11, head_dim=5, radial=17),
     "nine heads": Case(random_crystals(3), heads=9, head_dim=1, radial=1),
     "wide radial functions": Case(random_crystals(3), radial=20, width=2.7),
