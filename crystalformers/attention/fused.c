@@ -250,22 +250,38 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
                     gather_radial(s.grad, s.radial, distance, images, layout->windows, layout);
             }
             const int32_t *pair = layout->pair + layout->ptr[i];
-            for (int64_t n = 0; n < images; n++) s.grad[n] += s.second[pair[n] - first_pair];
-            heads *total = s.second, whole = {0}, mean = {0};
+            heads mean = {0}, whole = {0}, rest = {0}, slope = {0}, spread = {0};
+            for (int64_t n = 0; n < images; n++) {
+                s.grad[n] += s.second[pair[n] - first_pair];
+                mean += s.weight[n] * s.grad[n];
+            }
+            heads *total = s.second;
             sum_by_pair(total, s.part, s.weight, pair, first_pair, pairs, images);
             for (int64_t p = 0; p < pairs; p++) whole += total[p];
-            for (int64_t p = 0; p < pairs; p++) *(heads *)(weight + (first_pair + p) * H + lane) = total[p] / whole;
-            /* The gradient of a logit is w (g - mean of g); the mean is taken twice, the second time of what rounding left. */
-            for (int64_t n = 0; n < images; n++) mean += s.weight[n] * s.grad[n];
             mean /= whole;
-            for (int64_t n = 0; n < images; n++) s.grad[n] = s.weight[n] * (s.grad[n] - mean);
-            const heads rest = sum_of(s.grad, images) / whole;
-            for (int64_t n = 0; n < images; n++) s.grad[n] -= rest * s.weight[n];
+            /* The gradient of a logit is w (g - mean of g). The mean is taken twice, the second time of what rounding left. */
+            for (int64_t start = 0; start < images; start += SUM_BLOCK) {
+                const int64_t stop = start + SUM_BLOCK < images ? start + SUM_BLOCK : images;
+                heads part[3] = {{0}};
+                for (int64_t n = start; n < stop; n++) {
+                    const heads w = s.weight[n], grad = s.grad[n] = w * (s.grad[n] - mean);
+                    const float squared = distance[n] * distance[n];
+                    part[0] += grad;
+                    part[1] += grad * squared;
+                    part[2] += w * squared;
+                }
+                rest += part[0];
+                slope += part[1];
+                spread += part[2];
+            }
+            rest /= whole;
+            *(heads *)(grad_decay + i * H + lane) = rest * spread - slope;
             sum_by_pair(s.score, s.part, s.grad, pair, first_pair, pairs, images);
-            for (int64_t p = 0; p < pairs; p++) *(heads *)(grad_score + (first_pair + p) * H + lane) = s.score[p];
-            for (int64_t n = 0; n < images; n++) s.grad[n] *= distance[n] * distance[n];
-            const heads slope = -sum_of(s.grad, images);
-            *(heads *)(grad_decay + i * H + lane) = slope;
+            for (int64_t p = 0; p < pairs; p++) {
+                s.score[p] -= rest * total[p];
+                *(heads *)(weight + (first_pair + p) * H + lane) = total[p] / whole;
+                *(heads *)(grad_score + (first_pair + p) * H + lane) = s.score[p];
+            }
             float *out = grad_q + i * D * H + lane;
             for (int64_t d = 0; d < D; d++) *(heads *)(out + d * H) = (heads){0};
             for (int64_t p = 0; p < pairs; p++) {
