@@ -144,15 +144,48 @@ static void release(Scratch *scratch) {
     free(scratch->memory);
 }
 
+/* Rows to columns of an 8 x 8 matrix. */
+INLINE void transpose(heads m[LANES]) {
+    heads t[LANES];
+    for (int k = 0; k < LANES; k += 2) {
+        t[k] = __builtin_shufflevector(m[k], m[k + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        t[k + 1] = __builtin_shufflevector(m[k], m[k + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int half = 0; half < LANES; half += 4)
+        for (int k = half; k < half + 2; k++) {
+            m[k] = __builtin_shufflevector(t[k], t[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            m[k + 2] = __builtin_shufflevector(t[k], t[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int k = 0; k < 4; k++) {
+        t[k] = __builtin_shufflevector(m[k], m[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        t[k + 4] = __builtin_shufflevector(m[k], m[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int k = 0; k < LANES; k++) m[k] = t[k];
+}
+
 /* out[h][k] = in[k][h] for `count` rows of LANES heads; rows of `out` lie `stride` apart. */
 INLINE void by_head(float *out, const heads *in, int64_t count, int64_t stride) {
-    for (int h = 0; h < LANES; h++)
-        for (int64_t k = 0; k < count; k++) out[h * stride + k] = in[k][h];
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) {
+        heads block[LANES];
+        for (int m = 0; m < LANES; m++) block[m] = in[k + m];
+        transpose(block);
+        for (int h = 0; h < LANES; h++) *(heads *)(out + h * stride + k) = block[h];
+    }
+    for (; k < count; k++)
+        for (int h = 0; h < LANES; h++) out[h * stride + k] = in[k][h];
 }
 
 /* out[k][h] = in[h][k], the other way. */
 INLINE void heads_innermost(heads *out, const float *in, int64_t count, int64_t stride) {
-    for (int64_t k = 0; k < count; k++)
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) {
+        heads block[LANES];
+        for (int h = 0; h < LANES; h++) block[h] = *(const heads *)(in + h * stride + k);
+        transpose(block);
+        for (int m = 0; m < LANES; m++) out[k + m] = block[m];
+    }
+    for (; k < count; k++)
         for (int h = 0; h < LANES; h++) out[k][h] = in[h * stride + k];
 }
 
@@ -305,20 +338,24 @@ int image_moments(int64_t first, int64_t last, const Layout *layout, void *const
         for (int64_t lane = 0; lane < H; lane += LANES) {
             const int64_t first_pair = layout->pair_ptr[i], pairs = layout->pair_ptr[i + 1] - first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, layout->pair_source + first_pair, pairs, layout);
-            heads z = {0}, sum[6] = {{0}};
+            heads sum[6] = {{0}};
             const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
             const int64_t images = image_weights(s.weight, s.score, pairs, width, one, NEGLIGIBLE, i, layout);
-            for (int64_t n = 0; n < images; n++) {
-                const heads w = s.weight[n];
-                const float *r = layout->direction + 3 * (layout->ptr[i] + n);
-                z += w;
-                for (int x = 0; x < 3; x++) {
-                    sum[x] += w * (r[x] * r[x]);
-                    sum[3 + x] += w * (r[x] * r[(x + 1) % 3]);
+            for (int64_t start = 0; start < images; start += SUM_BLOCK) {
+                const int64_t stop = start + SUM_BLOCK < images ? start + SUM_BLOCK : images;
+                heads part[6] = {{0}};
+                for (int64_t n = start; n < stop; n++) {
+                    const float *r = layout->direction + 3 * (layout->ptr[i] + n);
+                    for (int x = 0; x < 3; x++) {
+                        part[x] += s.weight[n] * (r[x] * r[x]);
+                        part[3 + x] += s.weight[n] * (r[x] * r[(x + 1) % 3]);
+                    }
                 }
+                for (int x = 0; x < 6; x++) sum[x] += part[x];
             }
+            const heads per_z = 1.0f / sum_of(s.weight, images);
             for (int x = 0; x < 6; x++)
-                for (int l = 0; l < LANES; l++) moments[(i * H + lane + l) * 6 + x] = sum[x][l] / z[l];
+                for (int l = 0; l < LANES; l++) moments[(i * H + lane + l) * 6 + x] = sum[x][l] * per_z[l];
         }
     release(&s);
     return failure;
