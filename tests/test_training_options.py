@@ -305,14 +305,16 @@ class TestElements:
         ElementTable.of("mine", {symbol: rng.normal(size=5) for symbol in symbols}).save(path)
         return str(path)
 
-    @pytest.mark.parametrize("trainable", [True, False])
-    def test_fine_tuned_or_frozen(self, tmp_path: Path, trainable: bool) -> None:
+    @pytest.mark.parametrize(("trainable", "standardise"), [(True, True), (False, True), (False, False)])
+    def test_fine_tuned_or_frozen(self, tmp_path: Path, trainable: bool, standardise: bool) -> None:
         vectors = self.table(tmp_path)
-        settings = recipe("cgcnn", elements={"table": vectors, "trainable": trainable})
+        chosen = {"table": vectors, "trainable": trainable, "standardise": standardise}
+        settings = recipe("cgcnn", elements=chosen)
         weights = fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
         checkpoint = load_checkpoint(weights)
         assert checkpoint.model.config.element_dim == 5
         table = ElementTable.load(vectors)
+        table = table.standardised() if standardise else table
         after = checkpoint.model.elements.vectors.detach().numpy()[table.numbers - 1]
         assert np.array_equal(after, table.vectors) != trainable
         assert np.abs(after - table.vectors).max() < 0.1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None:
-    """The table that the recipe names, if it covers all crystals of the dataset.
+    """The table that the recipe names, standardised if it asks for that, if it covers all crystals of the dataset.
 
     Raises:
         TableError: if there is no such table, or naming the elements that it lacks.
@@ -34,7 +34,7 @@ def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None
             raise TableError(
                 f"{dataset.table.ids[row]} ({split}): {error} Leave such rows out or take a table that covers them."
             ) from error
-    return table
+    return table.standardised() if settings.standardise else table
 
 
 def install(model: Any, table: ElementTable, settings: Elements) -> None:

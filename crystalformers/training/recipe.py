@@ -52,11 +52,14 @@ class Elements(Section):
 
     Attributes:
         table: its name or file, as `crystalformers.embeddings.table.load_elements` takes it.
+        standardise: give every column mean 0 and standard deviation 1 over the elements of the table; raw properties in
+            units of their own train badly.
         trainable: whether training may change the vectors.
         lr_scale: their learning rate in units of `lr`.
     """
 
     table: str
+    standardise: bool = True
     trainable: bool = False
     lr_scale: float = Field(0.1, gt=0)
 
