@@ -331,7 +331,7 @@ def test_training_with_an_exported_atom_init_json(name: str, tmp_path: Path) -> 
             "epochs": 3,
             "average_epochs": 1,
             "batch_size": 8,
-            "elements": {"table": str(tmp_path / "atom_init.json"), "trainable": False},
+            "elements": {"table": str(tmp_path / "atom_init.json"), "standardise": False, "trainable": False},
         }
     )
     data = open_table(write_table(tmp_path / "t.parquet", crystals, energy=energies))
