@@ -97,11 +97,12 @@ def test_cpu_agrees_with_float64(method: FrameMethod, names: tuple[str, ...]) ->
 
 @pytest.mark.skipif(library() is None, reason="NOT TESTED: the compiled kernels are not installed")
 @pytest.mark.parametrize("method", METHODS)
-def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod) -> None:
-    """Root mean square errors over four draws and all crystals, of values and of every gradient: at most twice."""
+@pytest.mark.parametrize("names, radius", [(tuple(CRYSTALS), 6.0), (("low", "perovskite"), 11.3)], ids=["near", "far"])
+def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod, names: tuple[str, ...], radius: float) -> None:
+    """Root mean square errors over four draws and the crystals, of values and of every gradient: at most twice."""
     squares: dict[str, list[list[float]]] = {"cpu": [], "torch": []}
-    for seed, name in itertools.product(range(4), CRYSTALS):
-        batch = batch_of(CRYSTALS[name])
+    for seed, name in itertools.product(range(4), names):
+        batch = batch_of(CRYSTALS[name], radius=radius)
         exact, exact_gradients = encode(batch, method, "torch", seed, width=1.0)
         for backend, found in squares.items():
             y, gradients = encode(batch.to(torch.float32), method, backend, seed, width=1.0)
@@ -109,7 +110,7 @@ def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod) -> None:
             found.append([((ours - law) / law.abs().max().clamp(min=1)).square().mean().item() for ours, law in pairs])
     ours, plain = (np.sqrt(np.mean(found, axis=0)) for found in squares.values())
     factors = ours / np.maximum(plain, 0.2 * np.finfo(np.float32).eps)
-    print(f"{method}: error over that of plain float32: {factors.round(1)}")
+    print(f"{method}, {radius} A: error over that of plain float32: {factors.round(1)}")
     assert factors.max() < 2
 
 

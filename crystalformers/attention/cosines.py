@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from crystalformers.attention.angles import AngularBasis
@@ -16,8 +17,11 @@ from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.frames import Frames, PrincipalAxes
 from crystalformers.images import Images
 
-NEGLIGIBLE = 1e-6
-"""Bound on the coefficients of the angular functions that are left out."""
+NEGLIGIBLE = 3e-7
+"""Bound on the error of the angular functions, and on what sums over images with them may leave out."""
+
+BLOCK = 8
+"""Images that the kernel may read beyond the last."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +29,21 @@ class CosineSeries:
     """Angular functions as series of Chebyshev polynomials: b_k(t) = sum_l C_lk T_l(t); one per batch.
 
     Attributes:
-        direction: unit vectors of the images, (E, 3) float32.
+        direction: unit vectors of the images and some zeros, (E + BLOCK, 3) float32.
         coefficients: C with an even number of orders, then a row of means over all axes, (orders + 1, K) float32.
+        tail: what the orders l, l + 1, ... add to a function at most, over NEGLIGIBLE, (orders + 1,) float32.
     """
 
     direction: Tensor
     coefficients: Tensor
+    tail: Tensor
 
     @classmethod
     def of(cls, images: Images, basis: AngularBasis) -> CosineSeries:
         """For images with directions and the functions of a model."""
         assert images.vectors is not None
-        distance = images.distance.unsqueeze(-1)
-        return cls(
-            direction=(images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous(),
-            coefficients=_coefficients(basis),
-        )
+        distance = images.distance.unsqueeze(-1).clamp_min(torch.finfo(images.distance.dtype).tiny)
+        return cls(F.pad((images.vectors / distance).float(), (0, 0, 0, BLOCK)), *_coefficients(basis))
 
     @property
     def orders(self) -> int:
@@ -48,10 +51,14 @@ class CosineSeries:
         return len(self.coefficients) - 1
 
 
-def _coefficients(basis: AngularBasis) -> Tensor:
-    orders = orders_for(basis.width * basis.spacing, NEGLIGIBLE)
-    series = chebyshev_series(basis, orders + orders % 2)
-    return torch.cat([series, basis.sphere(series)[None]]).float()
+def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:
+    """Coefficients and tail of the shortest series that is good enough."""
+    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, NEGLIGIBLE**2))
+    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / NEGLIGIBLE
+    orders = int((tail > 1).sum())
+    orders += orders % 2
+    series = series[:orders]
+    return torch.cat([series, basis.sphere(series)[None]]).float(), tail[: orders + 1].float()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
  * The angular functions are smooth functions of one variable, the same for all images: series of a few dozen Chebyshev
  * polynomials. So the kernel sums those polynomials over an atom's images, two operations each for LANES heads, and the
  * caller multiplies the sums with the functions' coefficients: one small matrix product per atom instead of K
- * exponentials per image, head and axis.
+ * exponentials per image, head and axis. Images of little weight need few of them.
  */
 #ifndef CRYSTALFORMERS_FRAMED_H
 #define CRYSTALFORMERS_FRAMED_H
@@ -55,6 +55,7 @@ typedef struct {
     int64_t count, capacity;
     heads *moments; /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or coefficients of both */
     heads *line;    /* (orders): the same along one line */
+    int64_t *enough; /* orders that each block of images needs */
 } Angles;
 
 typedef struct {
@@ -70,7 +71,10 @@ static int add_axis(LineList *list, const float *axis, int k, float share) {
         const int down = line->axis[0] * axis[0] + line->axis[1] * axis[1] + line->axis[2] * axis[2] < 0;
         const float sign = down ? -1 : 1;
         float apart = 0;
-        for (int x = 0; x < 3; x++) apart = fmaxf(apart, fabsf(line->axis[x] - sign * axis[x]));
+        for (int x = 0; x < 3; x++) {
+            const float gap = fabsf(line->axis[x] - sign * axis[x]);
+            apart = gap > apart ? gap : apart;
+        }
         if (apart < ONE_LINE) {
             line->share[down][k] += share;
             return 0;
@@ -100,6 +104,7 @@ static void free_angles(Angles *angles) {
     free(angles->rounds);
     free(angles->moments);
     free(angles->line);
+    free(angles->enough);
 }
 
 INLINE int any(heads_int mask) {
@@ -284,16 +289,38 @@ INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_
     return arrange(angles);
 }
 
+/* Numbers that stand for the angular encoding of an atom and head: for each axis the orders and the isotropic part. */
+INLINE int64_t cosine_sums(const Layout *layout) { return layout->orders ? 3 * (layout->orders + 1) : 0; }
+
 INLINE heads cosine_of(const heads axis[3], const float *r) {
     return axis[0] * r[0] + axis[1] * r[1] + axis[2] * r[2];
 }
 
-/* moment[l] += sum of w T_l(t) over `count` images: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), with w as a factor of
- * the first two. */
-INLINE void add_moments(heads *moment, const heads axis[3], const heads *weight, const float *direction, int count,
+INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 2) / BLOCK; }
+
+/* Where the series may end for each block of images but the first, the atom itself. Weights times `scale` have the sum 1;
+ * what all blocks leave out together changes no sum over images of a function by more than the error of the series. The
+ * images are sorted by distance, so neighbours need about as many orders. Weights behind the last image become 0. */
+INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t images, const Layout *layout) {
+    const int64_t blocks = blocks_of(images);
+    int64_t orders = layout->orders;
+    for (int64_t n = images; n < blocks * BLOCK + 1; n++) weight[n] = (heads){0};
+    for (int64_t block = 0; block < blocks; block++) {
+        heads sum = {0};
+        for (int64_t n = 0; n < BLOCK; n++) sum += weight[block * BLOCK + 1 + n];
+        const float whole = largest(sum * scale) * (float)blocks;
+        while (orders < layout->orders && whole * layout->tail[orders] > 1) orders += 2;
+        while (orders > 2 && whole * layout->tail[orders - 2] <= 1) orders -= 2;
+        angles->enough[block] = orders;
+    }
+}
+
+/* moment[l] += sum of w T_l(t) over a block: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), with w as a factor of the
+ * first two. */
+INLINE void add_moments(heads *moment, const heads axis[3], const heads *weight, const float *direction,
                         int64_t orders) {
     heads twice[BLOCK], even[BLOCK], odd[BLOCK];
-    for (int n = 0; n < count; n++) {
+    for (int n = 0; n < BLOCK; n++) {
         const heads t = cosine_of(axis, direction + 3 * n);
         even[n] = weight[n];
         odd[n] = weight[n] * t;
@@ -301,49 +328,47 @@ INLINE void add_moments(heads *moment, const heads axis[3], const heads *weight,
     }
     for (int64_t l = 0; l < orders; l += 2) {
         heads sum = even[0], next = odd[0];
-        for (int n = 1; n < count; n++) {
+        for (int n = 1; n < BLOCK; n++) {
             sum += even[n];
             next += odd[n];
         }
         moment[l] += sum;
         moment[l + 1] += next;
-        for (int n = 0; n < count; n++) {
+        for (int n = 0; n < BLOCK; n++) {
             even[n] = twice[n] * odd[n] - even[n];
             odd[n] = twice[n] * even[n] - odd[n];
         }
     }
 }
 
-/* out[n] += sum_l a_l T_l(t) for `count` images (Clenshaw). */
-INLINE void add_series(heads *out, const heads *series, const heads axis[3], const float *direction, int count,
-                       int64_t orders) {
+/* out[n] += sum_l a_l T_l(t) for a block (Clenshaw). */
+INLINE void add_series(heads *out, const heads *series, const heads axis[3], const float *direction, int64_t orders) {
     heads twice[BLOCK], even[BLOCK] = {{0}}, odd[BLOCK] = {{0}};
-    for (int n = 0; n < count; n++) {
+    for (int n = 0; n < BLOCK; n++) {
         const heads t = cosine_of(axis, direction + 3 * n);
         twice[n] = t + t;
     }
     for (int64_t l = orders - 2; l > 0; l -= 2)
-        for (int n = 0; n < count; n++) {
+        for (int n = 0; n < BLOCK; n++) {
             odd[n] = twice[n] * even[n] + (series[l + 1] - odd[n]);
             even[n] = twice[n] * odd[n] + (series[l] - even[n]);
         }
-    for (int n = 0; n < count; n++) {
+    for (int n = 0; n < BLOCK; n++) {
         odd[n] = twice[n] * even[n] + (series[1] - odd[n]);
         out[n] += 0.5f * twice[n] * odd[n] + (series[0] - even[n]);
     }
 }
 
-/* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`. */
+/* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`.
+ * Like `cosine_series`, after `count_orders`; reads directions to the end of a block. */
 INLINE void cosine_moments(Angles *angles, const heads *weight, const float *direction, heads scale, int64_t images,
                            int64_t orders) {
     memset(angles->moments, 0, 3 * (orders + 1) * sizeof(heads));
     for (int64_t line = 0; line < angles->count; line++) {
         const Lines *lines = &angles->rounds[line];
         memset(angles->line, 0, orders * sizeof(heads));
-        int64_t n = 1;
-        for (; n + BLOCK <= images; n += BLOCK)
-            add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, BLOCK, orders);
-        for (; n < images; n++) add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, 1, orders);
+        for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
+            add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, angles->enough[block]);
         for (int k = 0; k < 3; k++)
             for (int64_t l = 0; l < orders; l++)
                 angles->moments[k * (orders + 1) + l] += angles->line[l] * (scale * lines->share[l % 2][k]);
@@ -360,10 +385,8 @@ INLINE void cosine_series(heads *out, const Angles *angles, const float *directi
             for (int k = 0; k < 3; k++)
                 angles->line[l] += angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k];
         }
-        int64_t n = 1;
-        for (; n + BLOCK <= images; n += BLOCK)
-            add_series(out + n, angles->line, lines->axis, direction + 3 * n, BLOCK, orders);
-        for (; n < images; n++) add_series(out + n, angles->line, lines->axis, direction + 3 * n, 1, orders);
+        for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
+            add_series(out + n, angles->line, lines->axis, direction + 3 * n, angles->enough[block]);
     }
 }
 

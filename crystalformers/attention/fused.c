@@ -106,36 +106,37 @@ static int64_t longest_row(const int64_t *ptr, int64_t first, int64_t last) {
 
 /* Scratch of one thread; one allocation. */
 typedef struct {
-    heads *weight;  /* (longest row of images) */
+    heads *weight;  /* (longest row of images + BLOCK) */
     heads *score;   /* (longest row of pairs) */
     heads *second;  /* (longest row of pairs) */
     heads *part;    /* (longest row of pairs) */
     heads *radial;  /* (K + 2 margins): sums by head, or values with the heads innermost */
-    heads *grad;    /* (longest row of images) */
+    heads *grad;    /* (longest row of images + BLOCK) */
     Candidate *candidates; /* (2 * LANES * longest row of images), with frames */
     Angles angles;
     void *memory;
 } Scratch;
 
 static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64_t last) {
-    const int64_t images = longest_row(layout->ptr, first, last);
+    const int64_t images = longest_row(layout->ptr, first, last), room = images + BLOCK;
     const int64_t pairs = longest_row(layout->pair_ptr, first, last);
     const int64_t margin = layout->windows * WINDOW_LANES, padded = layout->count + 2 * margin;
     *scratch = (Scratch){0};
-    heads *memory = malloc((2 * images + 3 * pairs + padded) * sizeof(heads));
+    heads *memory = malloc((2 * room + 3 * pairs + padded) * sizeof(heads));
     if (!memory) return 1;
     *scratch = (Scratch){.weight = memory,
-                         .grad = memory + images,
-                         .score = memory + 2 * images,
-                         .second = memory + 2 * images + pairs,
-                         .part = memory + 2 * images + 2 * pairs,
-                         .radial = memory + 2 * images + 3 * pairs,
+                         .grad = memory + room,
+                         .score = memory + 2 * room,
+                         .second = memory + 2 * room + pairs,
+                         .part = memory + 2 * room + 2 * pairs,
+                         .radial = memory + 2 * room + 3 * pairs,
                          .memory = memory};
     if (!layout->orders) return 0;
     scratch->candidates = malloc(2 * LANES * images * sizeof(Candidate));
     scratch->angles.moments = malloc(3 * (layout->orders + 1) * sizeof(heads));
     scratch->angles.line = malloc(layout->orders * sizeof(heads));
-    return !scratch->candidates || !scratch->angles.moments || !scratch->angles.line;
+    scratch->angles.enough = malloc(blocks_of(room) * sizeof(int64_t));
+    return !scratch->candidates || !scratch->angles.moments || !scratch->angles.line || !scratch->angles.enough;
 }
 
 static void release(Scratch *scratch) {
@@ -189,15 +190,13 @@ INLINE void heads_innermost(heads *out, const float *in, int64_t count, int64_t 
         for (int h = 0; h < LANES; h++) out[k][h] = in[h * stride + k];
 }
 
-/* y_i = sum_e p_e v_j(e), (A, D, H); b_i = sum_e p_e b(d_e), (H, A, K); 1 / Z_i
- * with Z_i as `image_weights` has it, (A, H); with frames the sums of
- * p_e T_l(cosine), (H, A, 3, orders + 1); for atoms first .. last - 1.
- * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
+/* y_i = sum_e p_e v_j(e), (A, D, H); 1 / Z_i with Z_i as `image_weights` has it, (A, H); and side by side in (H, A, sums)
+ * sum_e p_e b(d_e), (K), and with frames the sums of p_e T_l(cosine), (3, orders + 1); for atoms first .. last - 1. q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
 int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3];
-    float *y = arrays[4], *b = arrays[5], *share = arrays[6], *angular = arrays[7];
+    float *y = arrays[4], *encoding = arrays[5], *share = arrays[6];
     const int64_t A = layout->atoms, D = layout->head_dim, H = layout->head_groups * LANES;
-    const int64_t K = layout->count, L = 3 * (layout->orders + 1);
+    const int64_t K = layout->count, L = cosine_sums(layout), N = K + L;
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
     int failure = allocate(&s, layout, first, last);
@@ -219,6 +218,7 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
                 const heads w = total[p] * per_z;
                 for (int64_t d = 0; d < D; d++) *(heads *)(yi + d * H) += w * *(const heads *)(row + d * H);
             }
+            float *out = encoding + (lane * A + i) * N;
             if (K) {
                 float *sums = (float *)s.radial;
                 memset(sums, 0, (K + 2 * margin) * sizeof(heads));
@@ -228,15 +228,16 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
                     add_radial(sums, s.weight, layout->distance + layout->ptr[i], images, layout->windows, layout);
                 for (int h = 0; h < LANES; h++)
                     for (int64_t m = 0; m < K; m++)
-                        b[((lane + h) * A + i) * K + m] = sums[h * (K + 2 * margin) + margin + m] * per_z[h];
+                        out[h * A * N + m] = sums[h * (K + 2 * margin) + margin + m] * per_z[h];
             }
             if (!layout->orders) continue;
             failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, s.grad, layout);
             if (failure) break;
+            count_orders(&s.angles, s.weight, per_z, images, layout);
             const heads around = images > 1 ? sum_of(s.weight + 1, images - 1) : (heads){0};
             cosine_moments(&s.angles, s.weight, layout->direction + 3 * layout->ptr[i], per_z, images, layout->orders);
             isotropic_moments(&s.angles, around * per_z, i * H + lane, layout);
-            by_head(angular + (lane * A + i) * L, s.angles.moments, L, A * L);
+            by_head(out + K, s.angles.moments, L, A * N);
         }
     release(&s);
     return failure;
@@ -246,10 +247,10 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
  * Returns 0, or 1 if memory ran out. */
 int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3], *share = arrays[4],
-        *grad_y = arrays[5], *grad_b = arrays[6], *grad_angular = arrays[7];
-    float *weight = arrays[8], *grad_score = arrays[9], *grad_q = arrays[10], *grad_decay = arrays[11];
+        *grad_y = arrays[5], *grad_encoding = arrays[6];
+    float *weight = arrays[7], *grad_score = arrays[8], *grad_q = arrays[9], *grad_decay = arrays[10];
     const int64_t A = layout->atoms, D = layout->head_dim, H = layout->head_groups * LANES;
-    const int64_t K = layout->count, L = 3 * (layout->orders + 1);
+    const int64_t K = layout->count, L = cosine_sums(layout), N = K + L;
     const int64_t margin = layout->windows * WINDOW_LANES;
     Scratch s;
     int failure = allocate(&s, layout, first, last);
@@ -263,12 +264,14 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
             const heads per_z = *(const heads *)(share + i * H + lane);
             const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, NEGLIGIBLE_BACKWARD, i, layout);
             const float *distance = layout->distance + layout->ptr[i];
+            const float *grad_sums = grad_encoding + (lane * A + i) * N;
             heads everywhere = {0};
             if (layout->orders) {
                 failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, s.grad, layout);
                 if (failure) break;
-                heads_innermost(s.angles.moments, grad_angular + (lane * A + i) * L, L, A * L);
+                heads_innermost(s.angles.moments, grad_sums + K, L, A * N);
                 everywhere = isotropic_series(&s.angles, i * H + lane, layout);
+                count_orders(&s.angles, s.weight, (heads){0} + NEGLIGIBLE_BACKWARD, images, layout);
             }
             s.grad[0] = (heads){0};
             for (int64_t n = 1; n < images; n++) s.grad[n] = everywhere;
@@ -276,7 +279,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
                 cosine_series(s.grad, &s.angles, layout->direction + 3 * layout->ptr[i], images, layout->orders);
             if (K) {
                 memset(s.radial, 0, (K + 2 * margin) * sizeof(heads));
-                heads_innermost(s.radial + margin, grad_b + (lane * A + i) * K, K, A * K);
+                heads_innermost(s.radial + margin, grad_sums, K, A * N);
                 if (layout->windows == 1)
                     gather_radial(s.grad, s.radial, distance, images, 1, layout);
                 else

@@ -1,7 +1,7 @@
 """The fused CPU kernel of `fused.c` and `framed.h` as an operator that PyTorch can differentiate and compile; float32.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors), D their width, K radial or angular functions,
-L orders of the series in cosines, z the three axes of a frame.
+L orders of the series in cosines, N sums that stand for the encodings, z the three axes of a frame.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def attention(
         frames = _frames(q_ADH, k_ADH, decay_AH, rows, series, geometry, angular, heads)
     layout = Layout.of(rows, series, frames, 1.0 if angular is None else angular.tie_width, count)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
-    y_ADH, b_HAK, angular_HAL, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *layout)  # type: ignore[no-untyped-call]
+    y_ADH, sums_HAN, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *layout)  # type: ignore[no-untyped-call]
     if pad:  # a slice of everything is not free: its gradient is copied
-        y_ADH, b_HAK, angular_HAL = y_ADH[..., :heads], b_HAK[:heads], angular_HAL[:heads]
+        y_ADH, sums_HAN = y_ADH[..., :heads], sums_HAN[:heads]
     y_AHD: Tensor = y_ADH.mT
-    if W_HDK is not None:
-        y_AHD = y_AHD + torch.bmm(b_HAK, W_HDK.mT).transpose(0, 1)
+    W_HDN = [] if W_HDK is None else [W_HDK]
     if angular is not None and series is not None:
-        W_HDL = torch.einsum("zhdk,lk->hdzl", angular.W_3HDK, series.coefficients).flatten(2)
-        y_AHD = y_AHD + torch.bmm(angular_HAL, W_HDL.mT).transpose(0, 1)
-    return y_AHD
+        W_HDN += [torch.einsum("zhdk,lk->hdzl", angular.W_3HDK, series.coefficients).flatten(2)]
+    if not W_HDN:
+        return y_AHD
+    return y_AHD + torch.bmm(sums_HAN, torch.cat(W_HDN, dim=2).mT).transpose(0, 1)
 
 
 @torch.no_grad()
@@ -107,12 +107,12 @@ def _frames(
 torch.library.define(
     "crystalformers::cpu_image_sum",
     "(Tensor q, Tensor k, Tensor v, Tensor decay, Tensor[] tensors, float[] numbers, int[] counts)"
-    " -> (Tensor y, Tensor b, Tensor angular, Tensor share)",
+    " -> (Tensor y, Tensor sums, Tensor share)",
 )
 torch.library.define(
     "crystalformers::cpu_image_sum_backward",
-    "(Tensor grad_y, Tensor grad_b, Tensor grad_angular, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor share,"
-    " Tensor[] tensors, float[] numbers, int[] counts)"
+    "(Tensor grad_y, Tensor grad_sums, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor share, Tensor[] tensors,"
+    " float[] numbers, int[] counts)"
     " -> (Tensor q, Tensor k, Tensor v, Tensor decay)",
 )
 
@@ -125,22 +125,22 @@ def _image_sum(
     tensors: list[Tensor],
     numbers: list[float],
     counts: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums over images of values, (A, D, H), radial functions, (H, A, K), and cosines' polynomials, (H, A, 3 (L + 1)).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over images of values, (A, D, H), and of radial functions and cosines' polynomials, (H, A, K + 3 (L + 1)).
 
     From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H); also 1 / Z, (A, H), for the backward pass.
     """
-    y, b, angular, share = _outputs(q, decay, counts)
+    y, sums, share = _outputs(q, decay, counts)
     pointers = Layout(tensors, numbers, counts).pointers(q)
-    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, b, share, angular), tensors[PTR])
-    return y, b, angular, share
+    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, sums, share), tensors[PTR])
+    return y, sums, share
 
 
-def _outputs(q: Tensor, decay: Tensor, counts: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outputs(q: Tensor, decay: Tensor, counts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     *_, count, orders = counts
     atoms, _, heads = q.shape
-    b, angular = q.new_empty(heads, atoms, count), q.new_empty(heads, atoms, 3 * (orders + 1) if orders else 0)
-    return torch.empty_like(q), b, angular, torch.empty_like(decay)
+    sums = q.new_empty(heads, atoms, count + (3 * (orders + 1) if orders else 0))
+    return torch.empty_like(q), sums, torch.empty_like(decay)
 
 
 def _fake_image_sum(
@@ -151,8 +151,7 @@ def _fake_image_sum(
 
 def _image_sum_backward(  # noqa: PLR0913, PLR0917
     grad_y: Tensor,
-    grad_b: Tensor,
-    grad_angular: Tensor,
+    grad_sums: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -163,19 +162,19 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     counts: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and 1 / 2 sigma^2 from those of the sums."""
-    grad_y, grad_b, grad_angular = (grad.contiguous() for grad in (grad_y, grad_b, grad_angular))
+    grad_y, grad_sums = grad_y.contiguous(), grad_sums.contiguous()
     pair_target, by_source, source_ptr = tensors[-3:]
     weight, grad_score = (q.new_empty(len(pair_target), q.shape[-1]) for _ in range(2))
     grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
     pointers = Layout(tensors, numbers, counts).pointers(q)
-    by_target = (q, k, v, decay, share, grad_y, grad_b, grad_angular, weight, grad_score, grad_q, grad_decay)
+    by_target = (q, k, v, decay, share, grad_y, grad_sums, weight, grad_score, grad_q, grad_decay)
     in_parallel(Work("image_sum_backward", pointers, *by_target), tensors[PTR])
     gathered = (pair_target, by_source, source_ptr, q, grad_y, weight, grad_score, grad_k, grad_v)
     in_parallel(Work("image_sum_pull", pointers, *gathered), source_ptr)
     return grad_q, grad_k, grad_v, grad_decay
 
 
-def _fake_image_sum_backward(grad_y: Tensor, grad_b: Tensor, grad_angular: Tensor, *others: Any) -> Any:
+def _fake_image_sum_backward(grad_y: Tensor, grad_sums: Tensor, *others: Any) -> Any:
     return tuple(torch.empty_like(t) for t in others[:4])
 
 
@@ -191,7 +190,7 @@ def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 
 def _gradients(ctx: Any, grads: Sequence[Tensor], backward: Callable[..., Any]) -> tuple[Any, ...]:
     features, tensors = ctx.saved_tensors[:5], list(ctx.saved_tensors[5:])
-    return *backward(*grads[:3], *features, tensors, ctx.numbers, ctx.counts), [None] * len(tensors), None, None
+    return *backward(*grads[:2], *features, tensors, ctx.numbers, ctx.counts), [None] * len(tensors), None, None
 
 
 torch.library.impl("crystalformers::cpu_image_sum", "cpu", _image_sum)

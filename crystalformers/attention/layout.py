@@ -33,7 +33,7 @@ class CLayout(ctypes.Structure):
 
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("distance", "taper", "pair", "ptr", "pair_ptr", "pair_source")],
-        *[(name, ctypes.c_void_p) for name in ("direction", "frame_ptr", "frames", "isotropic", "radial")],
+        *[(name, ctypes.c_void_p) for name in ("direction", "tail", "frame_ptr", "frames", "isotropic", "radial")],
         *[(name, ctypes.c_float) for name in ("spacing", "tie_width")],
         *[
             (name, ctypes.c_int64)
@@ -127,7 +127,7 @@ class Layout(NamedTuple):
         """Put together what a batch, its frames and a model give."""
         none = torch.empty(0)
         tensors = [rows.distance, rows.taper, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
-        tensors += [none if series is None else series.direction]
+        tensors += [none] * 2 if series is None else [series.direction, series.tail]
         if series is not None and frames is not None:
             tensors += [frames.ptr, frames.frames, frames.isotropic]
         else:
