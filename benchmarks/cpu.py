@@ -2,7 +2,8 @@
 
 All models take turns in one run, so that a shared machine's drift meets all of them alike; ratios are formed within
 a round. Float32. Training is collation from cached images or graphs, forward, backward and AdamW; inference is
-collation and forward. Building images or graphs is counted apart. Peers: pip install "crystalformers[benchmarks]".
+collation and forward. Building images or graphs is counted apart. The process keeps the memory that it frees, so that
+no model pays for the heap that another left behind. Peers: pip install "crystalformers[benchmarks]".
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness import (
     benchmark_crystals,
     cell,
     interleaved,
+    keep_memory,
     machine,
     print_table,
     shared,
@@ -274,6 +276,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
+    memory_is_kept = keep_memory()
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     crystals, source = benchmark_crystals(given.table, given.structures)
@@ -292,6 +295,7 @@ def main() -> None:
         "settings": settings,
         "machine": {**before, "load_average_after": machine()["load_average"]},
         "versions": versions("crystalformers", "torch", "numpy", "matgl", "torch-geometric", "vesin"),
+        "memory_is_kept": memory_is_kept,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "report": report,
         "raw": raw,

@@ -108,8 +108,8 @@ def length(vectors: Tensor) -> Tensor:
 
 def taper(distance: Tensor, radius: float | Tensor) -> Tensor:
     """Quintic step from 1 at `radius - TAPER_WIDTH` to 0 at `radius`; any shape, Angstrom."""
-    t = ((radius - distance) / TAPER_WIDTH).clamp(0, 1)
     # In place: there are as many numbers as images, and fresh memory costs more than arithmetic.
+    t = (radius - distance).div_(TAPER_WIDTH).clamp_(0, 1)
     return (6 * t).sub_(15).mul_(t).add_(10).mul_(t**3)
 
 

@@ -97,7 +97,9 @@ def test_cpu_agrees_with_float64(method: FrameMethod, names: tuple[str, ...]) ->
 
 @pytest.mark.skipif(library() is None, reason="NOT TESTED: the compiled kernels are not installed")
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("names, radius", [(tuple(CRYSTALS), 6.0), (("low", "perovskite"), 11.3)], ids=["near", "far"])
+@pytest.mark.parametrize(
+    ("names", "radius"), [(tuple(CRYSTALS), 6.0), (("low", "perovskite"), 11.3)], ids=["near", "far"]
+)
 def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod, names: tuple[str, ...], radius: float) -> None:
     """Root mean square errors over four draws and the crystals, of values and of every gradient: at most twice."""
     squares: dict[str, list[list[float]]] = {"cpu": [], "torch": []}

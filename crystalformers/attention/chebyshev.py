@@ -35,6 +35,19 @@ def chebyshev_series(function: Callable[[Tensor], Tensor], orders: int) -> Tenso
     return (share[:, None] * torch.cos(order[:, None] * phi)) @ function(torch.cos(phi))
 
 
+def shortest_series(function: Callable[[Tensor], Tensor], deviation: float, error: float) -> tuple[Tensor, Tensor]:
+    """The shortest series of even length that are this good, of Gaussians of standard deviation `deviation`.
+
+    Returns:
+        c, (L, K) float64; and what the orders l, l + 1, ... together add to a function at most, (L + 1,).
+    """
+    series = chebyshev_series(function, orders_for(deviation, error**2))
+    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1)
+    orders = int((tail > error).sum())
+    orders += orders % 2
+    return series[:orders], tail[: orders + 1]
+
+
 def power_series(chebyshev_LK: Tensor) -> Tensor:
     """Coefficients of x^0, x^1, ... from those of T_0, T_1, ..., (L, K)."""
     orders = len(chebyshev_LK)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crystalformers.attention.angles import AngularBasis
-from crystalformers.attention.chebyshev import chebyshev_series, orders_for
+from crystalformers.attention.chebyshev import shortest_series
 from crystalformers.frames import Frames, PrincipalAxes
 from crystalformers.images import Images
 
@@ -52,13 +52,8 @@ class CosineSeries:
 
 
 def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:
-    """Coefficients and tail of the shortest series that is good enough."""
-    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, NEGLIGIBLE**2))
-    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / NEGLIGIBLE
-    orders = int((tail > 1).sum())
-    orders += orders % 2
-    series = series[:orders]
-    return torch.cat([series, basis.sphere(series)[None]]).float(), tail[: orders + 1].float()
+    series, tail = shortest_series(basis, basis.width * basis.spacing, NEGLIGIBLE)
+    return torch.cat([series, basis.sphere(series)[None]]).float(), (tail / NEGLIGIBLE).float()
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,11 @@ INLINE int64_t image_weights(heads *weight, heads *score, int64_t pairs, heads d
         for (int64_t n = 0; n < images; n++)
             if (taper[n] > 0) top = maximum(top, score[pair[n] - first_pair] - decay * (distance[n] * distance[n]));
     }
-    for (int64_t p = 0; p < pairs; p++) score[p] -= top;
+    for (int64_t p = 0; p < pairs; p++) score[p] = (score[p] - top) * LOG2_E;
+    decay *= LOG2_E;
     for (int64_t n = 0; n < images; n++) {
         const heads logit = score[pair[n] - first_pair] - decay * (distance[n] * distance[n]);
-        weight[n] = exp_heads(logit) * (factor * taper[n]);
+        weight[n] = exp2_heads(logit) * (factor * taper[n]);
     }
     return images;
 }
@@ -209,7 +210,7 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
             const int64_t images = image_weights(s.weight, s.score, pairs, width, one, NEGLIGIBLE, i, layout);
             heads *total = s.second;
             sum_by_pair(total, s.part, s.weight, layout->pair + layout->ptr[i], first_pair, pairs, images);
-            const heads per_z = 1.0f / sum_of(s.weight, images);
+            const heads per_z = 1.0f / sum_of(total, pairs);
             *(heads *)(share + i * H + lane) = per_z;
             float *yi = y + i * D * H + lane;
             for (int64_t d = 0; d < D; d++) *(heads *)(yi + d * H) = (heads){0};

@@ -1,4 +1,4 @@
-/* What the attention kernels share: vectors of LANES heads, exp, and the layout of a batch.
+/* What the attention kernels share: vectors of LANES heads, powers of 2, and the layout of a batch.
  *
  * Shapes: A atoms, E images, P pairs, H heads padded to a multiple of LANES, D their width, K radial functions.
  */
@@ -36,6 +36,8 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 /* Weights of exp(-FAR_BELOW) and all that counts beside them are normal numbers of float32. */
 #define FAR_BELOW 60.0f
 
+#define LOG2_E 1.442695041f
+
 /* Images whose radial functions are evaluated before they are used. */
 #define GATHERED 8
 
@@ -66,28 +68,24 @@ typedef struct {
     int64_t head_dim;            /* D */
 } Layout;
 
-/* exp(x) for x <= 0: 2^n exp(r) with n the integer nearest to x / ln 2, a polynomial for exp(r) on |r| <= ln 2 / 2,
- * and 2^n by its bit pattern. */
-INLINE heads exp_heads(heads x) {
-    const heads zero = x - x;
-    const heads_int low = x > zero - 87.0f;
-    x = (heads)(((heads_int)x & low) | ((heads_int)(zero - 87.0f) & ~low));
-    const heads_int n = __builtin_convertvector(x * 1.442695041f - 0.5f, heads_int);
-    const heads nf = __builtin_convertvector(n, heads);
-    const heads r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;
-    heads e = zero + 1.9875691500e-4f;
-    e = e * r + 1.3981999507e-3f;
-    e = e * r + 8.3334519073e-3f;
-    e = e * r + 4.1665795894e-2f;
-    e = e * r + 1.6666665459e-1f;
-    e = e * r + 5.0000001201e-1f;
-    e = e * r * r + r + 1.0f;
-    return e * (heads)((n + 127) << 23);
-}
-
 INLINE heads maximum(heads a, heads b) {
     const heads_int first = a > b;
     return (heads)(((heads_int)a & first) | ((heads_int)b & ~first));
+}
+
+/* 2^x for x <= 0: 2^n by its bit pattern, n the integer nearest to x, times a polynomial for 2^r, r = x - n, to 5e-9.
+ * Adding 1.5 2^23 rounds to an integer and leaves it in the lowest bits. */
+INLINE heads exp2_heads(heads x) {
+    const float rounder = 12582912.0f;
+    x = maximum(x, x - x - 125.0f);
+    const heads rounded = x + rounder, r = x - (rounded - rounder);
+    heads e = r * 1.545315e-4f + 1.3390863e-3f;
+    e = e * r + 9.618083e-3f;
+    e = e * r + 5.5503570e-2f;
+    e = e * r + 2.4022651e-1f;
+    e = e * r + 6.9314718e-1f;
+    e = e * r + 1.0f;
+    return (heads)((heads_int)e + ((heads_int)rounded << 23));
 }
 
 INLINE float largest(heads a) {

@@ -290,7 +290,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
         """(A, dim) to (A, dim)."""
         x = x + self.dropout(self.attention(x, geometry, backend))
-        return x + self.dropout(self.contract(F.relu(self.expand(x))))
+        return x + self.dropout(self.contract(F.relu(self.expand(x), inplace=True)))
 
 
 class Blocks(nn.ModuleList):
