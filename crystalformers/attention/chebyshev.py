@@ -11,20 +11,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+SLACK = 4
+"""How many times, at least, the bound of `orders_for` exceeds the error of the series."""
+
 
 def orders_for(deviation: float, error: float) -> int:
-    """Orders that represent Gaussians of this standard deviation, wherever centred, but for coefficients below `error`.
+    """An even number of orders that represent Gaussians of this standard deviation, wherever centred, up to `error`.
 
     On the ellipse around [-1, 1] with semi-axis sinh u a Gaussian is at most exp(sinh^2 u / 2 s^2), so that
     |c_l| <= 2 exp(sinh^2 u / 2 s^2 - l u) for any u (Trefethen, Approximation Theory and Practice, theorem 8.1);
     the best has sinh 2u = 2 l s^2.
     """
-    order = 1
+    order = 2
     while True:
         u = math.asinh(2 * order * deviation**2) / 2
-        if 2 * math.exp(math.sinh(u) ** 2 / (2 * deviation**2) - order * u) <= error:
+        if 2 * math.exp(math.sinh(u) ** 2 / (2 * deviation**2) - order * u) <= SLACK * error:
             return order
-        order += 1
+        order += 2
 
 
 def chebyshev_series(function: Callable[[Tensor], Tensor], orders: int) -> Tensor:
@@ -33,19 +36,6 @@ def chebyshev_series(function: Callable[[Tensor], Tensor], orders: int) -> Tenso
     order = torch.arange(orders, dtype=torch.float64)
     share = torch.where(order == 0, 1.0, 2.0) / orders
     return (share[:, None] * torch.cos(order[:, None] * phi)) @ function(torch.cos(phi))
-
-
-def shortest_series(function: Callable[[Tensor], Tensor], deviation: float, error: float) -> tuple[Tensor, Tensor]:
-    """The shortest series of even length that are this good, of Gaussians of standard deviation `deviation`.
-
-    Returns:
-        c, (L, K) float64; and what the orders l, l + 1, ... together add to a function at most, (L + 1,).
-    """
-    series = chebyshev_series(function, orders_for(deviation, error**2))
-    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1)
-    orders = int((tail > error).sum())
-    orders += orders % 2
-    return series[:orders], tail[: orders + 1]
 
 
 def power_series(chebyshev_LK: Tensor) -> Tensor:

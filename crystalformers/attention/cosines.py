@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crystalformers.attention.angles import AngularBasis
-from crystalformers.attention.chebyshev import shortest_series
+from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.frames import Frames, PrincipalAxes
 from crystalformers.images import Images
 
 NEGLIGIBLE = 3e-7
 """Bound on the error of the angular functions, and on what sums over images with them may leave out."""
 
-BLOCK = 8
+BLOCK = 16
 """Images that the kernel may read beyond the last."""
 
 
@@ -31,7 +31,7 @@ class CosineSeries:
     Attributes:
         direction: unit vectors of the images and some zeros, (E + BLOCK, 3) float32.
         coefficients: C with an even number of orders, then a row of means over all axes, (orders + 1, K) float32.
-        tail: what the orders l, l + 1, ... add to a function at most, over NEGLIGIBLE, (orders + 1,) float32.
+        tail: what the orders l, l + 1, ... add to a function at most, over NEGLIGIBLE, (orders,) float32.
     """
 
     direction: Tensor
@@ -52,8 +52,10 @@ class CosineSeries:
 
 
 def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:
-    series, tail = shortest_series(basis, basis.width * basis.spacing, NEGLIGIBLE)
-    return torch.cat([series, basis.sphere(series)[None]]).float(), (tail / NEGLIGIBLE).float()
+    """`CosineSeries.coefficients` and `CosineSeries.tail`."""
+    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, NEGLIGIBLE))
+    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / NEGLIGIBLE
+    return torch.cat([series, basis.sphere(series)[None]]).float(), tail.float()
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,18 @@
 
 #include "heads.h"
 
-/* Images whose recurrences run side by side: as many as hide the time of one step, if there are registers for them. */
-#ifdef __AVX512VL__
-#define BLOCK 8
+/* Images in one vector of the sums over orders, and vectors whose recurrences run side by side: as many as hide the time of
+ * one step, if there are registers for them. */
+#ifdef __AVX512F__
+#define ABREAST 2
+#define VECTORS 8
 #else
-#define BLOCK 4
+#define ABREAST 1
+#define VECTORS 4
 #endif
+#define BLOCK (ABREAST * VECTORS)
+
+typedef float images_heads __attribute__((vector_size(ABREAST * LANES * sizeof(float)), aligned(4)));
 
 /* Components in which two axes may differ and still be one line: rounding of float32. */
 #define ONE_LINE 5e-7f
@@ -54,7 +60,7 @@ typedef struct {
     Lines *rounds;
     int64_t count, capacity;
     heads *moments; /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or coefficients of both */
-    heads *line;    /* (orders): the same along one line */
+    images_heads *line; /* (orders): the same along one line, for each of the images abreast */
     int64_t *enough; /* orders that each block of images needs */
 } Angles;
 
@@ -63,10 +69,10 @@ typedef struct {
     float share;
 } Candidate;
 
-/* Axis k of a frame. */
-static int add_axis(LineList *list, const float *axis, int k, float share) {
+/* Axis k of a frame; it may lie on one of the first `lines`. */
+static int add_axis(LineList *list, int64_t lines, const float *axis, int k, float share) {
     if (share == 0) return 0;
-    for (int64_t n = 0; n < list->count; n++) {
+    for (int64_t n = 0; n < lines; n++) {
         Line *line = &list->items[n];
         const int down = line->axis[0] * axis[0] + line->axis[1] * axis[1] + line->axis[2] * axis[2] < 0;
         const float sign = down ? -1 : 1;
@@ -93,9 +99,11 @@ static int add_axis(LineList *list, const float *axis, int k, float share) {
     return 0;
 }
 
+/* Its own axes lie on three lines. */
 static int add_frame(LineList *list, const Frame *frame) {
+    const int64_t lines = list->count;
     for (int k = 0; k < 3; k++)
-        if (add_axis(list, frame->axis[k], k, frame->share[k])) return 1;
+        if (add_axis(list, lines, frame->axis[k], k, frame->share[k])) return 1;
     return 0;
 }
 
@@ -292,8 +300,36 @@ INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_
 /* Numbers that stand for the angular encoding of an atom and head: for each axis the orders and the isotropic part. */
 INLINE int64_t cosine_sums(const Layout *layout) { return layout->orders ? 3 * (layout->orders + 1) : 0; }
 
-INLINE heads cosine_of(const heads axis[3], const float *r) {
-    return axis[0] * r[0] + axis[1] * r[1] + axis[2] * r[2];
+/* A number of each image abreast. */
+INLINE images_heads abreast(const heads *each) {
+#if ABREAST == 2
+    return __builtin_shufflevector(each[0], each[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    return each[0];
+#endif
+}
+
+INLINE images_heads everywhere(heads value) {
+    const heads each[2] = {value, value};
+    return abreast(each);
+}
+
+INLINE heads sum_abreast(images_heads value) {
+#if ABREAST == 2
+    return __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7) +
+           __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    return value;
+#endif
+}
+
+INLINE images_heads cosine_of(const heads axis[3], const float *direction) {
+    heads each[ABREAST];
+    for (int m = 0; m < ABREAST; m++) {
+        const float *r = direction + 3 * m;
+        each[m] = axis[0] * r[0] + axis[1] * r[1] + axis[2] * r[2];
+    }
+    return abreast(each);
 }
 
 INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 2) / BLOCK; }
@@ -317,24 +353,24 @@ INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t ima
 
 /* moment[l] += sum of w T_l(t) over a block: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), with w as a factor of the
  * first two. */
-INLINE void add_moments(heads *moment, const heads axis[3], const heads *weight, const float *direction,
+INLINE void add_moments(images_heads *moment, const heads axis[3], const heads *weight, const float *direction,
                         int64_t orders) {
-    heads twice[BLOCK], even[BLOCK], odd[BLOCK];
-    for (int n = 0; n < BLOCK; n++) {
-        const heads t = cosine_of(axis, direction + 3 * n);
-        even[n] = weight[n];
-        odd[n] = weight[n] * t;
+    images_heads twice[VECTORS], even[VECTORS], odd[VECTORS];
+    for (int n = 0; n < VECTORS; n++) {
+        const images_heads t = cosine_of(axis, direction + 3 * ABREAST * n);
+        even[n] = *(const images_heads *)(weight + ABREAST * n);
+        odd[n] = even[n] * t;
         twice[n] = t + t;
     }
     for (int64_t l = 0; l < orders; l += 2) {
-        heads sum = even[0], next = odd[0];
-        for (int n = 1; n < BLOCK; n++) {
+        images_heads sum = even[0], next = odd[0];
+        for (int n = 1; n < VECTORS; n++) {
             sum += even[n];
             next += odd[n];
         }
         moment[l] += sum;
         moment[l + 1] += next;
-        for (int n = 0; n < BLOCK; n++) {
+        for (int n = 0; n < VECTORS; n++) {
             even[n] = twice[n] * odd[n] - even[n];
             odd[n] = twice[n] * even[n] - odd[n];
         }
@@ -342,22 +378,26 @@ INLINE void add_moments(heads *moment, const heads axis[3], const heads *weight,
 }
 
 /* out[n] += sum_l a_l T_l(t) for a block (Clenshaw). */
-INLINE void add_series(heads *out, const heads *series, const heads axis[3], const float *direction, int64_t orders) {
-    heads twice[BLOCK], even[BLOCK] = {{0}}, odd[BLOCK] = {{0}};
-    for (int n = 0; n < BLOCK; n++) {
-        const heads t = cosine_of(axis, direction + 3 * n);
+INLINE void add_series(heads *out, const images_heads *series, const heads axis[3], const float *direction,
+                       int64_t orders) {
+    images_heads twice[VECTORS], even[VECTORS] = {{0}}, odd[VECTORS] = {{0}};
+    for (int n = 0; n < VECTORS; n++) {
+        const images_heads t = cosine_of(axis, direction + 3 * ABREAST * n);
         twice[n] = t + t;
     }
     for (int64_t l = orders - 2; l > 0; l -= 2)
-        for (int n = 0; n < BLOCK; n++) {
+        for (int n = 0; n < VECTORS; n++) {
             odd[n] = twice[n] * even[n] + (series[l + 1] - odd[n]);
             even[n] = twice[n] * odd[n] + (series[l] - even[n]);
         }
-    for (int n = 0; n < BLOCK; n++) {
+    for (int n = 0; n < VECTORS; n++) {
         odd[n] = twice[n] * even[n] + (series[1] - odd[n]);
-        out[n] += 0.5f * twice[n] * odd[n] + (series[0] - even[n]);
+        *(images_heads *)(out + ABREAST * n) += 0.5f * twice[n] * odd[n] + (series[0] - even[n]);
     }
 }
+
+/* Whether a line is axis k of any frame. */
+INLINE int counts(const Lines *lines, int k) { return any((lines->share[0][k] != 0) | (lines->share[1][k] != 0)); }
 
 /* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`.
  * Like `cosine_series`, after `count_orders`; reads directions to the end of a block. */
@@ -366,12 +406,15 @@ INLINE void cosine_moments(Angles *angles, const heads *weight, const float *dir
     memset(angles->moments, 0, 3 * (orders + 1) * sizeof(heads));
     for (int64_t line = 0; line < angles->count; line++) {
         const Lines *lines = &angles->rounds[line];
-        memset(angles->line, 0, orders * sizeof(heads));
+        memset(angles->line, 0, orders * sizeof(images_heads));
         for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
             add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, angles->enough[block]);
-        for (int k = 0; k < 3; k++)
+        for (int k = 0; k < 3; k++) {
+            if (!counts(lines, k)) continue;
+            const heads share[2] = {scale * lines->share[0][k], scale * lines->share[1][k]};
             for (int64_t l = 0; l < orders; l++)
-                angles->moments[k * (orders + 1) + l] += angles->line[l] * (scale * lines->share[l % 2][k]);
+                angles->moments[k * (orders + 1) + l] += sum_abreast(angles->line[l]) * share[l % 2];
+        }
     }
 }
 
@@ -380,10 +423,11 @@ INLINE void cosine_series(heads *out, const Angles *angles, const float *directi
                           int64_t orders) {
     for (int64_t line = 0; line < angles->count; line++) {
         const Lines *lines = &angles->rounds[line];
-        for (int64_t l = 0; l < orders; l++) {
-            angles->line[l] = (heads){0};
-            for (int k = 0; k < 3; k++)
-                angles->line[l] += angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k];
+        memset(angles->line, 0, orders * sizeof(images_heads));
+        for (int k = 0; k < 3; k++) {
+            if (!counts(lines, k)) continue;
+            for (int64_t l = 0; l < orders; l++)
+                angles->line[l] += everywhere(angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k]);
         }
         for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
             add_series(out + n, angles->line, lines->axis, direction + 3 * n, angles->enough[block]);

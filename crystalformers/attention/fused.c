@@ -135,7 +135,7 @@ static int allocate(Scratch *scratch, const Layout *layout, int64_t first, int64
     if (!layout->orders) return 0;
     scratch->candidates = malloc(2 * LANES * images * sizeof(Candidate));
     scratch->angles.moments = malloc(3 * (layout->orders + 1) * sizeof(heads));
-    scratch->angles.line = malloc(layout->orders * sizeof(heads));
+    scratch->angles.line = malloc(layout->orders * sizeof(images_heads));
     scratch->angles.enough = malloc(blocks_of(room) * sizeof(int64_t));
     return !scratch->candidates || !scratch->angles.moments || !scratch->angles.line || !scratch->angles.enough;
 }

@@ -52,7 +52,7 @@ typedef struct {
     const int64_t *pair_ptr;     /* (A + 1,) */
     const int64_t *pair_source;  /* (P,) */
     const float *direction;      /* (E + BLOCK, 3) unit vectors; NULL without frames */
-    const float *tail;           /* (orders + 1,) what the orders from l on add at most, over the error of the series */
+    const float *tail;           /* (orders,) what the orders from l on add at most, over the error of the series */
     const int64_t *frame_ptr;    /* (A H + 1,) frames that are given, of each atom and head; NULL for max frames */
     const float *frames;         /* (frames, 12) three axes and the share of each, for `frame_ptr` */
     const float *isotropic;      /* (A, H) share of the mean over all axes in given frames */

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crystalformers.attention.chebyshev import power_series, shortest_series
+from crystalformers.attention.chebyshev import chebyshev_series, orders_for, power_series
 from crystalformers.attention.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.geometry import Geometry
 from crystalformers.images import taper
@@ -24,8 +24,8 @@ WINDOW_LANES = 16
 REACH = 6.5
 """Standard deviations beyond which a radial function counts as zero (7e-10)."""
 
-POLYNOMIAL = 3e-8
-"""Bound on the error of the polynomials between two centres, half a rounding of float32."""
+POLYNOMIAL = 1e-7
+"""Bound on the error of the polynomials between two centres."""
 
 
 class CLayout(ctypes.Structure):
@@ -96,8 +96,8 @@ def radial_polynomials(width: float) -> Tensor:
     """
     half = math.ceil((2 * REACH * width + 1) / WINDOW_LANES) * WINDOW_LANES // 2
     centres = torch.arange(1 - half, half + 1, dtype=torch.float64)
-    series, _ = shortest_series(
-        lambda u: torch.exp(-0.5 * (((u[:, None] + 1) / 2 - centres) / width) ** 2), 2 * width, POLYNOMIAL
+    series = chebyshev_series(
+        lambda u: torch.exp(-0.5 * (((u[:, None] + 1) / 2 - centres) / width) ** 2), orders_for(2 * width, POLYNOMIAL)
     )
     return power_series(series).float().contiguous()
 
