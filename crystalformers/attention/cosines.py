@@ -42,8 +42,10 @@ class CosineSeries:
     def of(cls, images: Images, basis: AngularBasis) -> CosineSeries:
         """For images with directions and the functions of a model."""
         assert images.vectors is not None
-        distance = images.distance.unsqueeze(-1).clamp_min(torch.finfo(images.distance.dtype).tiny)
-        return cls(F.pad((images.vectors / distance).float(), (0, 0, 0, BLOCK)), *_coefficients(basis))
+        distance = images.distance.clamp_min(torch.finfo(images.distance.dtype).tiny)
+        direction = F.pad(images.vectors.float(), (0, 0, 0, BLOCK))
+        direction[: len(distance)].div_(distance.unsqueeze(-1))  # in place: the largest tensor of all
+        return cls(direction, *_coefficients(basis))
 
     @property
     def orders(self) -> int:
