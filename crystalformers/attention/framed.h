@@ -309,7 +309,7 @@ INLINE images_heads abreast(const heads *each) {
 #endif
 }
 
-INLINE images_heads everywhere(heads value) {
+INLINE images_heads repeated(heads value) {
     const heads each[2] = {value, value};
     return abreast(each);
 }
@@ -427,7 +427,7 @@ INLINE void cosine_series(heads *out, const Angles *angles, const float *directi
         for (int k = 0; k < 3; k++) {
             if (!counts(lines, k)) continue;
             for (int64_t l = 0; l < orders; l++)
-                angles->line[l] += everywhere(angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k]);
+                angles->line[l] += repeated(angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k]);
         }
         for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
             add_series(out + n, angles->line, lines->axis, direction + 3 * n, angles->enough[block]);
