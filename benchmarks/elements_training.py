@@ -19,7 +19,7 @@ from elements_data import TASKS, Graphs, Rows, Split, error, load, split_of
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crystalformers.embeddings.table import ElementTable, load_elements
+from crystalformers.embeddings import ElementTable, load_elements
 from crystalformers.models import build_model
 from crystalformers.periodic import ELEMENTS
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
-from crystalformers.embeddings.table import ElementTable, load_elements
+from crystalformers.embeddings.library import load_elements
+from crystalformers.embeddings.table import ElementTable
 
 __all__ = ["ElementTable", "load_elements"]

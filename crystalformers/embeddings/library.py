@@ -20,8 +20,16 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
-def find(name_or_path: str | os.PathLike[str]) -> ElementTable:
-    """See `table.load_elements`."""
+def load_elements(name_or_path: str | os.PathLike[str]) -> ElementTable:
+    """A table by name, from a file, or out of a trained model.
+
+    Args:
+        name_or_path: a table that is bundled here or known from others (`sources.names`), a file of any export format,
+            or a model: its weight file, run folder or bundled name.
+
+    Raises:
+        TableError: if there is no such table, or the file cannot be used; a near miss is suggested.
+    """
     name, path = str(name_or_path), Path(name_or_path)
     bundled = bundled_names()
     if (name in bundled or sources.is_known(name)) and path.exists():

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from crystalformers.embeddings.table import ElementTable, load_elements
+from crystalformers.embeddings.library import load_elements
+from crystalformers.embeddings.table import ElementTable
 from crystalformers.errors import ConfigError, TableError
 
 try:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.embeddings.composition import STATISTICS, Features, composition_features, feature_names
-from crystalformers.embeddings.table import ElementTable, load_elements
+from crystalformers.embeddings.library import load_elements
+from crystalformers.embeddings.table import ElementTable
 from crystalformers.errors import ConfigError
 
 try:

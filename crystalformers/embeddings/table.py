@@ -280,18 +280,3 @@ def check_distinct(table: ElementTable) -> ElementTable:
         one, other = table.symbols[first[inverse[twins[0]]]], table.symbols[twins[0]]
         raise TableError(f"{table.name}: {one} and {other} have the same vector; correct one, or leave it out.")
     return table
-
-
-def load_elements(name_or_path: str | os.PathLike[str]) -> ElementTable:
-    """A table by name, from a file, or out of a trained model.
-
-    Args:
-        name_or_path: a table that is bundled here or known from others (`sources.names`), a file of any export format,
-            or a model: its weight file, run folder or bundled name.
-
-    Raises:
-        TableError: if there is no such table, or the file cannot be used; a near miss is suggested.
-    """
-    from crystalformers.embeddings import library
-
-    return library.find(name_or_path)

@@ -23,7 +23,7 @@ def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None
     """
     if settings is None:
         return None
-    from crystalformers.embeddings.table import load_elements
+    from crystalformers.embeddings.library import load_elements
 
     table = load_elements(settings.table)
     for split, rows in dataset.splits.items():
