@@ -17,7 +17,8 @@ setup(
             f"crystalformers._kernels_{name}",
             ["crystalformers/attention/fused.c", "crystalformers/images.c", "crystalformers/team.c"],
             depends=[
-                "crystalformers/attention/framed.h",
+                "crystalformers/attention/cosines.h",
+                "crystalformers/attention/frames.h",
                 "crystalformers/attention/heads.h",
                 "crystalformers/image_search.h",
             ],

@@ -15,7 +15,7 @@
  * Shapes: A atoms, E images, P pairs, H heads padded to a multiple of LANES, D their width, K radial functions.
  * See fused.py for the caller and reference.py for the equations.
  */
-#include "framed.h"
+#include "cosines.h"
 #include "heads.h"
 
 /* score[p] = a . b_j for the pairs of one atom and one group of heads; a is (D, H), b is (A, D, H). */
@@ -232,7 +232,7 @@ int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *c
                         out[h * A * N + m] = sums[h * (K + 2 * margin) + margin + m] * per_z[h];
             }
             if (!layout->orders) continue;
-            failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, s.grad, layout);
+            failure = frames_of(&s.angles.frames, s.weight, images, i, lane, s.candidates, s.grad, layout);
             if (failure) break;
             count_orders(&s.angles, s.weight, per_z, images, layout);
             const heads around = images > 1 ? sum_of(s.weight + 1, images - 1) : (heads){0};
@@ -268,7 +268,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
             const float *grad_sums = grad_encoding + (lane * A + i) * N;
             heads everywhere = {0};
             if (layout->orders) {
-                failure = frames_of(&s.angles, s.weight, images, i, lane, s.candidates, s.grad, layout);
+                failure = frames_of(&s.angles.frames, s.weight, images, i, lane, s.candidates, s.grad, layout);
                 if (failure) break;
                 heads_innermost(s.angles.moments, grad_sums + K, L, A * N);
                 everywhere = isotropic_series(&s.angles, i * H + lane, layout);

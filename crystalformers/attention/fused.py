@@ -1,4 +1,4 @@
-"""The fused CPU kernel of `fused.c` and `framed.h` as an operator that PyTorch can differentiate and compile; float32.
+"""The fused CPU kernel of `fused.c` as an operator that PyTorch can differentiate and compile; float32.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors), D their width, K radial or angular functions,
 L orders of the series in cosines, N sums that stand for the encodings, z the three axes of a frame.

@@ -1,27 +1,10 @@
-/* Local frames (CrystalFramer) and sums over the cosines between an image's direction and their axes.
- *
- * The angular functions are smooth functions of one variable, the same for all images: series of a few dozen Chebyshev
- * polynomials. So the kernel sums those polynomials over an atom's images, two operations each for LANES heads, and the
- * caller multiplies the sums with the functions' coefficients: one small matrix product per atom instead of K
- * exponentials per image, head and axis. Images of little weight need few of them.
+/* Local frames (CrystalFramer) of an atom and LANES heads: those given, or max frames, and the lines that their axes lie on;
+ * see frames.py for the definition.
  */
-#ifndef CRYSTALFORMERS_FRAMED_H
-#define CRYSTALFORMERS_FRAMED_H
+#ifndef CRYSTALFORMERS_FRAMES_H
+#define CRYSTALFORMERS_FRAMES_H
 
 #include "heads.h"
-
-/* Images in one vector of the sums over orders, and vectors whose recurrences run side by side: as many as hide the time of
- * one step, if there are registers for them. */
-#ifdef __AVX512F__
-#define ABREAST 2
-#define VECTORS 8
-#else
-#define ABREAST 1
-#define VECTORS 4
-#endif
-#define BLOCK (ABREAST * VECTORS)
-
-typedef float images_heads __attribute__((vector_size(ABREAST * LANES * sizeof(float)), aligned(4)));
 
 /* Components in which two axes may differ and still be one line: rounding of float32. */
 #define ONE_LINE 5e-7f
@@ -55,14 +38,12 @@ typedef struct {
     heads share[2][3];
 } Lines;
 
+/* The lines of each head, and the same side by side. */
 typedef struct {
     LineList lane[LANES];
     Lines *rounds;
     int64_t count, capacity;
-    heads *moments; /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or coefficients of both */
-    images_heads *line; /* (orders): the same along one line, for each of the images abreast */
-    int64_t *enough; /* orders that each block of images needs */
-} Angles;
+} Frames;
 
 typedef struct {
     int64_t image;
@@ -107,12 +88,9 @@ static int add_frame(LineList *list, const Frame *frame) {
     return 0;
 }
 
-static void free_angles(Angles *angles) {
-    for (int lane = 0; lane < LANES; lane++) free(angles->lane[lane].items);
-    free(angles->rounds);
-    free(angles->moments);
-    free(angles->line);
-    free(angles->enough);
+static void free_frames(Frames *frames) {
+    for (int lane = 0; lane < LANES; lane++) free(frames->lane[lane].items);
+    free(frames->rounds);
 }
 
 INLINE int any(heads_int mask) {
@@ -208,7 +186,7 @@ INLINE heads best_second(const heads *weight, const heads *heaviest, int64_t ima
 /* Max frames of LANES heads from the weights of their images; see frames.py for the definition. The first image, the atom
  * itself, has no direction. `candidates` has room for 2 * LANES * images, `heaviest` for the images. Returns 0, or 1 if
  * memory ran out. */
-INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const float *direction,
+INLINE int max_frames(Frames *frames, const heads *weight, int64_t images, const float *direction,
                       Candidate *candidates, heads *heaviest, const Layout *layout) {
     const float floor_ratio = expf(-layout->tie_width), per_tie_width = 1 / layout->tie_width;
     /* The largest weight of each image and all that follow: where it is too small, no search need go on. */
@@ -219,7 +197,7 @@ INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const
         enter(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
     int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++) {
-        angles->lane[lane].count = 0;
+        frames->lane[lane].count = 0;
         if (first.count[lane] > most) most = first.count[lane];
     }
     for (int64_t place = 0; place < most; place++) {
@@ -246,207 +224,55 @@ INLINE int max_frames(Angles *angles, const heads *weight, int64_t images, const
         }
         for (int lane = 0; lane < LANES; lane++)
             if (place < first.count[lane] &&
-                complete_frames(&angles->lane[lane], entrant(&first, lane, place), &second, lane, direction))
+                complete_frames(&frames->lane[lane], entrant(&first, lane, place), &second, lane, direction))
                 return 1;
     }
     return 0;
 }
 
 /* Lay the lines of the lanes side by side. */
-static int arrange(Angles *angles) {
+static int arrange(Frames *frames) {
     int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++)
-        if (angles->lane[lane].count > most) most = angles->lane[lane].count;
-    if (most > angles->capacity) {
-        Lines *rounds = realloc(angles->rounds, most * sizeof(Lines));
+        if (frames->lane[lane].count > most) most = frames->lane[lane].count;
+    if (most > frames->capacity) {
+        Lines *rounds = realloc(frames->rounds, most * sizeof(Lines));
         if (!rounds) return 1;
-        angles->rounds = rounds;
-        angles->capacity = most;
+        frames->rounds = rounds;
+        frames->capacity = most;
     }
-    angles->count = most;
-    if (most) memset(angles->rounds, 0, most * sizeof(Lines));
+    frames->count = most;
+    if (most) memset(frames->rounds, 0, most * sizeof(Lines));
     for (int lane = 0; lane < LANES; lane++)
-        for (int64_t n = 0; n < angles->lane[lane].count; n++) {
-            const Line *line = &angles->lane[lane].items[n];
+        for (int64_t n = 0; n < frames->lane[lane].count; n++) {
+            const Line *line = &frames->lane[lane].items[n];
             for (int k = 0; k < 3; k++) {
-                angles->rounds[n].axis[k][lane] = line->axis[k];
-                angles->rounds[n].share[0][k][lane] = line->share[0][k] + line->share[1][k];
-                angles->rounds[n].share[1][k][lane] = line->share[0][k] - line->share[1][k];
+                frames->rounds[n].axis[k][lane] = line->axis[k];
+                frames->rounds[n].share[0][k][lane] = line->share[0][k] + line->share[1][k];
+                frames->rounds[n].share[1][k][lane] = line->share[0][k] - line->share[1][k];
             }
         }
     return 0;
 }
 
 /* The frames of the heads first_head .. of atom i, given or from the weights of its images. */
-INLINE int frames_of(Angles *angles, const heads *weight, int64_t images, int64_t i, int64_t first_head,
+INLINE int frames_of(Frames *frames, const heads *weight, int64_t images, int64_t i, int64_t first_head,
                      Candidate *candidates, heads *heaviest, const Layout *layout) {
     if (!layout->frame_ptr) {
         const float *direction = layout->direction + 3 * layout->ptr[i];
-        if (max_frames(angles, weight, images, direction, candidates, heaviest, layout)) return 1;
-        return arrange(angles);
+        if (max_frames(frames, weight, images, direction, candidates, heaviest, layout)) return 1;
+        return arrange(frames);
     }
     for (int lane = 0; lane < LANES; lane++) {
         const int64_t row = i * layout->head_groups * LANES + first_head + lane;
-        angles->lane[lane].count = 0;
+        frames->lane[lane].count = 0;
         for (int64_t f = layout->frame_ptr[row]; f < layout->frame_ptr[row + 1]; f++) {
             Frame frame;
             memcpy(&frame, layout->frames + 12 * f, sizeof(Frame));
-            if (add_frame(&angles->lane[lane], &frame)) return 1;
+            if (add_frame(&frames->lane[lane], &frame)) return 1;
         }
     }
-    return arrange(angles);
-}
-
-/* Numbers that stand for the angular encoding of an atom and head: for each axis the orders and the isotropic part. */
-INLINE int64_t cosine_sums(const Layout *layout) { return layout->orders ? 3 * (layout->orders + 1) : 0; }
-
-/* A number of each image abreast. */
-INLINE images_heads abreast(const heads *each) {
-#if ABREAST == 2
-    return __builtin_shufflevector(each[0], each[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-    return each[0];
-#endif
-}
-
-INLINE images_heads repeated(heads value) {
-    const heads each[2] = {value, value};
-    return abreast(each);
-}
-
-INLINE heads sum_abreast(images_heads value) {
-#if ABREAST == 2
-    return __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7) +
-           __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-    return value;
-#endif
-}
-
-INLINE images_heads cosine_of(const heads axis[3], const float *direction) {
-    heads each[ABREAST];
-    for (int m = 0; m < ABREAST; m++) {
-        const float *r = direction + 3 * m;
-        each[m] = axis[0] * r[0] + axis[1] * r[1] + axis[2] * r[2];
-    }
-    return abreast(each);
-}
-
-INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 2) / BLOCK; }
-
-/* Where the series may end for each block of images but the first, the atom itself. Weights times `scale` have the sum 1;
- * what all blocks leave out together changes no sum over images of a function by more than the error of the series. The
- * images are sorted by distance, so neighbours need about as many orders. Weights behind the last image become 0. */
-INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t images, const Layout *layout) {
-    const int64_t blocks = blocks_of(images);
-    int64_t orders = layout->orders;
-    for (int64_t n = images; n < blocks * BLOCK + 1; n++) weight[n] = (heads){0};
-    for (int64_t block = 0; block < blocks; block++) {
-        heads sum = {0};
-        for (int64_t n = 0; n < BLOCK; n++) sum += weight[block * BLOCK + 1 + n];
-        const float whole = largest(sum * scale) * (float)blocks;
-        while (orders < layout->orders && whole * layout->tail[orders] > 1) orders += 2;
-        while (orders > 2 && whole * layout->tail[orders - 2] <= 1) orders -= 2;
-        angles->enough[block] = orders;
-    }
-}
-
-/* moment[l] += sum of w T_l(t) over a block: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), with w as a factor of the
- * first two. */
-INLINE void add_moments(images_heads *moment, const heads axis[3], const heads *weight, const float *direction,
-                        int64_t orders) {
-    images_heads twice[VECTORS], even[VECTORS], odd[VECTORS];
-    for (int n = 0; n < VECTORS; n++) {
-        const images_heads t = cosine_of(axis, direction + 3 * ABREAST * n);
-        even[n] = *(const images_heads *)(weight + ABREAST * n);
-        odd[n] = even[n] * t;
-        twice[n] = t + t;
-    }
-    for (int64_t l = 0; l < orders; l += 2) {
-        images_heads sum = even[0], next = odd[0];
-        for (int n = 1; n < VECTORS; n++) {
-            sum += even[n];
-            next += odd[n];
-        }
-        moment[l] += sum;
-        moment[l + 1] += next;
-        for (int n = 0; n < VECTORS; n++) {
-            even[n] = twice[n] * odd[n] - even[n];
-            odd[n] = twice[n] * even[n] - odd[n];
-        }
-    }
-}
-
-/* out[n] += sum_l a_l T_l(t) for a block (Clenshaw). */
-INLINE void add_series(heads *out, const images_heads *series, const heads axis[3], const float *direction,
-                       int64_t orders) {
-    images_heads twice[VECTORS], even[VECTORS] = {{0}}, odd[VECTORS] = {{0}};
-    for (int n = 0; n < VECTORS; n++) {
-        const images_heads t = cosine_of(axis, direction + 3 * ABREAST * n);
-        twice[n] = t + t;
-    }
-    for (int64_t l = orders - 2; l > 0; l -= 2)
-        for (int n = 0; n < VECTORS; n++) {
-            odd[n] = twice[n] * even[n] + (series[l + 1] - odd[n]);
-            even[n] = twice[n] * odd[n] + (series[l] - even[n]);
-        }
-    for (int n = 0; n < VECTORS; n++) {
-        odd[n] = twice[n] * even[n] + (series[1] - odd[n]);
-        *(images_heads *)(out + ABREAST * n) += 0.5f * twice[n] * odd[n] + (series[0] - even[n]);
-    }
-}
-
-/* Whether a line is axis k of any frame. */
-INLINE int counts(const Lines *lines, int k) { return any((lines->share[0][k] != 0) | (lines->share[1][k] != 0)); }
-
-/* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`.
- * Like `cosine_series`, after `count_orders`; reads directions to the end of a block. */
-INLINE void cosine_moments(Angles *angles, const heads *weight, const float *direction, heads scale, int64_t images,
-                           int64_t orders) {
-    memset(angles->moments, 0, 3 * (orders + 1) * sizeof(heads));
-    for (int64_t line = 0; line < angles->count; line++) {
-        const Lines *lines = &angles->rounds[line];
-        memset(angles->line, 0, orders * sizeof(images_heads));
-        for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
-            add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, angles->enough[block]);
-        for (int k = 0; k < 3; k++) {
-            if (!counts(lines, k)) continue;
-            const heads share[2] = {scale * lines->share[0][k], scale * lines->share[1][k]};
-            for (int64_t l = 0; l < orders; l++)
-                angles->moments[k * (orders + 1) + l] += sum_abreast(angles->line[l]) * share[l % 2];
-        }
-    }
-}
-
-/* out[n] += the series at the cosines of all images but the first, summed over axes and frames. */
-INLINE void cosine_series(heads *out, const Angles *angles, const float *direction, int64_t images,
-                          int64_t orders) {
-    for (int64_t line = 0; line < angles->count; line++) {
-        const Lines *lines = &angles->rounds[line];
-        memset(angles->line, 0, orders * sizeof(images_heads));
-        for (int k = 0; k < 3; k++) {
-            if (!counts(lines, k)) continue;
-            for (int64_t l = 0; l < orders; l++)
-                angles->line[l] += repeated(angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k]);
-        }
-        for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
-            add_series(out + n, angles->line, lines->axis, direction + 3 * n, angles->enough[block]);
-    }
-}
-
-/* The part of the images' whole weight `total` that counts with the mean over all axes. */
-INLINE void isotropic_moments(Angles *angles, heads total, int64_t row, const Layout *layout) {
-    if (!layout->isotropic) return;
-    total *= *(const heads *)(layout->isotropic + row);
-    for (int k = 0; k < 3; k++) angles->moments[k * (layout->orders + 1) + layout->orders] = total;
-}
-
-/* What every image gets from that part of a series. */
-INLINE heads isotropic_series(const Angles *angles, int64_t row, const Layout *layout) {
-    heads sum = {0};
-    if (!layout->isotropic) return sum;
-    for (int k = 0; k < 3; k++) sum += angles->moments[k * (layout->orders + 1) + layout->orders];
-    return sum * *(const heads *)(layout->isotropic + row);
+    return arrange(frames);
 }
 
 #endif
