@@ -26,6 +26,9 @@ from crystalformers.periodic import ELEMENTS
 ROWS = 100
 """Rows of the vectors in front of a model."""
 
+MOST_SEEN = 400_000
+"""Training crystals that a run looks at, at most, each as often as it is seen."""
+
 WEIGHT_DECAY = 1e-2
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises; then it follows a cosine down to zero."""
@@ -174,7 +177,7 @@ def unseen(run: Run, split: Split) -> float:
 def schedule(rows: int) -> tuple[int, int]:
     """Batch size and epochs for a number of training rows: the smaller the sample, the more often it is seen."""
     batch = 16 if rows < 200 else 32 if rows < 1000 else 64
-    return batch, max(40, round(1200 / math.sqrt(rows)))
+    return batch, min(max(40, round(1200 / math.sqrt(rows))), math.ceil(MOST_SEEN / rows))
 
 
 def train(model: Any, graphs: Graphs, split: Split, lr: float, seed: int) -> tuple[float, int, int]:
