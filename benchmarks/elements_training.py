@@ -56,7 +56,7 @@ class BackEnd:
 BACKENDS = {
     "cgcnn": BackEnd("cgcnn", 3e-3),
     "megnet": BackEnd("megnet", 1e-2),
-    "alignn": BackEnd("alignn", 3e-3, {"dim": 64, "angle_layers": 2, "bond_layers": 2}),
+    "alignn": BackEnd("alignn", 1e-2, {"dim": 64, "angle_layers": 2, "bond_layers": 2}),
     "crystalformer": BackEnd(
         "crystalformer", 1e-3, {"dim": 64, "heads": 4, "blocks": 3, "feedforward": 128, "radial_functions": 32}
     ),
