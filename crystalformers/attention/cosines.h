@@ -75,9 +75,9 @@ INLINE images_heads cosine_of(const heads axis[3], const float *direction) {
 
 INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 2) / BLOCK; }
 
-/* Where the series may end for each block of images but the first, the atom itself. Weights times `scale` have the sum 1;
- * what all blocks leave out together changes no sum over images of a function by more than the error of the series. The
- * images are sorted by distance, so neighbours need about as many orders. Weights behind the last image become 0. */
+/* Where the series may end for each block of images but the first, the atom itself. Where weights times `scale` have the
+ * sum 1, what all blocks leave out together changes no sum over images of a function by more than the error of the series;
+ * where they have a larger one, by as much less. The images are sorted by distance, so neighbours need about as many orders. Weights behind the last image become 0. */
 INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t images, const Layout *layout) {
     const int64_t blocks = blocks_of(images);
     int64_t orders = layout->orders;

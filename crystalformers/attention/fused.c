@@ -192,7 +192,8 @@ INLINE void heads_innermost(heads *out, const float *in, int64_t count, int64_t 
 }
 
 /* y_i = sum_e p_e v_j(e), (A, D, H); 1 / Z_i with Z_i as `image_weights` has it, (A, H); and side by side in (H, A, sums)
- * sum_e p_e b(d_e), (K), and with frames the sums of p_e T_l(cosine), (3, orders + 1); for atoms first .. last - 1. q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
+ * sum_e p_e b(d_e), (K), and with frames the sums of p_e T_l(cosine), (3, orders + 1); for atoms first .. last - 1.
+ * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
 int image_sum_forward(int64_t first, int64_t last, const Layout *layout, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3];
     float *y = arrays[4], *encoding = arrays[5], *share = arrays[6];
@@ -272,6 +273,7 @@ int image_sum_backward(int64_t first, int64_t last, const Layout *layout, void *
                 if (failure) break;
                 heads_innermost(s.angles.moments, grad_sums + K, L, A * N);
                 everywhere = isotropic_series(&s.angles, i * H + lane, layout);
+                /* As many times more careful: the width's gradient counts images by decay d^2, which is at most that. */
                 count_orders(&s.angles, s.weight, (heads){0} + NEGLIGIBLE_BACKWARD, images, layout);
             }
             s.grad[0] = (heads){0};
