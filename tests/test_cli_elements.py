@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command import invoke
 from samples import many, tiny_model, write_table
-from typer.testing import CliRunner
 
-from crystalformers.cli import app
 from crystalformers.embeddings import ElementTable, library, load_elements
-
-runner = CliRunner()
-
-
-def invoke(*arguments: object) -> Any:
-    result = runner.invoke(app, ["elements", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture
@@ -43,36 +32,36 @@ def test_train_leaves_a_table_of_the_elements_it_has_seen(tmp_path: Path) -> Non
         "epochs: 1\nbatch_size: 8\nthreads: 1\naccelerator: cpu\n"
     )
     arguments = ("--config", recipe, "--target", "gap", "--unit", "eV", "-o", tmp_path / "mine")
-    result = invoke("train", data, *arguments)
+    result = invoke("elements", "train", data, *arguments)
     assert result.exit_code == 0, result.output
     vectors = load_elements(tmp_path / "mine" / "elements.safetensors")
     assert vectors.name == "mine"
     assert vectors.symbols == ("O", "Na", "Mg", "Al", "Si", "P", "S", "Cl")
     assert vectors.counts is not None
     assert vectors.counts[0] == 14
-    assert invoke("train", data, *arguments).exit_code == 2
+    assert invoke("elements", "train", data, *arguments).exit_code == 2
 
 
 def test_export(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
-    result = invoke("export", table, "--format", "csv", "--out", out)
+    result = invoke("elements", "export", table, "--format", "csv", "--out", out)
     assert result.exit_code == 0
     assert "4 elements, 3 numbers each" in result.stdout
     np.testing.assert_array_equal(load_elements(out).vectors, load_elements(table).vectors)
-    again = invoke("export", table, "-f", "csv", "-o", out)
+    again = invoke("elements", "export", table, "-f", "csv", "-o", out)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
-    assert invoke("export", table, "-f", "csv", "-o", out, "--dim", 2, "--overwrite").exit_code == 0
+    assert invoke("elements", "export", table, "-f", "csv", "-o", out, "--dim", 2, "--overwrite").exit_code == 0
     assert load_elements(out).dim == 2
 
 
 def test_export_says_what_it_filled(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "atom_init.json"
-    refused = invoke("export", table, "-f", "cgcnn", "-o", out)
+    refused = invoke("elements", "export", table, "-f", "cgcnn", "-o", out)
     assert refused.exit_code == 2
     assert refused.stderr.startswith("error: four: has no vector for H, He, Li")
     assert not out.exists()
-    filled = invoke("export", table, "-f", "cgcnn", "-o", out, "--fill", "mean")
+    filled = invoke("elements", "export", table, "-f", "cgcnn", "-o", out, "--fill", "mean")
     assert filled.exit_code == 0
     assert "96 elements have no vector and got the mean of all others: H, He, Li" in filled.stderr
     assert json.loads(out.read_text())["26"] == [0.0, 1.0, 0.1]
@@ -92,7 +81,7 @@ def test_export_refuses(
     arguments: tuple[str, ...], message: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = invoke("export", table, *arguments)
+    result = invoke("elements", "export", table, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["four.safetensors"]
@@ -102,30 +91,30 @@ def test_export_of_a_model_counts_the_elements_of_its_training_table(tmp_path: P
     model = tiny_model(tmp_path / "tiny.safetensors")
     split = ["train"] * 3 + ["val", "test"]
     data = write_table(tmp_path / "t.parquet", many(5), split=split)
-    refused = invoke("export", model, "-f", "csv", "-o", tmp_path / "t.csv")
+    refused = invoke("elements", "export", model, "-f", "csv", "-o", tmp_path / "t.csv")
     assert refused.exit_code == 2
     assert "give its training table" in refused.stderr
-    done = invoke("export", model, "-f", "npz", "-o", tmp_path / "t.npz", "--training-table", data)
+    done = invoke("elements", "export", model, "-f", "npz", "-o", tmp_path / "t.npz", "--training-table", data)
     assert done.exit_code == 0, done.output
     vectors = load_elements(tmp_path / "t.npz")
     assert vectors.symbols == ("O", "Na", "Mg", "Al")
     assert vectors.counts is not None
     assert vectors.counts.tolist() == [3, 1, 1, 1]
     unsplit = write_table(tmp_path / "u.parquet", many(5))
-    refused = invoke("export", model, "-f", "npz", "-o", tmp_path / "u.npz", "--training-table", unsplit)
+    refused = invoke("elements", "export", model, "-f", "npz", "-o", tmp_path / "u.npz", "--training-table", unsplit)
     assert "no column 'split'" in refused.stderr
 
 
 def test_show(table: Path) -> None:
-    known = invoke("show")
+    known = invoke("elements", "show")
     assert "one-hot" in known.stdout
-    whole = invoke("show", table)
+    whole = invoke("elements", "show", table)
     assert "four: 4 elements, 3 numbers each" in whole.stdout
     assert "Fe 8, K 7" in whole.stdout
-    near = invoke("show", table, "Na", "-n", 1)
+    near = invoke("elements", "show", table, "Na", "-n", 1)
     assert "K" in near.stdout.splitlines()[1]
     assert "+1" in near.stdout.splitlines()[1]
-    missing = invoke("show", table, "Co")
+    missing = invoke("elements", "show", table, "Co")
     assert missing.exit_code == 2
     assert "four: has no vector for Co; its 4 elements are Na, Cl, K, Fe." in missing.stderr
 
@@ -133,7 +122,7 @@ def test_show(table: Path) -> None:
 def test_bundled_tables_are_found_by_name(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "BUNDLED", table.parent)
     assert load_elements("four").name == "four"
-    assert "bundled: four" in invoke("show").stdout
+    assert "bundled: four" in invoke("elements", "show").stdout
 
 
 def test_every_bundled_table_opens_under_its_name() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import invoke
 from samples import rock_salt
-from test_cli import invoke
 
 from crystalformers.checkpoint import save_model
 from crystalformers.crystal import CrystalBatch

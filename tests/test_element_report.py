@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import invoke
 
 pytest.importorskip("sklearn", reason="NOT TESTED: scikit-learn is not installed (extra 'elements')")
-
-from typer.testing import CliRunner
 
 from crystalformers.embeddings import ElementTable, sources
 from crystalformers.embeddings.analysis.properties import places
@@ -192,11 +191,8 @@ def test_tables_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_verb_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
-    from crystalformers.cli import app
-
     chemistry(0).save(tmp_path / "table.safetensors")
-    command = ["elements", "report", str(tmp_path / "table.safetensors"), "--out", str(tmp_path / "no" / "out")]
-    result = CliRunner().invoke(app, command)
+    result = invoke("elements", "report", tmp_path / "table.safetensors", "--out", tmp_path / "no" / "out")
     assert result.exit_code == 2
     assert "there is no folder" in result.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import invoke, rows_of
 from samples import ENERGY, rock_salt, tiny_model, write_poscar
 from test_frames import CRYSTALS
 from torch import Tensor
-from typer.testing import CliRunner
 
 from crystalformers.attention import infinite_attention, reciprocal
 from crystalformers.attention.angles import angular_sums
 from crystalformers.checkpoint import Checkpoint
-from crystalformers.cli import app
 from crystalformers.crystal import Crystal, CrystalBatch
 from crystalformers.errors import ConfigError
 from crystalformers.explain import ImageAttention, LocalFrame, draw, explain
@@ -296,39 +294,31 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
-def invoke(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["explain", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
 def test_the_verb_writes_tables_json_and_pictures(weights: Path, tmp_path: Path) -> None:
     salt = write_poscar(tmp_path / "salt.vasp", rock_salt())
     for suffix in ("csv", "json", "png"):
-        assert invoke(salt, "-m", weights, "-o", tmp_path / f"out.{suffix}").exit_code == 0
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        assert invoke("explain", salt, "-m", weights, "-o", tmp_path / f"out.{suffix}").exit_code == 0
+    rows = rows_of(tmp_path / "out.csv")
     assert ",".join(rows[0]) == TABLE_COLUMNS
     assert {(row["atom"], row["block"], row["head"]) for row in rows} == {
         (a, b, h) for a in "01" for b in "01" for h in "01"
     }
     assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["attention"]) == 4
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    again = invoke(salt, "-m", weights, "-o", tmp_path / "out.csv")
+    again = invoke("explain", salt, "-m", weights, "-o", tmp_path / "out.csv")
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
 
 
 def test_the_verb_prints_the_chosen_atom(weights: Path, tmp_path: Path) -> None:
     salt = write_poscar(tmp_path / "salt.vasp", rock_salt())
-    result = invoke(salt, "-m", weights, "--atom", 1, "--block", 0, "--threshold", 0.05)
+    result = invoke("explain", salt, "-m", weights, "--atom", 1, "--block", 0, "--threshold", 0.05)
     assert result.exit_code == 0
     header, *lines = result.stdout.splitlines()
     assert "distance (Å)" in header
     assert lines
     assert all(line.startswith("Cl 1") for line in lines)
-    missing = invoke(salt, "-m", weights, "--atom", 5)
+    missing = invoke("explain", salt, "-m", weights, "--atom", 5)
     assert missing.exit_code == 2
     assert "There is no atom 5" in missing.stderr
-    assert invoke(salt, "-m", weights, "-o", tmp_path / "out.gif").exit_code == 2
+    assert invoke("explain", salt, "-m", weights, "-o", tmp_path / "out.gif").exit_code == 2

@@ -1,13 +1,8 @@
-"""The authors' files: what is read of them, what is refused, that no code in them runs, and the way back."""
+"""The authors' files: what is read of them, and the way back."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 from oracle import read_crystals, read_oracle
+from published_files import FIRST_PAPER, SECOND_PAPER, SMALL, SMALL_FRAMED, VARIANTS, lightning, state, written
 from safetensors.torch import load_file, save_file
 from samples import rock_salt, tiny_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from crystalformers.checkpoint import save_model
 from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import CheckpointError, ConfigError
 from crystalformers.images import with_images
-from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
 from crystalformers.predict import load_model
 from crystalformers.published import read_published, save_published
@@ -32,134 +28,12 @@ from crystalformers.target import Target
 
 ENERGY = Target("formation_energy", "eV/atom", "per_atom")
 
-TRAINED = {
-    "seed": 123, "experiment_name": "code_v5", "save_path": "result", "optimizer": "adamw", "lr": 5e-4,
-    "lr_sch": "inverse_sqrt_nowarmup", "sch_params": [4000.0], "adam_betas": [0.9, 0.98], "weight_decay": 1e-5,
-    "clip_norm": 1.0, "clip_grad": 0.0, "batch_size": 128, "n_epochs": 500, "loss_func": "L1", "freeze_bn_epochs": 0,
-    "train_filter_max": 0, "train_filter_min": 0, "train_percent_check": 1.0, "val_percent_check": 1.0,
-    "model_checkpoint_save_top_k": 1, "pretrained_model": None, "num_workers": 0, "normalize_targets": "scale_bias",
-    "swa_epochs": 50, "scale_grad": 0.0, "use_cuda_code": True, "ddp": False, "reproduciblity_state": 0,
-    "param_file": "default.json",
-}  # fmt: skip
-BUILT = {
-    "encoder_name": "latticeformer", "num_layers": 2, "lattice_range": 2, "adaptive_cutoff_sigma": -3.5,
-    "minimum_range": True, "model_dim": 8, "k_dim": 0, "v_dim": 0, "head_num": 2, "ff_dim": 12, "t_fixup_init": True,
-    "embedding_dim": [8], "t_activation": "relu", "domain": "real", "gauss_lb_real": 0.5, "gauss_lb_reci": 0.5,
-    "gauss_state": "q", "normalize_gauss": True, "use_cgcnn_feat": False, "scale_real": [1.4], "scale_reci": [2.2],
-    "value_pe_dist_real": 6, "value_pe_dist_reci": 0, "value_pe_wave_real": 0, "value_pe_wave_reci": 0,
-    "value_pe_dist_max": -10.0, "pooling": "avr", "pre_pooling_op": "no", "norm_type": "no", "dropout": 0.0,
-    "targets": "formation_energy", "target_set": "jarvis__dft_3d_2021",
-}  # fmt: skip
-FIRST_PAPER = TRAINED | BUILT | {
-    "positive_func": "elu=0.1", "value_pe_width_scale": 1.0, "value_pe_headed": True, "value_pe_condproj": "no",
-    "exclude_self": False, "norm_func_mode": 0, "use_low_memory": True,
-}  # fmt: skip
-SECOND_PAPER = TRAINED | BUILT | {
-    "positive_func_beta": 0.1, "value_pe_dist_coef": 1.5, "value_pe_dist_wscale": 1.0, "frame_method": "max",
-    "cos_abs": 0, "value_pe_angle_real": 4, "value_pe_angle_wscale": 1.0, "value_pe_angle_coef": 6.0,
-    "symm_break_noise": 1e-5,
-}  # fmt: skip
-
-SMALL = CrystalformerConfig(dim=8, heads=2, blocks=2, feedforward=12, radial_functions=6)
-SMALL_FRAMED = replace(
-    SMALL, frame="max", angular_functions=4, angular_width=1.0, distance_coefficient=1.5, angle_coefficient=6.0
-)
-
-
-def state(params: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Random weights in the authors' names and layouts, written from their description, not from our code."""
-    dim, heads, hidden, domain = params["model_dim"], params["head_num"], params["ff_dim"], params["domain"]
-    outputs = 1 if isinstance(params["targets"], str) else len(params["targets"])
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_embeddings.weight": (dim, 98),
-        "mlp.0.weight": (dim, dim),
-        "mlp.0.bias": (dim,),
-        "mlp.3.weight": (outputs, dim),
-        "mlp.3.bias": (outputs,),
-    }
-    for i in range(params["num_layers"]):
-        layer = f"encoder.layers.{i}."
-        shapes |= {f"{layer}self_attn.{x}_proj_weight": (dim, dim) for x in "qkv"}
-        shapes |= {
-            f"{layer}self_attn.gauss_scale": (2,),
-            f"{layer}self_attn.atten_scale": (1,),
-            f"{layer}self_attn.in_proj_bias": (3 * dim,),
-            f"{layer}self_attn.lattice_pos_weights": (dim,),
-            f"{layer}self_attn.out_proj.weight": (dim, dim),
-            f"{layer}self_attn.out_proj.bias": (dim,),
-            f"{layer}linear1.weight": (hidden, dim),
-            f"{layer}linear1.bias": (hidden,),
-            f"{layer}linear2.weight": (dim, hidden),
-            f"{layer}linear2.bias": (dim,),
-        }
-        reciprocal = domain == "reci" or (domain == "real-reci" and i % 2)
-        if params["value_pe_dist_real"] and not reciprocal:
-            shapes[f"{layer}self_attn.pe_dist_proj"] = (1, heads, dim // heads, params["value_pe_dist_real"])
-        if params.get("value_pe_angle_real"):
-            angular = (1, heads, dim // heads, params["value_pe_angle_real"])
-            shapes |= {f"{layer}self_attn.proj_angle{axis}": angular for axis in (1, 2, 3)}
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return tensors | {name: torch.tensor([4.0, 0.25]) for name in tensors if name.endswith("gauss_scale")}
-
-
-def lightning(
-    params: dict[str, Any], weights: dict[str, Tensor], average: dict[str, Tensor] | None = None, steps: int = 100
-) -> dict[str, Any]:
-    """What Lightning writes for the authors' module, training state included."""
-    tensors = OrderedDict({f"model.{name}": tensor for name, tensor in weights.items()})
-    tensors["swa_model.n_averaged"] = torch.tensor(steps)
-    tensors.update({f"swa_model.module.{name}": tensor for name, tensor in (average or weights).items()})
-    outputs = len(weights["mlp.3.bias"])
-    tensors |= {"target_std": torch.full((outputs,), 2.0), "target_mean": torch.full((outputs,), -1.0)}
-    moments = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
-    return {
-        "epoch": 499,
-        "global_step": 1000,
-        "pytorch-lightning_version": "2.1.2",
-        "state_dict": tensors,
-        "loops": {"fit_loop": {"epoch_progress": {"total": {"ready": 500}}}},
-        "callbacks": {"ModelCheckpoint{'monitor': 'val/loss'}": {"best_model_score": torch.tensor(0.1)}},
-        "optimizer_states": [{"state": {0: moments}, "param_groups": [{"lr": 5e-4, "betas": (0.9, 0.98)}]}],
-        "lr_schedulers": [{"base_lrs": [5e-4], "lr_lambdas": [None]}],
-        "hparams_name": "params",
-        "hyper_parameters": params,
-    }
-
-
-def written(path: Path, params: dict[str, Any], **changes: Any) -> Path:
-    torch.save(lightning(params, state(params)) | changes, path)
-    return path
-
 
 def run(model: Crystalformer) -> Tensor:
     batch = CrystalBatch.from_crystals([rock_salt("Na", "Cl")])
     batch = with_images(batch, model.radius(1e-3), directions=model.needs_directions).to(model.embedding.weight.dtype)
     with torch.no_grad():
         return model(batch)
-
-
-VARIANTS: dict[str, tuple[dict[str, Any], CrystalformerConfig]] = {
-    "real": (FIRST_PAPER, SMALL),
-    "simplified": (FIRST_PAPER | {"value_pe_dist_real": 0}, replace(SMALL, radial_functions=0)),
-    "dual": (FIRST_PAPER | {"domain": "multihead"}, replace(SMALL, space="dual")),
-    "alternating": (FIRST_PAPER | {"domain": "real-reci"}, replace(SMALL, space="alternating")),
-    "reciprocal": (FIRST_PAPER | {"domain": "reci"}, replace(SMALL, space="reciprocal", radial_functions=0)),
-    "framed": (SECOND_PAPER, SMALL_FRAMED),
-    "weighted PCA": (SECOND_PAPER | {"frame_method": "weighted_pca"}, replace(SMALL_FRAMED, frame="weighted-pca")),
-    "static local": (SECOND_PAPER | {"frame_method": "max_static"}, replace(SMALL_FRAMED, frame="static-local")),
-    "PCA": (SECOND_PAPER | {"frame_method": "pca"}, replace(SMALL_FRAMED, frame="pca")),
-    "lattice": (SECOND_PAPER | {"frame_method": "lattice"}, replace(SMALL_FRAMED, frame="lattice")),
-    "frames off": (SECOND_PAPER | {"value_pe_angle_real": 0}, SMALL),
-    "five blocks": (FIRST_PAPER | {"num_layers": 5}, replace(SMALL, blocks=5)),
-    "one block": (FIRST_PAPER | {"num_layers": 1}, replace(SMALL, blocks=1)),
-    "other numbers": (
-        FIRST_PAPER
-        | {"scale_real": 1.5, "positive_func": "elu=0.2", "value_pe_dist_max": 12.0, "value_pe_width_scale": 2.0},
-        replace(SMALL, sigma=1.5, sigma_slope=0.2, radial_maximum=12.0, radial_width=2.0),
-    ),
-    "two targets": (FIRST_PAPER | {"targets": ["formation_energy", "opt_bandgap"]}, replace(SMALL, n_targets=2)),
-}
 
 
 class TestReading:
@@ -341,201 +215,6 @@ class TestLoadModel:
         difference = abs(found - (2.0 * expected[number, 0] - 1.0)) / (2.0 * expected.std())
         print(f"{name}: {difference:.1e} of the spread")
         assert difference < bound
-
-
-class TestRefusing:
-    @pytest.mark.parametrize(
-        ("changes", "words"),
-        [
-            ({"pooling": "max"}, "pooling = 'max' is not supported, only 'avr' is"),
-            ({"norm_type": "bn"}, "norm_type = 'bn'"),
-            ({"pre_pooling_op": "w+bn+relu"}, "pre_pooling_op"),
-            ({"use_cgcnn_feat": True}, "use_cgcnn_feat = True"),
-            ({"exclude_self": True}, "exclude_self = True"),
-            ({"value_pe_condproj": "ij"}, "value_pe_condproj = 'ij'"),
-            ({"value_pe_headed": False}, "value_pe_headed"),
-            ({"norm_func_mode": 3}, "norm_func_mode = 3"),
-            ({"gauss_state": "x"}, "gauss_state = 'x'"),
-            ({"normalize_gauss": False}, "normalize_gauss"),
-            ({"t_fixup_init": False}, "t_fixup_init"),
-            ({"t_activation": "gelu"}, "t_activation = 'gelu'"),
-            ({"value_pe_wave_real": 4}, "value_pe_wave_real"),
-            ({"value_pe_dist_reci": 64}, "value_pe_dist_reci"),
-            ({"k_dim": 32}, "k_dim = 32"),
-            ({"positive_func": "softplus=1"}, "positive_func = 'softplus=1' is not supported, only 'elu=...' is"),
-            ({"positive_func": "elu=x"}, "positive_func"),
-            ({"domain": "RECI"}, "domain = 'RECI'"),
-            ({"domain": "reci-real"}, "domain = 'reci-real'"),
-            ({"domain": ["real"]}, "domain"),
-            ({"embedding_dim": [8, 8]}, r"embedding_dim = \[8, 8\]"),
-            ({"embedding_dim": 8}, "embedding_dim = 8"),
-            ({"scale_real": [1.4, 2.0]}, r"scale_real = \[1.4, 2.0\] is not supported, only one value for all blocks"),
-            ({"scale_real": []}, "scale_real"),
-            ({"scale_real": "wide"}, "scale_real = 'wide' is not supported, only numbers are"),
-            ({"domain": "multihead", "gauss_lb_reci": 0.4}, "gauss_lb_reci = 0.4"),
-            ({"num_layers": "2"}, "num_layers = '2' is not supported, only whole numbers are"),
-            ({"num_layers": 0}, "blocks = 0"),
-            ({"head_num": 3}, "multiple of heads"),
-            ({"targets": []}, "targets"),
-            ({"targets": None}, "targets"),
-            ({"targets": {"a": 1}}, "'targets' is neither a number nor a text"),
-            ({"occupancy": "mixed"}, "occupancy = 'mixed' is not supported, since this version does not know it"),
-        ],
-    )
-    def test_hyper_parameters_of_another_model(self, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-        path = tmp_path / "a.ckpt"
-        torch.save(lightning(FIRST_PAPER | changes, state(FIRST_PAPER)), path)
-        with pytest.raises(CheckpointError, match=words) as caught:
-            read_published(path)
-        assert "a.ckpt" in str(caught.value)
-
-    @pytest.mark.parametrize(
-        ("changes", "words"),
-        [
-            ({"cos_abs": 1}, "cos_abs = 1 is not supported, only 0 is"),
-            ({"frame_method": "max_wo_orthogonal"}, "frame_method = 'max_wo_orthogonal'"),
-            ({"frame_method": "no"}, "frame_method = 'no'"),
-            ({"domain": "multihead"}, "only 'real' is with frames"),
-            ({"value_pe_angle_real": 1}, "angular_functions must be at least 2"),
-        ],
-    )
-    def test_frames_of_another_model(self, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-        path = tmp_path / "a.ckpt"
-        torch.save(lightning(SECOND_PAPER | changes, state(SECOND_PAPER)), path)
-        with pytest.raises(CheckpointError, match=words):
-            read_published(path)
-
-    @pytest.mark.parametrize("name", ["pooling", "num_layers", "value_pe_dist_real", "value_pe_width_scale", "targets"])
-    def test_a_missing_hyper_parameter(self, tmp_path: Path, name: str) -> None:
-        path = tmp_path / "a.ckpt"
-        torch.save(lightning({k: v for k, v in FIRST_PAPER.items() if k != name}, state(FIRST_PAPER)), path)
-        with pytest.raises(CheckpointError, match=r"hyper-parameter '\w+' is missing"):
-            read_published(path)
-
-    @pytest.mark.parametrize(
-        ("change", "words"),
-        [
-            (lambda t: t.pop("mlp.3.bias"), "'mlp.3.bias' is missing"),
-            (lambda t: t.pop("input_embeddings.weight"), "not a model of Crystalformer's authors"),
-            (lambda t: t.pop("encoder.layers.0.self_attn.pe_dist_proj"), "pe_dist_proj' is missing"),
-            (lambda t: t.update({"mlp.4.bias": torch.zeros(1)}), "'mlp.4.bias' is not part of the model"),
-            (lambda t: t.update({"encoder.layers.0.norm1.weight": torch.ones(8)}), "norm1.weight' is not part"),
-            (lambda t: t.update({"encoder.layers.2.linear1.bias": torch.ones(8)}), "file holds 3 blocks.* say 2"),
-            (lambda t: t.update({"mlp.0.bias": torch.zeros(9)}), r"'mlp.0.bias' has shape \(9,\), expected \(8,\)"),
-            (lambda t: t.update({"input_embeddings.weight": torch.zeros(8, 92)}), r"shape \(8, 92\)"),
-            (lambda t: t.update({"mlp.0.bias": torch.full((8,), torch.nan)}), "'mlp.0.bias' holds NaN"),
-        ],
-    )
-    def test_tensors_of_another_model(
-        self, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], words: str
-    ) -> None:
-        path, weights = tmp_path / "a.pt", state(FIRST_PAPER)
-        change(weights)
-        torch.save(weights, path)
-        with pytest.raises(CheckpointError, match=words):
-            read_published(path, SMALL)
-
-    def test_other_content(self, tmp_path: Path) -> None:
-        path, whole = tmp_path / "a.ckpt", lightning(FIRST_PAPER, state(FIRST_PAPER))
-        tensors = whole["state_dict"]
-        for content, words in (
-            ([1, 2], "holds a list"),
-            ({}, "no tensors"),
-            ({"state_dict": 3}, "no tensors"),
-            ({"weights": state(FIRST_PAPER)}, "entry 'weights' is not a tensor"),
-            (whole | {"hyper_parameters": [1]}, "hyper-parameters are a list"),
-            (whole | {"state_dict": {**tensors, "teacher.weight": torch.zeros(1)}}, "'teacher.weight' is not part"),
-            (whole | {"state_dict": {**tensors, "target_mean": torch.zeros(2)}}, "target_mean and target_std"),
-            (whole | {"state_dict": {**tensors, "target_std": torch.zeros(1)}}, "std positive"),
-            (
-                {f"{prefix}.{name}": tensor for prefix in "ab" for name, tensor in state(FIRST_PAPER).items()},
-                "holds 2 models",
-            ),
-        ):
-            torch.save(content, path)
-            with pytest.raises(CheckpointError, match=words):
-                read_published(path, SMALL)
-
-    @pytest.mark.parametrize("name", ["a.ckpt", "a.pt", "a.safetensors"])
-    @pytest.mark.parametrize("keep", [0, 3, 100, 0.5, 0.99])
-    def test_truncated_files(self, tmp_path: Path, name: str, keep: float) -> None:
-        path = tmp_path / name
-        if name == "a.safetensors":
-            save_file(state(FIRST_PAPER), path)
-        else:
-            written(path, FIRST_PAPER)
-        whole = path.read_bytes()
-        path.write_bytes(whole[: int(keep * len(whole) if 0 < keep < 1 else keep)])
-        with pytest.raises(CheckpointError, match=rf"{name}.*truncated"):
-            read_published(path)
-        with pytest.raises(CheckpointError, match=rf"{name}.*truncated"):
-            load_model(path)
-
-    def test_a_damaged_pickle(self, tmp_path: Path) -> None:
-        path = written(tmp_path / "a.ckpt", FIRST_PAPER)
-        with zipfile.ZipFile(path) as archive:
-            entries = {name: archive.read(name) for name in archive.namelist()}
-        for at in (0, 10, 200):
-            with zipfile.ZipFile(path, "w") as archive:
-                for name, content in entries.items():
-                    bad = content[:at] + b"\xff" + content[at + 1 :] if name.endswith("data.pkl") else content
-                    archive.writestr(name, bad)
-            with pytest.raises(CheckpointError, match=r"a\.ckpt"):
-                read_published(path)
-
-    def test_no_file(self, tmp_path: Path) -> None:
-        for path in (tmp_path / "none.ckpt", tmp_path):
-            with pytest.raises(CheckpointError, match="no such weight file"):
-                read_published(path)
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os.mkdir, (str(self.path),)
-
-
-class TestCodeInPickles:
-    @pytest.mark.parametrize("name", ["a.ckpt", "a.pt", "a.pth", "a.bin"])
-    @pytest.mark.parametrize("place", ["hyper_parameters", "state_dict", "callbacks", "whole"])
-    def test_it_never_runs(self, tmp_path: Path, name: str, place: str) -> None:
-        path, sprung = tmp_path / name, tmp_path / "sprung"
-        whole = lightning(FIRST_PAPER, state(FIRST_PAPER))
-        content: Any = Trap(sprung) if place == "whole" else whole
-        if place != "whole":
-            whole[place] = {**whole[place], "trap": Trap(sprung)}
-        torch.save(content, path)
-        for read in (read_published, load_model):
-            with pytest.raises(CheckpointError, match=rf"{name}: refused.*would call '.*mkdir'. Nothing of it was run"):
-                read(path)
-        assert not sprung.exists()
-        torch.load(path, weights_only=False)
-        assert sprung.exists(), "the trap itself does not work"
-
-    @pytest.mark.parametrize("form", ["pickle", "legacy", "zip"])
-    def test_nor_in_other_forms_of_pickle(self, tmp_path: Path, form: str) -> None:
-        path, sprung = tmp_path / "a.ckpt", tmp_path / "sprung"
-        if form == "pickle":
-            path.write_bytes(pickle.dumps(Trap(sprung)))
-        elif form == "legacy":
-            torch.save({"state_dict": Trap(sprung)}, path, _use_new_zipfile_serialization=False)
-        else:
-            with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("data.pkl", pickle.dumps(Trap(sprung)))
-        with pytest.raises(CheckpointError, match=r"a\.ckpt"):
-            load_model(path)
-        assert not sprung.exists()
-
-    @pytest.mark.filterwarnings("ignore:.*torch.jit")
-    def test_nor_a_compiled_module(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.pt"
-        torch.jit.script(nn.Linear(2, 2)).save(path)
-        with pytest.raises(CheckpointError, match=r"not one that torch\.save wrote"):
-            load_model(path)
 
 
 class TestWriting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import rows_of
 from samples import many, rock_salt, write_table
 
 from crystalformers.checkpoint import load_checkpoint
@@ -60,11 +60,6 @@ def table_of(folder: Path, count: int = 24, split: Any = True, **columns: Any) -
     if split:
         labels["split"] = split
     return open_table(write_table(folder / "table.parquet", crystals, **labels))
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

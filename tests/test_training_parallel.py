@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from command import rows_of
 from safetensors.torch import load_file
 from samples import many, write_table
 
@@ -55,8 +55,7 @@ def in_two_processes(table: Path, run: Path) -> None:
 
 def outcome(run: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
     """The metrics of every epoch, and the weights."""
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file)), load_file(run / "model.safetensors")
+    return rows_of(run / "metrics.csv"), load_file(run / "model.safetensors")
 
 
 @pytest.mark.skipif(
