@@ -3,8 +3,9 @@
     python benchmarks/front_ends.py train [--kinds crystaltransformer ...] [--seeds 0 1 2]    # resumable
     python benchmarks/front_ends.py bundle                                                    # what is trained so far
 
-Each kind is `recipes/elements-KIND.yaml` on mp36k's training split, formation energy and band gap at once, without the
-crystals whose composition occurs in a table that the experiment transfers to (`elements_data.EXCLUDED`). Runs stand in
+Each kind is `recipes/elements-KIND.yaml` on mp36k's training split, formation energy and band gap at once or, where a 7
+stands in the name, seven properties, without the crystals whose composition occurs in a table that the experiment
+transfers to (`elements_data.EXCLUDED`). Runs stand in
 runs/elements/KIND-SEED; `bundle` writes their tables to crystalformers/bundled/elements and their errors to
 benchmarks/results/elements/front-ends.json. One seed of the slowest kind takes half an hour on one core.
 """
@@ -21,13 +22,29 @@ from harness import RESULTS, machine, shared, versions, write_results
 from crystalformers.checkpoint import read_description
 from crystalformers.embeddings.library import BUNDLED
 from crystalformers.embeddings.trained import from_model
+from crystalformers.target import Target
 from crystalformers.training import fit
 from crystalformers.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "elements"
-KINDS = ("crystaltransformer", "crystalformer", "composition")
-TARGETS = [TASKS[name].target for name in ("mp36k-energy", "mp36k-gap")]
+TWO = [TASKS[name].target for name in ("mp36k-energy", "mp36k-gap")]
+SEVEN = [
+    *TWO,
+    Target("e_fermi", "eV"),
+    Target("volume", "A^3", "per_cell"),
+    Target("bulk_modulus", "GPa", transform="log10"),
+    Target("shear_modulus", "GPa", transform="log10"),
+    Target("magn_raw", "mu_B", "per_cell"),
+]
+KINDS = {
+    "crystaltransformer": TWO,
+    "crystalformer": TWO,
+    "composition": TWO,
+    "crystaltransformer7": SEVEN,
+    "composition7": SEVEN,
+}
+"""What each kind learns."""
 ABOUT = {
     "licence": "CC-BY 4.0, as the Materials Project data they were learned from",
     "citation": "Materials Project (Jain et al., APL Materials 1, 011002, 2013)",
@@ -37,7 +54,7 @@ ABOUT = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("train", "bundle"))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
     if arguments.command == "bundle":
@@ -57,7 +74,7 @@ def train(kind: str, seed: int) -> None:
         {"table": str(shared() / "data" / f"{name}.parquet"), "split": None, "by": "composition"} for name in EXCLUDED
     ]
     recipe = Recipe.load(ROOT / "recipes" / f"elements-{kind}.yaml", {"seed": seed, "threads": 1, "exclude": exclude})
-    fit(load(FRONT_END), TARGETS, run, recipe, resume=True)
+    fit(load(FRONT_END), KINDS[kind], run, recipe, resume=True)
 
 
 def bundle() -> None:

@@ -19,6 +19,7 @@ from crystalformers.errors import ConfigError
 from crystalformers.explain import explain
 from crystalformers.images import with_images
 from crystalformers.models import build_model, encoders
+from crystalformers.models.crystalformer import mean_over_atoms
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
 from crystalformers.predict import load_model
@@ -158,6 +159,48 @@ class TestTable:
         weight, bias = model.atom_embed.weight, model.atom_embed.bias
         assert torch.equal(vectors[25], weight[:, 25] + bias)
 
+    @pytest.mark.parametrize("variant", ["invariant", "composition"])
+    def test_a_small_beginning_is_forgotten(self, variant: str) -> None:
+        """Two trainings from other vectors: what they leave in the tables is alike only if the beginning is small."""
+        batch = CrystalBatch.from_crystals(many(14))
+        energy = mean_over_atoms(torch.sin(batch.numbers.double()).unsqueeze(1), batch)
+
+        def trained(seed: int, scale: float) -> Tensor:
+            torch.manual_seed(0)
+            model = CrystalTransformer(CrystalTransformerConfig(**SMALL, variant=variant, element_scale=scale)).double()
+            whole = with_images(batch, model.radius(1e-2))
+            with torch.no_grad():
+                beginning = torch.randn(16, 100, generator=torch.Generator().manual_seed(seed)).double()
+                model.atom_embed.weight.copy_(scale * 0.2 * beginning)
+            model.calibrate(whole)
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+            for _ in range(60):
+                loss = (model(whole) - energy).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            return model.element_vectors()[batch.numbers.unique() - 1]
+
+        def likeness(scale: float) -> float:
+            one, other = (trained(seed, scale) for seed in (1, 2))
+            return float(torch.corrcoef(torch.stack([torch.pdist(one), torch.pdist(other)]))[0, 1])
+
+        found = likeness(1.0), likeness(0.03)
+        assert found[1] > 0.9, found
+        assert found[0] < 0.7, found
+
+    def test_the_widths_do_not_know_how_small_the_vectors_begin(self) -> None:
+        models = [CrystalTransformer(CrystalTransformerConfig(**SMALL, element_scale=scale)) for scale in (1.0, 0.03)]
+        models[1].load_state_dict(models[0].state_dict())
+        with torch.no_grad():
+            models[1].atom_embed.weight.mul_(0.03)
+        statistics = []
+        for model in models:
+            model.calibrate(batch_of(CRYSTALS, model).to(torch.float32))
+            statistics.append([b for name, b in model.named_buffers() if "width" in name])
+        assert len(statistics[0]) == 4
+        torch.testing.assert_close(*statistics, rtol=1e-5, atol=1e-6)
+
     def test_only_elements_that_are_there_are_trained(self) -> None:
         model = network()
         model(batch_of([rock_salt()], model)).sum().backward()
@@ -222,6 +265,8 @@ class TestSettings:
             ({"dim": 15}, "multiple of heads"),
             ({"variant": "published", "dim": 15, "heads": 1}, "must be even"),
             ({"head": "linear", "n_targets": 2}, "'linear' is that of one target"),
+            ({"element_scale": 0.0}, r"element_scale = 0.0 must lie in \(0, 1\]"),
+            ({"variant": "published", "element_scale": 0.1}, "element_scale is none of the published variant"),
             ({"dropout": 1.0}, r"dropout = 1.0 must lie in \[0, 1\)"),
             ({"sigma": 0}, "sigma = 0"),
         ],

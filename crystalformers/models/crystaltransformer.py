@@ -62,6 +62,9 @@ class CrystalTransformerConfig:
         feedforward: hidden width of the feed-forward layers.
         dropout: share dropped in training; 0.1 published.
         head: how targets are read from the crystal's vector.
+        element_scale: standard deviation of the vectors of the table before training, relative to that of T-Fixup (not
+            in the published variant). At 1 more than half of what stands in a trained table is this random beginning;
+            at 0.03 next to nothing.
         radial_functions: of the value position encoding (invariant variant only, as all below); 0 leaves it out.
         radial_maximum: centre of the last radial function, Angstrom.
         radial_width: their standard deviation in units of their spacing.
@@ -78,6 +81,7 @@ class CrystalTransformerConfig:
     feedforward: int = 512
     dropout: float = 0.0
     head: Head = "separate"
+    element_scale: float = 1.0
     radial_functions: int = 64
     radial_maximum: float = 14.0
     radial_width: float = 1.0
@@ -90,6 +94,12 @@ class CrystalTransformerConfig:
         for name, allowed in (("variant", get_args(Variant)), ("head", get_args(Head))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"Model setting {name} = '{getattr(self, name)}' is not one of {', '.join(allowed)}.")
+        if not 0 < self.element_scale <= 1:
+            raise ConfigError(f"Model setting element_scale = {self.element_scale} must lie in (0, 1].")
+        if self.variant == "published" and self.element_scale != 1:
+            raise ConfigError(
+                "Model setting element_scale is none of the published variant, whose vectors begin as theirs."
+            )
         if self.variant == "published" and self.dim % 2:
             raise ConfigError(f"Model setting dim = {self.dim} must be even: half of it holds the coordinates.")
         if self.head == "linear" and self.n_targets > 1:
@@ -126,7 +136,8 @@ class CrystalTransformer(nn.Module):
         self.encoder = ENCODERS[config.variant](config)
         self.heads = _heads(config)
         if config.variant != "published":
-            nn.init.normal_(self.atom_embed.weight, std=t_fixup_std(config.dim, config.blocks))
+            std = config.element_scale * t_fixup_std(config.dim, config.blocks)
+            nn.init.normal_(self.atom_embed.weight, std=std)
             nn.init.zeros_(self.atom_embed.bias)
 
     @torch.no_grad()
@@ -159,10 +170,12 @@ class CrystalTransformer(nn.Module):
     def calibrate(self, batch: CrystalBatch) -> None:
         """Set what the encoder learns from one training batch before the first step.
 
+        It is set for vectors as large as they become, whatever their scale at the beginning.
+
         Raises:
             ConfigError: if it is already set.
         """
-        self.encoder.calibrate(self.embed(batch), batch, self.backend)
+        self.encoder.calibrate(self.embed(batch) / self.config.element_scale, batch, self.backend)
 
 
 def _heads(config: CrystalTransformerConfig) -> nn.ModuleList:
