@@ -205,7 +205,7 @@ def test_a_misspelt_model_gets_the_close_match(weights: Path, tmp_path: Path, mo
     with pytest.raises(CheckpointError, match=r"No model 'xyz'.*band-gap\)\.$"):
         load_model("xyz")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="found 0 weight files"):
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors; finish the training"):
         load_model(tmp_path / "empty")
     (tmp_path / "other.safetensors").write_bytes(weights.read_bytes())
     with pytest.raises(CheckpointError, match="2 are bundled"):

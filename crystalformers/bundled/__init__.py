@@ -11,6 +11,9 @@ from crystalformers.errors import CheckpointError
 FOLDER = Path(__file__).parent
 """Every `NAME.safetensors` in it is the bundled model NAME; what it is stands in the file itself."""
 
+WEIGHTS = "model.safetensors"
+"""The weight file that a training leaves in its run folder."""
+
 
 def names() -> list[str]:
     """Names of the bundled models, sorted."""
@@ -44,12 +47,10 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _weights_of_run(run: Path) -> Path:
-    files = sorted(run.glob("*.safetensors"))
-    if len(files) != 1:
-        raise CheckpointError(
-            f"{run}: found {len(files)} weight files there, expected one; finish the training or name the file."
-        )
-    return files[0]
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{run}: holds no {WEIGHTS}; finish the training (--resume), or name a weight file.")
+    return weights
 
 
 def _near_miss(name: str, path: Path, bundled: list[str]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from crystalformers.bundled import WEIGHTS
 from crystalformers.checkpoint import save_model, write_atomically
 from crystalformers.errors import ConfigError
 from crystalformers.models import build_model
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from crystalformers.training.callbacks import RunState, Signals
     from crystalformers.training.module import TrainingModule
 
-WEIGHTS, SUMMARY, STATE = "model.safetensors", "summary.json", "resume.pt"
+SUMMARY, STATE = "summary.json", "resume.pt"
 
 
 def fit(
