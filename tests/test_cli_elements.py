@@ -11,6 +11,7 @@ from command import invoke
 from samples import many, tiny_model, write_table
 
 from crystalformers.embeddings import ElementTable, library, load_elements
+from crystalformers.predict import load_model
 
 
 @pytest.fixture
@@ -40,6 +41,28 @@ def test_train_leaves_a_table_of_the_elements_it_has_seen(tmp_path: Path) -> Non
     assert vectors.counts is not None
     assert vectors.counts[0] == 14
     assert invoke("elements", "train", data, *arguments).exit_code == 2
+
+
+def test_train_on_properties_that_few_crystals_have(tmp_path: Path) -> None:
+    """Missing labels, a transform and a small beginning, all from the command line."""
+    columns = {"gap": [float(k % 5) for k in range(20)], "modulus": [None if k % 3 else 10.0 + k for k in range(20)]}
+    split = ["train"] * 14 + ["val"] * 3 + ["test"] * 3
+    data = write_table(tmp_path / "t.parquet", many(20), **columns, split=split)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "architecture: crystaltransformer\nmodel: {variant: composition, dim: 8, heads: 2, blocks: 1, feedforward: 8, "
+        "element_scale: 0.03}\nepochs: 1\nbatch_size: 8\nthreads: 1\naccelerator: cpu\n"
+    )
+    arguments = ["--config", recipe, "--target", "gap", "--unit", "eV", "--target", "modulus", "--unit", "GPa"]
+    result = invoke("elements", "train", data, *arguments, "--transform", "log10", "-o", tmp_path / "mine")
+    assert result.exit_code == 2
+    assert "give one --transform per --target" in result.stderr
+    transforms = ["--transform", "none", "--transform", "log10"]
+    result = invoke("elements", "train", data, *arguments, *transforms, "-o", tmp_path / "mine")
+    assert result.exit_code == 0, result.output
+    targets = load_model(tmp_path / "mine").targets
+    assert [(target.name, target.transform) for target in targets] == [("gap", "none"), ("modulus", "log10")]
+    assert np.isfinite(load_elements(tmp_path / "mine" / "elements.safetensors").vectors).all()
 
 
 def test_export(table: Path, tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import Overwrite
+from crystalformers.cli.options import (
+    Overwrite,
+    RunFolder,
+    TargetBases,
+    TargetNames,
+    TargetTransforms,
+    TargetUnits,
+    TrainingTable,
+)
 from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.train import merged_recipe, paired_targets
 
@@ -32,20 +40,16 @@ elements_app = typer.Typer(
 
 @elements_app.command("train")
 def train(  # noqa: PLR0913, PLR0917 - an option is an argument
-    table: Annotated[Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl).")],
+    table: TrainingTable,
     config: Annotated[
         Path,
-        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements-crystaltransformer.yaml."),
+        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements-crystaltransformer7.yaml."),
     ],
-    target: Annotated[
-        list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
-    ],
-    unit: Annotated[list[str], typer.Option("--unit", help="Unit of each target, e.g. eV/atom.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)],
-    basis: Annotated[
-        list[str] | None,
-        typer.Option("--basis", help="Of each target: intensive (default), per_atom or per_cell.", show_default=False),
-    ] = None,
+    target: TargetNames,
+    unit: TargetUnits,
+    output: RunFolder,
+    basis: TargetBases = None,
+    transform: TargetTransforms = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
     name: Annotated[
@@ -54,7 +58,7 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Train a model and write the vectors of the elements it has seen to elements.safetensors in the run folder."""
-    targets = paired_targets(target, unit, basis, None)
+    targets = paired_targets(target, unit, basis, transform)
     recipe = merged_recipe(config, {"epochs": epochs, "seed": seed})
 
     from crystalformers.data.table import open_table

@@ -19,3 +19,27 @@ Tolerance = Annotated[
     float, typer.Option(help="Share of attention (no unit, 0 to 1) that may be lost to distant images.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
+
+TrainingTable = Annotated[Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl).")]
+TargetNames = Annotated[
+    list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
+]
+TargetUnits = Annotated[
+    list[str],
+    typer.Option("--unit", help="Unit of each target, e.g. eV/atom, GPa, or dimensionless.", show_default=False),
+]
+TargetBases = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--basis",
+        help="Of each target: intensive, per_atom, or per_cell (grows with the cell). Default: intensive.",
+        show_default=False,
+    ),
+]
+TargetTransforms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--transform", help="Of each target before learning: none or log10. Default: none.", show_default=False
+    ),
+]
+RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)]

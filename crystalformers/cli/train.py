@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crystalformers.cli.options import RunFolder, TargetBases, TargetNames, TargetTransforms, TargetUnits, TrainingTable
 from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,31 +16,12 @@ if TYPE_CHECKING:
 
 
 def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
-    table: Annotated[Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl).")],
-    target: Annotated[
-        list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
-    ],
-    unit: Annotated[
-        list[str],
-        typer.Option("--unit", help="Unit of each target, e.g. eV/atom, GPa, or dimensionless.", show_default=False),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)],
-    basis: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--basis",
-            help="Of each target: intensive, per_atom, or per_cell (grows with the cell). Default: intensive.",
-            show_default=False,
-        ),
-    ] = None,
-    transform: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--transform",
-            help="Of each target before learning: none or log10. Default: none.",
-            show_default=False,
-        ),
-    ] = None,
+    table: TrainingTable,
+    target: TargetNames,
+    unit: TargetUnits,
+    output: RunFolder,
+    basis: TargetBases = None,
+    transform: TargetTransforms = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
     ] = None,
