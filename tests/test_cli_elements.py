@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from command import invoke
 from samples import many, tiny_model, write_table
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
 
 from crystalformers.embeddings import ElementTable, library, load_elements
 from crystalformers.predict import load_model
@@ -152,3 +154,14 @@ def test_every_bundled_table_opens_under_its_name() -> None:
     for name in library.bundled_names():
         assert load_elements(name).name == name
         assert load_elements(name).counts is not None
+
+
+@pytest.mark.parametrize(("kind", "agreement"), [("crystaltransformer7", 0.95), ("composition7", 0.95)])
+def test_other_seeds_of_a_bundled_table_give_the_same_distances(kind: str, agreement: float) -> None:
+    """Rank correlation of all distances between elements that more than fifty training crystals hold."""
+    distances = []
+    for seed in range(3):
+        table = load_elements(f"{kind}-mp36k-seed{seed}")
+        assert table.counts is not None
+        distances.append(pdist(table.vectors[table.counts > 50]))
+    assert spearmanr(np.array(distances), axis=1).statistic.min() > agreement

@@ -213,7 +213,7 @@ def test_what_front_ends_leave_out_is_not_counted(elements: ModuleType, monkeypa
     assert data.overlap("oqmd-energy")["composition_in_front_end"] == 0
 
 
-@pytest.mark.parametrize("name", ["transfer", "backends", "large"])
+@pytest.mark.parametrize("name", ["choice", "transfer", "backends", "large"])
 def test_recipes_of_the_repository_can_be_read(elements: ModuleType, name: str) -> None:
     text = (BENCHMARKS / "elements" / f"{name}.yaml").read_text(encoding="utf-8")
     runs = elements.Recipe.model_validate(yaml.safe_load(text)).runs()
