@@ -147,13 +147,16 @@ def test_show(table: Path) -> None:
 def test_bundled_tables_are_found_by_name(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "BUNDLED", table.parent)
     assert load_elements("four").name == "four"
-    assert "bundled: four" in invoke("elements", "show").stdout
+    assert invoke("elements", "show").stdout.splitlines()[1].split() == ["four", "4", "3", "-"]
 
 
 def test_every_bundled_table_opens_under_its_name() -> None:
     for name in library.bundled_names():
         assert load_elements(name).name == name
         assert load_elements(name).counts is not None
+    listed = invoke("elements", "show").stdout.splitlines()
+    assert [line.split()[0] for line in listed[1:-1]] == library.bundled_names()
+    assert "formation_energy_per_atom, band_gap, e_fermi" in listed[-2]
 
 
 @pytest.mark.parametrize(("kind", "agreement"), [("crystaltransformer7", 0.95), ("composition7", 0.95)])

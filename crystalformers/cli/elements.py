@@ -199,9 +199,14 @@ def show(
 
 
 def _show_names() -> None:
-    from crystalformers.embeddings import library, sources
+    from crystalformers.embeddings import library, load_elements, sources
 
-    typer.echo(f"bundled: {', '.join(library.bundled_names()) or 'none'}")
+    rows = _grid("bundled table", "elements", "numbers each", "learned from")
+    for name in library.bundled_names():
+        table = load_elements(name)
+        properties = ", ".join(target["name"] for target in table.metadata.get("targets", []))
+        rows.add_row(name, str(len(table)), str(table.dim), properties or "-")
+    print_table(rows)
     typer.echo(f"for comparison: {', '.join(sources.names())}")
 
 
