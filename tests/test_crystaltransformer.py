@@ -266,7 +266,7 @@ class TestSettings:
             ({"variant": "published", "dim": 15, "heads": 1}, "must be even"),
             ({"head": "linear", "n_targets": 2}, "'linear' is that of one target"),
             ({"element_scale": 0.0}, r"element_scale = 0.0 must lie in \(0, 1\]"),
-            ({"variant": "published", "element_scale": 0.1}, "element_scale is none of the published variant"),
+            ({"variant": "published", "element_scale": 0.1}, "element_scale is not for the published variant"),
             ({"dropout": 1.0}, r"dropout = 1.0 must lie in \[0, 1\)"),
             ({"sigma": 0}, "sigma = 0"),
         ],

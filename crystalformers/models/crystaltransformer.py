@@ -97,9 +97,7 @@ class CrystalTransformerConfig:
         if not 0 < self.element_scale <= 1:
             raise ConfigError(f"Model setting element_scale = {self.element_scale} must lie in (0, 1].")
         if self.variant == "published" and self.element_scale != 1:
-            raise ConfigError(
-                "Model setting element_scale is none of the published variant, whose vectors begin as theirs."
-            )
+            raise ConfigError("Model setting element_scale is not for the published variant; leave it out.")
         if self.variant == "published" and self.dim % 2:
             raise ConfigError(f"Model setting dim = {self.dim} must be even: half of it holds the coordinates.")
         if self.head == "linear" and self.n_targets > 1:
