@@ -5,9 +5,9 @@
 
 Each kind is `recipes/elements-KIND.yaml` on mp36k's training split, formation energy and band gap at once or, where a 7
 stands in the name, seven properties, without the crystals whose composition occurs in a table that the experiment
-transfers to (`elements_data.EXCLUDED`). Runs stand in
-runs/elements/KIND-SEED; `bundle` writes their tables to crystalformers/bundled/elements and their errors to
-benchmarks/results/elements/front-ends.json. One seed of the slowest kind takes half an hour on one core.
+transfers to (`elements_data.EXCLUDED`). Runs stand in runs/elements/KIND-SEED; `bundle` writes their tables to
+crystalformers/bundled/elements and their errors to benchmarks/results/elements/front-ends.json. One seed of the slowest
+kind takes a quarter of an hour on one core, half an hour on a busy one.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class CrystalTransformerConfig:
         dropout: share dropped in training; 0.1 published.
         head: how targets are read from the crystal's vector.
         element_scale: standard deviation of the vectors of the table before training, relative to that of T-Fixup (not
-            in the published variant). At 1 more than half of what stands in a trained table is this random beginning;
-            at 0.03 next to nothing.
+            in the published variant). At 1 more than half of the variance of a table trained for ten epochs was this
+            random beginning; at 0.03 next to nothing.
         radial_functions: of the value position encoding (invariant variant only, as all below); 0 leaves it out.
         radial_maximum: centre of the last radial function, Angstrom.
         radial_width: their standard deviation in units of their spacing.
