@@ -21,10 +21,10 @@ lint: $(STAMP)
 sanitize: $(STAMP)
 	sh benchmarks/sanitize.sh
 
-$(STAMP): pyproject.toml setup.py $(wildcard crystalformers/*.[ch] crystalformers/*/*.[ch])
+$(STAMP): pyproject.toml setup.py $(wildcard crystalformers/csrc/*.[ch])
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build *.egg-info crystalformers/_kernels*.so
+	rm -rf $(VENV) build *.egg-info crystalformers/csrc/_kernels*.so

@@ -14,14 +14,9 @@ if platform.machine() in ("x86_64", "AMD64") and not WINDOWS:
 setup(
     ext_modules=[
         Extension(
-            f"crystalformers._kernels_{name}",
-            ["crystalformers/attention/fused.c", "crystalformers/images.c", "crystalformers/team.c"],
-            depends=[
-                "crystalformers/attention/cosines.h",
-                "crystalformers/attention/frames.h",
-                "crystalformers/attention/heads.h",
-                "crystalformers/image_search.h",
-            ],
+            f"crystalformers.csrc._kernels_{name}",
+            [f"crystalformers/csrc/{source}.c" for source in ("attention", "images", "threads")],
+            depends=[f"crystalformers/csrc/{header}.h" for header in ("cosines", "frames", "heads", "image_search")],
             extra_compile_args=[] if WINDOWS else FLAGS.split() + flags,
             # Without a compiler the installation succeeds, and plain PyTorch does the work.
             optional=True,

@@ -16,7 +16,7 @@ if ! "$python" -c 'import numpy, safetensors, torch'; then
     exit 1
 fi
 
-has_kernels() { "$python" -c 'import sys; from crystalformers.kernels import library; sys.exit(library() is None)'; }
+has_kernels() { "$python" -c 'import sys; from crystalformers.csrc.kernels import library; sys.exit(library() is None)'; }
 if ! has_kernels; then
     echo "Building the C kernels..."
     timeout 120 "$python" -m pip install --quiet --no-deps --no-build-isolation --editable . ||
@@ -34,13 +34,13 @@ status=0
 if "$python" -c 'import hypothesis, pytest'; then
     # The project's own options ask for plug-ins that need not be here.
     timeout 220 "$python" -m pytest -o addopts= --strict-markers -ra -q -p no:cacheprovider --durations=5 \
-        tests/test_gpu.py tests/test_triton.py tests/test_resident.py ||
+        tests/attention/test_gpu.py tests/attention/test_triton.py tests/benchmarks/test_resident.py ||
         { status=1; echo "FAILED: the GPU tests; the benchmark follows all the same."; }
 else
     status=1
     echo "NOT TESTED: pytest or hypothesis is missing, so the GPU tests did not run."
 fi
 
-timeout 330 "$python" benchmarks/gpu.py --output "$out/gpu.json" ||
-    { status=1; echo "FAILED: benchmarks/gpu.py."; }
+timeout 330 "$python" -m benchmarks.gpu.run --output "$out/gpu.json" ||
+    { status=1; echo "FAILED: benchmarks.gpu.run."; }
 exit "$status"

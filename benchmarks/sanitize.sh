@@ -17,7 +17,7 @@ undefined=$("$compiler" -print-file-name=libubsan.so)
 
 rm -rf "$build/crystalformers" "$build/tests"
 cp -r "$root/crystalformers" "$root/tests" "$build"
-rm -f "$build"/crystalformers/_kernels_*
+rm -f "$build"/crystalformers/csrc/_kernels_*
 for name in default avx2 avx512; do
     case $name in
         default) flags="" ;;
@@ -26,8 +26,7 @@ for name in default avx2 avx512; do
     esac
     "$compiler" -shared -fPIC -g -O1 -std=c11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi \
         -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $flags \
-        "$build/crystalformers/attention/fused.c" "$build/crystalformers/images.c" "$build/crystalformers/team.c" \
-        -o "$build/crystalformers/_kernels_$name$suffix" -lm
+        "$build"/crystalformers/csrc/*.c -o "$build/crystalformers/csrc/_kernels_$name$suffix" -lm
 done
 
 # Python keeps memory until it ends, so leaks are not looked for; the checked run is slow, hence the choice of tests.
@@ -36,11 +35,11 @@ export PYTHONPATH="$build" PYTHONMALLOC=malloc OMP_NUM_THREADS=1 LD_PRELOAD="$sa
 export ASAN_OPTIONS="detect_leaks=0:halt_on_error=1:allocator_may_return_null=1" UBSAN_OPTIONS="print_stacktrace=1"
 "$python" - <<'END'
 import crystalformers, pathlib
-from crystalformers.kernels import instruction_sets, library
+from crystalformers.csrc.kernels import instruction_sets, library
 print("checking", instruction_sets(), "in", pathlib.Path(crystalformers.__file__).parent)
 assert library() is not None
 END
 for name in ${KERNELS:-default avx512}; do
     CRYSTALFORMERS_KERNELS=$name "$python" -m pytest -q -x -s -p no:cacheprovider \
-        tests/test_sanitized.py tests/test_images.py -k "not peak and not any_crystal_without and not torch"
+        tests/attention/test_sanitized.py tests/images/test_images.py -k "not peak and not any_crystal_without and not torch"
 done

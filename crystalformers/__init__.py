@@ -13,36 +13,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crystalformers.crystal import Crystal, CrystalBatch
+    from crystalformers.crystal import Crystal
     from crystalformers.data.table import CrystalTable, open_table
     from crystalformers.errors import CrystalformersError, StructureError
-    from crystalformers.evaluate import evaluate_model
+    from crystalformers.images import CrystalBatch
     from crystalformers.io import Rejected, as_crystal, read_crystal, read_structures
-    from crystalformers.predict import Model, Prediction, load_model
+    from crystalformers.prediction.evaluation import evaluate_model
+    from crystalformers.prediction.model import Model, Prediction, load_model
     from crystalformers.target import Target
     from crystalformers.training.fit import fit
     from crystalformers.training.recipe import Recipe
 
-_HOME = {
+_MODULE_OF = {
     "Crystal": "crystal",
-    "CrystalBatch": "crystal",
+    "CrystalBatch": "images",
     "CrystalTable": "data.table",
     "CrystalformersError": "errors",
-    "Model": "predict",
-    "Prediction": "predict",
+    "Model": "prediction.model",
+    "Prediction": "prediction.model",
     "Recipe": "training",
     "Rejected": "io",
     "StructureError": "errors",
     "Target": "target",
     "as_crystal": "io",
-    "evaluate_model": "evaluate",
+    "evaluate_model": "prediction.evaluation",
     "fit": "training",
-    "load_model": "predict",
+    "load_model": "prediction.model",
     "open_table": "data.table",
     "read_crystal": "io",
     "read_structures": "io",
 }
-"""The module each public name lives in."""
+"""The module that defines each public name."""
 
 __all__ = [
     "Crystal",
@@ -70,9 +71,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("crystalformers")
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'crystalformers' has no attribute '{name}'")
-    return getattr(import_module(f"crystalformers.{_HOME[name]}"), name)
+    return getattr(import_module(f"crystalformers.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

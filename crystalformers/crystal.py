@@ -1,25 +1,17 @@
-"""A crystal, and many crystals packed along one axis: the two data types that every room shares.
+"""A crystal, in NumPy: what files are read into and models are asked about.
 
-Shapes: A atoms of a batch, C crystals, N atoms of one crystal. Lengths in Angstrom.
+Shapes: N atoms of the crystal. Lengths in Angstrom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from crystalformers.errors import StructureError
 from crystalformers.periodic import ELEMENTS
-
-if TYPE_CHECKING:
-    from crystalformers.images import Images
 
 SYMBOLS = ELEMENTS[:98]
 """Chemical symbols of the elements the models know; the atomic number is the index plus one."""
@@ -110,61 +102,3 @@ class Crystal:
     def symbols(self) -> list[str]:
         """Chemical symbols, one per atom."""
         return [SYMBOLS[z - 1] for z in self.numbers]
-
-
-@dataclass(frozen=True)
-class CrystalBatch:
-    """Crystals packed along one axis, no padding.
-
-    Attributes:
-        numbers: atomic numbers, (A,) int64.
-        positions: Cartesian positions, (A, 3), Angstrom.
-        lattice: lattice vectors as rows, (C, 3, 3), Angstrom.
-        ptr: first atom of each crystal and the total, (C + 1,) int64.
-        images: the periodic images around each atom, once they are built (`images.with_images`).
-    """
-
-    numbers: Tensor
-    positions: Tensor
-    lattice: Tensor
-    ptr: Tensor
-    images: Images | None = None
-
-    @classmethod
-    def from_crystals(cls, crystals: Sequence[Crystal], dtype: torch.dtype = torch.float64) -> CrystalBatch:
-        """Pack crystals; coordinates stand as they are given (not wrapped)."""
-        if not crystals:
-            raise StructureError("A batch needs at least one crystal.")
-        sizes = np.array([len(crystal) for crystal in crystals])
-        return cls(
-            numbers=torch.from_numpy(np.concatenate([crystal.numbers for crystal in crystals])),
-            positions=torch.from_numpy(np.concatenate([crystal.positions for crystal in crystals])).to(dtype),
-            lattice=torch.from_numpy(np.stack([crystal.lattice for crystal in crystals])).to(dtype),
-            ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
-        )
-
-    def __len__(self) -> int:
-        return len(self.lattice)
-
-    @property
-    def n_atoms(self) -> int:
-        """Atoms of the whole batch."""
-        return self.numbers.shape[0]
-
-    @cached_property
-    def crystal_of_atom(self) -> Tensor:
-        """Index of the crystal each atom belongs to, (A,) int64."""
-        return torch.repeat_interleave(
-            torch.arange(self.lattice.shape[0], device=self.ptr.device), self.ptr.diff(), output_size=self.n_atoms
-        )
-
-    def to(self, target: torch.device | torch.dtype | str) -> CrystalBatch:
-        """Move to a device, or convert every length to a floating-point type."""
-        return replace(
-            self,
-            numbers=self.numbers if isinstance(target, torch.dtype) else self.numbers.to(target),
-            ptr=self.ptr if isinstance(target, torch.dtype) else self.ptr.to(target),
-            positions=self.positions.to(target),
-            lattice=self.lattice.to(target),
-            images=None if self.images is None else self.images.to(target),
-        )

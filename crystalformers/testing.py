@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from crystalformers.batches import batches_by_cost, expected_images
-from crystalformers.crystal import Crystal, CrystalBatch
+from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.images import with_images
+from crystalformers.images import CrystalBatch, with_images
+from crystalformers.prediction.batching import batches_by_cost, expected_images
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from crystalformers import CrystalBatch, read_crystal
-from crystalformers.attention.triton_ops import NEGLIGIBLE, TILING
+from crystalformers.attention.backends.triton.operators import NEGLIGIBLE, TILING
 from crystalformers.images import radius_for, with_images
 
 ROOT = Path(__file__).parents[1]

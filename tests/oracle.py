@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from crystalformers.attention import reference_frames
-from crystalformers.attention.angles import AngularEncoding
-from crystalformers.attention.reference_frames import angular_psi, max_frames
+from crystalformers.attention.backends.reference import frames as reference_frames
+from crystalformers.attention.backends.reference.frames import angular_psi, max_frames
+from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.crystal import SYMBOLS, Crystal
 from crystalformers.models.crystalformer import Crystalformer
-from crystalformers.published import model_of
-from crystalformers.published.params import config_of
-from crystalformers.published.tensors import to_ours
+from crystalformers.paper_checkpoints import model_of
+from crystalformers.paper_checkpoints.params import config_of
+from crystalformers.paper_checkpoints.tensors import to_ours
 
 NEGLIGIBLE = 45.0
 """Logarithm of a weight that float64 cannot see beside 1."""

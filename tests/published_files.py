@@ -1,4 +1,4 @@
-"""Files as the authors' code writes them, with random weights: what the tests of `crystalformers.published` read."""
+"""Files as the authors' code writes them, with random weights, for the tests of `paper_checkpoints`."""
 
 from __future__ import annotations
 

@@ -16,6 +16,28 @@ MIN_DISTANCE = 0.9
 
 KINDS = ("random", "tiny", "needle", "sheared", "left-handed", "unwrapped", "symmetric")
 
+SYMMETRIC_CRYSTALS = {
+    "simple cubic": Crystal([84], [[0, 0, 0]], 3.3 * np.eye(3)),
+    "bcc": Crystal([74], [[0, 0, 0]], 1.58 * (1 - 2 * np.eye(3))),
+    "fcc": Crystal([29], [[0, 0, 0]], 1.8 * (1 - np.eye(3))),
+    "rock salt": Crystal([11, 17], [[0, 0, 0], [0.5, 0.5, 0.5]], 2.8 * (1 - np.eye(3))),
+    "diamond": Crystal([6, 6], [[0, 0, 0], [0.25, 0.25, 0.25]], 1.78 * (1 - np.eye(3))),
+    "perovskite": Crystal(
+        [38, 22, 8, 8, 8], [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]], 4.0 * np.eye(3)
+    ),
+    "hexagonal": Crystal(
+        [12, 12], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]], [[3.2, 0, 0], [-1.6, 2.77, 0], [0, 0, 5.2]]
+    ),
+    "chain": Crystal([6, 7], [[0, 0, 0], [0.5, 0, 0]], np.diag([2.6, 25.0, 25.0])),
+    "alone": Crystal([2], [[0, 0, 0]], 40 * np.eye(3)),
+    "low": Crystal(
+        [3, 8, 15],
+        [[0.1, 0.2, 0.3], [0.6, 0.1, 0.8], [0.35, 0.7, 0.55]],
+        [[4.1, 0.2, 0], [-0.7, 4.6, 0.3], [0.4, 1.1, 5.0]],
+    ),
+}
+"""Sites with many tied frames, with few, and with none."""
+
 
 def make_crystal(kind: str, n_atoms: int = 4, seed: int = 0) -> Crystal:
     """A crystal of one of `KINDS`; `tiny` has one atom, and dense cells may hold fewer than asked for."""

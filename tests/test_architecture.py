@@ -1,4 +1,4 @@
-"""The plan of the house: which way imports point, what stays light, and what is never called.
+"""The layout of the package: which way imports point, what stays light, and what is never called.
 
 Source files are parsed, not run, so that imports inside functions count too.
 """
@@ -15,29 +15,26 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
-FLOORS = (
-    ("errors", "periodic", "crystal", "target", "kernels"),
-    ("enumeration", "images"),
-    ("symmetry", "resident"),
-    ("frames",),
+LEVELS = (
+    ("errors", "periodic"),
+    ("crystal", "target"),
+    ("csrc",),
+    ("images",),
     ("attention",),
     ("models",),
-    ("checkpoint", "batches", "bundled", "published"),
-    ("io",),
-    ("data",),
-    ("training", "predict", "evaluate", "embeddings", "testing"),
-    ("explain", "ase"),
+    ("checkpoint", "io"),
+    ("paper_checkpoints", "data"),
+    ("prediction",),
+    ("elements", "testing", "explain", "calculator"),
+    ("training",),
     ("cli",),
 )
-"""From the ground up; a module imports from its own floor and those below."""
+"""From the lowest up; a module imports from the levels below its own, and from its own without a cycle."""
 
-FLOOR = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
-LIGHT = (
-    *("errors", "periodic", "crystal", "target", "kernels", "enumeration", "images", "symmetry", "resident"),
-    *("frames", "attention", "models"),
-)
-"""Rooms that know nothing of files or training."""
+NUMERICAL = ("errors", "periodic", "crystal", "target", "csrc", "images", "attention", "models")
+"""Modules that know nothing of files or training."""
 
 HEAVY = {"pymatgen", "lightning", "pandas", "pyarrow", "ase", "matplotlib", "plotly", "spglib"}
 
@@ -46,8 +43,8 @@ def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
-    """`attention` for crystalformers/attention/plain.py; the package itself has the empty name."""
+def module_of(path: Path) -> str:
+    """`attention` for crystalformers/attention/geometry.py; the package itself has the empty name."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0].removeprefix("__init__")
 
 
@@ -73,8 +70,8 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Rooms of our own that a file imports from."""
+def modules_imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Our own modules that a file imports from."""
     for line, name in imports(path):
         parts = name.split(".")
         if parts[0] == "crystalformers" and len(parts) > 1:
@@ -85,27 +82,29 @@ def where(path: Path, line: int) -> str:
     return f"{path.relative_to(PACKAGE.parent)}:{line}"
 
 
-def test_every_room_has_its_floor() -> None:
-    unknown = sorted({room(path) for path in sources()} - FLOOR.keys() - {""})
-    assert unknown == [], f"say in FLOORS where these belong: {unknown}"
+def test_every_module_has_its_level() -> None:
+    unknown = sorted({module_of(path) for path in sources()} - LEVEL.keys() - {""})
+    assert unknown == [], f"say in LEVELS where these belong: {unknown}"
 
 
 def test_imports_point_down() -> None:
     violations = [
-        f"{where(path, line)}: {room(path)} imports {target}, which lies above"
+        f"{where(path, line)}: {module_of(path)} imports {target}, which lies above"
         for path in sources()
-        if room(path)
-        for line, target in rooms_imported(path)
-        if FLOOR.get(target, 0) > FLOOR[room(path)]
+        if module_of(path)
+        for line, target in modules_imported(path)
+        if LEVEL.get(target, 0) > LEVEL[module_of(path)]
     ]
     assert violations == [], "\n" + "\n".join(violations)
 
 
-def test_rooms_of_one_floor_do_not_import_each_other_in_a_circle() -> None:
-    graph: dict[str, set[str]] = {name: set() for name in FLOOR}
+def test_modules_of_one_level_do_not_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in LEVEL}
     for path in sources():
-        if room(path):
-            graph[room(path)] |= {target for _, target in rooms_imported(path) if target in FLOOR} - {room(path)}
+        if module_of(path):
+            graph[module_of(path)] |= {target for _, target in modules_imported(path) if target in LEVEL} - {
+                module_of(path)
+            }
     while graph:
         ready = [name for name, targets in graph.items() if not targets & graph.keys()]
         assert ready, f"these import each other: {graph}"
@@ -117,31 +116,31 @@ def test_nothing_imports_from_the_command_line() -> None:
     violations = [
         where(path, line)
         for path in sources()
-        if room(path) != "cli"
-        for line, target in rooms_imported(path)
+        if module_of(path) != "cli"
+        for line, target in modules_imported(path)
         if target == "cli"
     ]
     assert violations == [], violations
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_the_numerical_rooms_stay_light(name: str) -> None:
+@pytest.mark.parametrize("name", NUMERICAL)
+def test_the_numerical_modules_stay_light(name: str) -> None:
     violations = [
         f"{where(path, line)}: {imported}"
         for path in sources()
-        if room(path) == name
+        if module_of(path) == name
         for line, imported in imports(path)
         if imported.split(".")[0] in HEAVY
     ]
     assert violations == [], violations
 
 
-def test_the_law_can_be_broken(tmp_path: Path) -> None:
+def test_a_violation_would_be_found(tmp_path: Path) -> None:
     """The parser sees imports of every form, and skips those for type checkers only."""
     folder = PACKAGE / "attention"
     source = (
         "from __future__ import annotations\nimport crystalformers.models\nfrom crystalformers import io\n"
-        "from ..cli import main\nfrom . import plain\nif TYPE_CHECKING:\n    from crystalformers.data import x\n"
+        "from ..cli import main\nfrom . import geometry\nif TYPE_CHECKING:\n    from crystalformers.data import x\n"
         "def f():\n    from crystalformers.training import fit\n    import pymatgen.core\n"
     )
 
@@ -149,7 +148,7 @@ def test_the_law_can_be_broken(tmp_path: Path) -> None:
         def read_text(self, *args: object, **kwargs: object) -> str:
             return source
 
-    found = {target for _, target in rooms_imported(Fake(folder / "fake.py"))}
+    found = {target for _, target in modules_imported(Fake(folder / "fake.py"))}
     assert found == {"models", "io", "cli", "attention", "training"}
     assert "pymatgen.core" in {name for _, name in imports(Fake(folder / "fake.py"))}
 

@@ -20,9 +20,8 @@ from strategies import random_crystals
 from torch import Tensor, nn
 
 from crystalformers.checkpoint import HEADER_KEY, load_checkpoint, read_description, save_model, write_atomically
-from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import CheckpointError
-from crystalformers.images import with_images
+from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import build_model
 from crystalformers.target import Target
 

@@ -1,7 +1,7 @@
 """Predictions belong to the crystal: in float64 to rounding, in float32 to what a user should expect.
 
-`benchmarks/invariance.py` measures every transformation on every crystal; here each crystal of a large sample meets
-all of them at once, and a small sample each one alone. Large cells cost: one thread, cells of at most 12 atoms.
+`benchmarks/accuracy/invariance.py` measures every transformation on every crystal; here each crystal of a large sample
+meets all of them at once, and a small sample each one alone. Large cells cost: one thread, cells of at most 12 atoms.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import pytest
 import torch
 from strategies import random_crystals
 
-from crystalformers import bundled, testing
+from crystalformers import testing
 from crystalformers.checkpoint import load_checkpoint
-from crystalformers.crystal import Crystal, CrystalBatch
-from crystalformers.images import with_images
+from crystalformers.crystal import Crystal
+from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models.crystalformer import Crystalformer
+from crystalformers.prediction import bundled
 from crystalformers.testing import (
     CONTROL,
     E3,

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from strategies import random_crystals
 from torch.utils.data import DataLoader, Dataset
 
-from crystalformers.crystal import CrystalBatch
-from crystalformers.images import with_images
-from crystalformers.kernels import library
+from crystalformers.csrc.kernels import library
+from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 
 CRYSTALS = random_crystals(6)

@@ -15,8 +15,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from crystalformers.attention import fused, plain, reference, triton_backend
-from crystalformers.attention.angles import AngularBasis, AngularEncoding
+from crystalformers.attention.backends import cpu, reference, triton
+from crystalformers.attention.backends import torch as vectorised
+from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
 from crystalformers.errors import ConfigError
 
@@ -68,19 +69,19 @@ def infinite_attention(
         case "published":
             return reference.attention(*arguments, angular=angular, published=True)
         case "torch":
-            return plain.attention(*arguments, angular)
+            return vectorised.attention(*arguments, angular)
         case "cpu":
-            _require(backend, fused.lacking(q_AHD, geometry))
-            return fused.attention(*arguments, angular)
+            _require(backend, cpu.unsupported_reason(q_AHD, geometry))
+            return cpu.attention(*arguments, angular)
         case "triton":
-            _require(backend, triton_backend.lacking(q_AHD, geometry, angular))
-            return triton_backend.attention(*arguments, angular)
+            _require(backend, triton.unsupported_reason(q_AHD, geometry, angular))
+            return triton.attention(*arguments, angular)
     raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
 
 
-def _require(backend: str, lacking: str | None) -> None:
-    if lacking is not None:
-        raise ConfigError(f"Attention backend '{backend}' {lacking}.")
+def _require(backend: str, reason: str | None) -> None:
+    if reason is not None:
+        raise ConfigError(f"Attention backend '{backend}' {reason}.")
 
 
 def choose_backend(q_AHD: Tensor, geometry: Geometry) -> Backend:
@@ -91,7 +92,7 @@ def choose_backend(q_AHD: Tensor, geometry: Geometry) -> Backend:
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
     if not on_cpu or geometry.images.distance.requires_grad:
         return "torch"
-    if fused.lacking(q_AHD, geometry):
+    if cpu.unsupported_reason(q_AHD, geometry):
         _notice_missing_library()
         return "torch"
     return "cpu"

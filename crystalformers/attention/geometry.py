@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crystalformers.crystal import CrystalBatch
-from crystalformers.images import Images
+from crystalformers.images import CrystalBatch, Images
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ class Geometry:
 
     batch: CrystalBatch
     basis: RadialBasis
-    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def kept(self, name: str, compute: Callable[[Geometry], Any]) -> Any:
+    def cached(self, name: str, compute: Callable[[Geometry], Any]) -> Any:
         """What a backend derives from the geometry, computed when it first asks and kept for the next layer."""
-        if name not in self._kept:
-            self._kept[name] = compute(self)
-        return self._kept[name]
+        if name not in self._cache:
+            self._cache[name] = compute(self)
+        return self._cache[name]
 
     def without_basis(self) -> Geometry:
         """The same images with no radial functions."""
@@ -92,7 +91,7 @@ class Geometry:
         images, (slot_AM, real_AM) = self.images, self.slots
         if images.vectors is None:
             raise ValueError("These images were built without directions; build them with `directions=True`.")
-        around = (images.distance > 0) & (images.taper > 0)
+        around = (images.distance > 0) & (images.envelope > 0)
         unit_E3 = images.vectors / torch.where(around, images.distance, 1.0).unsqueeze(-1)
         around_AM = real_AM & around[slot_AM]
         return torch.where(around_AM.unsqueeze(-1), unit_E3[slot_AM], 0.0), around_AM

@@ -50,8 +50,8 @@ def convert_command(
     """
     from crystalformers.checkpoint import load_checkpoint, save_model
     from crystalformers.models.crystalformer import Crystalformer
-    from crystalformers.published import is_published, load_published, save_published
-    from crystalformers.published.files import TORCH
+    from crystalformers.paper_checkpoints import is_published, load_published, save_published
+    from crystalformers.paper_checkpoints.files import TORCH
 
     theirs = is_published(source)
     check_output(output, (".safetensors",) if theirs else (".safetensors", *TORCH), overwrite=overwrite)

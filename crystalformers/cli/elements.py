@@ -20,7 +20,7 @@ from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.train import merged_recipe, paired_targets
 
 if TYPE_CHECKING:
-    from crystalformers.embeddings import ElementTable
+    from crystalformers.elements import ElementTable
 
 TABLE_OF_RUN = "elements.safetensors"
 """The table that `train` leaves in the run folder."""
@@ -62,7 +62,7 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     recipe = merged_recipe(config, {"epochs": epochs, "seed": seed})
 
     from crystalformers.data.table import open_table
-    from crystalformers.embeddings.trained import from_model
+    from crystalformers.elements.trained import from_model
     from crystalformers.training import fit
 
     weights = fit(open_table(table), targets, output, recipe, resume=resume)
@@ -104,10 +104,10 @@ def export_command(
     """Write a table for another library."""
     from typing import get_args
 
-    from crystalformers.embeddings import load_elements
-    from crystalformers.embeddings.export import export
-    from crystalformers.embeddings.formats import FORMATS
-    from crystalformers.embeddings.table import Fill
+    from crystalformers.elements import load_elements
+    from crystalformers.elements.export import export
+    from crystalformers.elements.formats import FORMATS
+    from crystalformers.elements.table import Fill
     from crystalformers.errors import ConfigError
 
     if fmt not in FORMATS:
@@ -130,7 +130,7 @@ def _counted(model: str, training_table: Path) -> ElementTable:
     import numpy as np
 
     from crystalformers.data.table import open_table
-    from crystalformers.embeddings.trained import from_model
+    from crystalformers.elements.trained import from_model
     from crystalformers.errors import ConfigError
     from crystalformers.training.exclusion import element_counts
 
@@ -164,9 +164,9 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Show what tables know: families of elements, maps, probes of properties, neighbours; a page for the browser."""
-    from crystalformers.embeddings import load_elements
-    from crystalformers.embeddings.analysis.spaces import DRAWS
-    from crystalformers.embeddings.report import write_report
+    from crystalformers.elements import load_elements
+    from crystalformers.elements.analysis.spaces import DRAWS
+    from crystalformers.elements.report import write_report
 
     def tell(step: str) -> None:
         typer.echo(step, err=True)
@@ -188,7 +188,7 @@ def show(
     count: Annotated[int, typer.Option("--count", "-n", help="How many of them.", min=1)] = 10,
 ) -> None:
     """List the known tables, the elements of a table, or the neighbours of an element."""
-    from crystalformers.embeddings import load_elements
+    from crystalformers.elements import load_elements
 
     if table is None:
         _show_names()
@@ -199,7 +199,7 @@ def show(
 
 
 def _show_names() -> None:
-    from crystalformers.embeddings import library, load_elements, sources
+    from crystalformers.elements import library, load_elements, sources
 
     rows = _grid("bundled table", "elements", "numbers each", "learned from")
     for name in library.bundled_names():
@@ -226,7 +226,7 @@ def _show_table(table: ElementTable) -> None:
 
 
 def _show_neighbours(table: ElementTable, element: str, count: int) -> None:
-    from crystalformers.embeddings.similarity import nearest, oxidation_states
+    from crystalformers.elements.similarity import nearest, oxidation_states
 
     neighbours = nearest(table, element, count)
     own = set(oxidation_states(element))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalformers.crystal import Crystal
-    from crystalformers.predict import Model
+    from crystalformers.prediction.model import Model
 
     Vectors = NDArray[np.float32]
 
@@ -48,7 +48,7 @@ def embed_command(
     """
     check_output(output, [".parquet"], overwrite=overwrite)
 
-    from crystalformers.predict import load_model
+    from crystalformers.prediction.model import load_model
 
     loaded = load_model(model, device, tolerance)
     rejected: list[tuple[str, str]] = []
@@ -74,10 +74,10 @@ def _tables(
     model: Model, files: Sequence[Path], schema: pa.Schema, rejected: list[tuple[str, str]]
 ) -> Iterator[pa.Table]:
     """The rows of one window after the other; what cannot be read is added to `rejected`."""
-    from crystalformers.batches import windows
     from crystalformers.crystal import Crystal
     from crystalformers.io import count_structures, read_structures
-    from crystalformers.predict import WINDOW
+    from crystalformers.prediction.batching import windows
+    from crystalformers.prediction.model import WINDOW
 
     rows = _crystal_rows if "formula" in schema.names else _atom_rows
     with progress("embedding", count_structures(files)) as advance:

@@ -14,8 +14,8 @@ from crystalformers.cli.output import check_output, complain, print_table, write
 from crystalformers.cli.progress import progress
 
 if TYPE_CHECKING:
-    from crystalformers.evaluate import Evaluation
-    from crystalformers.predict import Model
+    from crystalformers.prediction.evaluation import Evaluation
+    from crystalformers.prediction.model import Model
 
 
 def evaluate_command(
@@ -55,8 +55,8 @@ def evaluate_command(
             check_output(path, [suffix], overwrite=overwrite)
 
     from crystalformers.data.table import open_table
-    from crystalformers.evaluate import evaluate_model, select_rows
-    from crystalformers.predict import load_model
+    from crystalformers.prediction.evaluation import evaluate_model, select_rows
+    from crystalformers.prediction.model import load_model
 
     opened, loaded = open_table(table), load_model(model, device, tolerance)
     run = Path(model) if Path(model).is_dir() else None

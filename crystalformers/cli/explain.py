@@ -60,7 +60,7 @@ def explain_command(
     picture = output is not None and output.suffix in PICTURES
 
     from crystalformers.explain import draw, explain
-    from crystalformers.predict import load_model
+    from crystalformers.prediction.model import load_model
 
     atom = 0 if picture and atom is None else atom
     explanation = explain(load_model(model, tolerance=tolerance), file, atom, block)

@@ -12,10 +12,10 @@ def models_command() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from crystalformers import bundled
-    from crystalformers.bundled import find_weights
     from crystalformers.checkpoint import read_description
     from crystalformers.cli.output import print_table
+    from crystalformers.prediction import bundled
+    from crystalformers.prediction.bundled import find_weights
 
     if not bundled.names():
         typer.echo("No model is bundled with this installation.")

@@ -17,7 +17,7 @@ from crystalformers.errors import ConfigError
 if TYPE_CHECKING:
     from crystalformers.crystal import Crystal
     from crystalformers.io import Rejected
-    from crystalformers.predict import Model, Prediction
+    from crystalformers.prediction.model import Model, Prediction
 
 SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -69,8 +69,8 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
     Raises:
         ConfigError: if none is bundled, or two predict targets of the same name.
     """
-    from crystalformers import bundled
-    from crystalformers.predict import load_model
+    from crystalformers.prediction import bundled
+    from crystalformers.prediction.model import load_model
 
     wanted = names or bundled.names()
     if not wanted:
@@ -88,7 +88,7 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
 
 
 def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Path, *, resume: bool) -> None:
-    from crystalformers.predict import WINDOW
+    from crystalformers.prediction.model import WINDOW
 
     about = _about(models)
     path = output.with_name(output.name + ".partial")
@@ -128,9 +128,9 @@ def _predict(
     journal: Journal | None = None,
 ) -> Iterator[tuple[list[Crystal | Rejected], list[Row]]]:
     """Structures and rows of one window after the other, in input order, past those of the journal."""
-    from crystalformers.batches import windows
     from crystalformers.io import Rejected, count_structures
-    from crystalformers.predict import WINDOW, predict_window
+    from crystalformers.prediction.batching import windows
+    from crystalformers.prediction.model import WINDOW, predict_window
 
     stream = windows(structures, WINDOW)
     done = journal.finished if journal is not None else 0

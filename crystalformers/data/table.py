@@ -26,7 +26,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.data.split import SPLITS
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.rows import STRUCTURE, Rows
+from crystalformers.io.rows import STRUCTURE, TableRows
 from crystalformers.io.tables import Source, open_source
 
 SPLIT_COLUMN = "split"
@@ -82,11 +82,11 @@ class CrystalTable:
     def __init__(self, source: Source, file: pa.RecordBatchFileReader) -> None:
         self.path = source.path
         self.columns = list(source.labels)
-        self._rows: list[Rows] = []
+        self._rows: list[TableRows] = []
         self._first: list[int] = []
         total = 0
         for batch in map(file.get_batch, range(file.num_record_batches)):
-            self._rows.append(Rows(batch, str(self.path), total))
+            self._rows.append(TableRows(batch, str(self.path), total))
             self._first.append(total)
             total += batch.num_rows
         self._length = total
@@ -117,7 +117,7 @@ class CrystalTable:
         rows, row = self._place(row)
         return rows.numbers(row)
 
-    def _place(self, row: int) -> tuple[Rows, int]:
+    def _place(self, row: int) -> tuple[TableRows, int]:
         """The batch that holds a row, and where in it."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.path} has {len(self)} rows, there is no row {row}.")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention import AngularEncoding, Geometry, reciprocal
-from crystalformers.attention.angles import around, local_frames
-from crystalformers.attention.plain import image_weights, tapered
-from crystalformers.crystal import CrystalBatch
+from crystalformers.attention.backends.torch import image_weights, log_weights
+from crystalformers.attention.frames.encoding import around, local_frames
+from crystalformers.attention.frames.local import Frames, PrincipalAxes
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import (
     AtomAttention,
@@ -30,14 +30,13 @@ from crystalformers.explain.data import (
     LocalFrame,
 )
 from crystalformers.explain.picture import draw
-from crystalformers.frames import Frames, PrincipalAxes
-from crystalformers.images import Images, with_images
+from crystalformers.images import CrystalBatch, Images, with_images
 from crystalformers.io import as_crystal
 from crystalformers.models.crystalformer import Block, Blocks
 
 if TYPE_CHECKING:
     from crystalformers.models.crystalformer import InfiniteAttention
-    from crystalformers.predict import Model
+    from crystalformers.prediction.model import Model
 
 __all__ = ["AtomAttention", "Attention", "Explanation", "ImageAttention", "LocalFrame", "draw", "explain"]
 
@@ -145,7 +144,7 @@ def _frames(
 ) -> Frames | PrincipalAxes | None:
     if encoding is None:
         return None
-    return local_frames(*around(p_AMH, geometry), tapered(logit_AMH, geometry), geometry, encoding)
+    return local_frames(*around(p_AMH, geometry), log_weights(logit_AMH, geometry), geometry, encoding)
 
 
 def _frame_of_row(frames: Frames | PrincipalAxes, row: int) -> LocalFrame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalformers.crystal import Crystal, CrystalBatch
+from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.images import build_images
+from crystalformers.images import CrystalBatch, build_images
 
 MIN_DISTANCE = 0.8
 """Distance between two nuclei below which a structure is wrong, Angstrom. Among some 90,000 relaxed structures of the

@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
 """Columns that precede the labels; `problem` tells why a row's structure could not even be read."""
 
 
-class Rows:
+class TableRows:
     """Crystals of one batch of rows.
 
     Args:

@@ -9,7 +9,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io.files import FORMATS, read_file, reader_of
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.rows import Rows
+from crystalformers.io.rows import TableRows
 from crystalformers.io.tables import is_table, open_source
 
 
@@ -82,7 +82,7 @@ def _read_table(path: Path) -> Iterator[Crystal | Rejected]:
     first = 0
     try:
         for batch in open_source(path).batches(()):
-            rows = Rows(batch, str(path), first)
+            rows = TableRows(batch, str(path), first)
             for row in range(len(rows)):
                 try:
                     yield rows[row]

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crystalformers.crystal import CrystalBatch
+from crystalformers.images import CrystalBatch
 from crystalformers.models.crystalformer import mean_over_atoms
-from crystalformers.models.elements import ElementVectors, projection
+from crystalformers.models.element_vectors import ElementVectors, projection
 from crystalformers.models.neighbours import Gaussians, Graph, GraphModel, check_settings, nearest, segment_sum
 
 GATE_FLOOR = 1e-6

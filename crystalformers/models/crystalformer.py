@@ -27,12 +27,12 @@ from crystalformers.attention import (
     infinite_attention,
     reciprocal,
 )
-from crystalformers.attention.lattice_sums import LatticeSums
-from crystalformers.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
+from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod
+from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
+from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
-from crystalformers.frames import TIE_WIDTH, FrameMethod
-from crystalformers.images import radius_for, tolerance_of
-from crystalformers.models.elements import ElementVectors
+from crystalformers.images import CrystalBatch, radius_for, tolerance_of
+from crystalformers.models.element_vectors import ElementVectors
 
 Space = Literal["real", "reciprocal", "dual", "alternating"]
 """In which space the Gaussian lattice sums of the attention heads run."""
@@ -271,7 +271,7 @@ class InfiniteAttention(nn.Module):
         """The lattice sums of the reciprocal heads, planned when the first block asks."""
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
-        return geometry.kept("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
+        return geometry.cached("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
 
 
 class Block(nn.Module):

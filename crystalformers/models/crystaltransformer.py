@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.attention import Backend
-from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import ConfigError
+from crystalformers.images import CrystalBatch
 from crystalformers.models.crystalformer import CrystalformerConfig, t_fixup_std
-from crystalformers.models.elements import ROWS
+from crystalformers.models.element_vectors import ROWS
 from crystalformers.models.encoders import CartesianEncoder, CompositionEncoder, PeriodicEncoder
 
 Variant = Literal["invariant", "published", "composition"]

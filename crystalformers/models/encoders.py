@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.attention import Backend
-from crystalformers.crystal import MAX_ATOMIC_NUMBER, CrystalBatch
+from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
-from crystalformers.images import radius_for
+from crystalformers.images import CrystalBatch, radius_for
 from crystalformers.models.crystalformer import Blocks, mean_over_atoms, t_fixup_scale
 
 if TYPE_CHECKING:

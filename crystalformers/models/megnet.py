@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crystalformers.crystal import CrystalBatch
+from crystalformers.images import CrystalBatch
 from crystalformers.models.crystalformer import mean_over_atoms
-from crystalformers.models.elements import ElementVectors
+from crystalformers.models.element_vectors import ElementVectors
 from crystalformers.models.neighbours import Gaussians, Graph, GraphModel, check_settings, segment_sum, within
 
 INNER, READOUT = (64, 64), (32, 16)

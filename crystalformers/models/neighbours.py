@@ -2,7 +2,7 @@
 
 "The 12 nearest" is no property of a crystal: where the 12th and the 13th atom are equally far, and symmetry makes
 them so more often than not, rounding or the order of the atoms decides. Here every neighbour carries a weight that is 1
-up to the 12th distance and falls smoothly to 0 within `TAPER_WIDTH` beyond it. So equal neighbours count alike, and
+up to the 12th distance and falls smoothly to 0 within `ENVELOPE_WIDTH` beyond it. So equal neighbours count alike, and
 predictions are continuous in the positions.
 
 Shapes: A atoms of a batch, E neighbours (directed edges), C crystals.
@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import ConfigError
-from crystalformers.images import TAPER_WIDTH, Images, taper
+from crystalformers.images import ENVELOPE_WIDTH, CrystalBatch, Images, envelope
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def nearest(batch: CrystalBatch, count: int, cutoff: float) -> Graph:
     last = images.ptr[:-1] + count
     enough = last < images.ptr[1:]
     farthest = images.distance[last.clamp(max=len(images.distance) - 1)]
-    reach = torch.where(enough, (farthest + TAPER_WIDTH).clamp(max=cutoff), cutoff)
+    reach = torch.where(enough, (farthest + ENVELOPE_WIDTH).clamp(max=cutoff), cutoff)
     return _graph(images, reach)
 
 
@@ -91,7 +90,7 @@ def _graph(images: Images, reach: Tensor) -> Graph:
     near = ((images.distance < reach[target]) & (images.distance > 0)).nonzero().squeeze(1)
     target, distance = target[near], images.distance[near]
     vectors = None if images.vectors is None else images.vectors[near]
-    weight = taper(distance, reach[target])
+    weight = envelope(distance, reach[target])
     return Graph(target, images.source[near], distance, weight, images.n_atoms, vectors)
 
 

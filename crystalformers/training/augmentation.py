@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crystalformers.crystal import CrystalBatch
+from crystalformers.images import CrystalBatch
 from crystalformers.training.recipe import Augment
 
 Array = NDArray[np.float64]

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crystalformers.crystal import Crystal, CrystalBatch
-from crystalformers.images import Images, with_images
+from crystalformers.crystal import Crystal
+from crystalformers.images import CrystalBatch, Images, with_images
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
@@ -164,7 +164,7 @@ class ImageStore:
         self.budget = budget
         self.directions = directions
         self.used = 0
-        self._kept: dict[int, tuple[Crystal, CompactImages]] = {}
+        self._cache: dict[int, tuple[Crystal, CompactImages]] = {}
 
     def batch(self, rows: IntArray) -> CrystalBatch:
         """The crystals of `rows` with their images, lengths in float32.
@@ -172,7 +172,7 @@ class ImageStore:
         Raises:
             StructureError: if the table cannot give one of the crystals.
         """
-        entries = {row: self._kept[row] for row in rows.tolist() if row in self._kept}
+        entries = {row: self._cache[row] for row in rows.tolist() if row in self._cache}
         entries |= self._build([row for row in rows.tolist() if row not in entries])
         crystals, parts = zip(*(entries[row] for row in rows.tolist()), strict=True)
         images = pack_images(parts, self.radius)
@@ -188,7 +188,7 @@ class ImageStore:
         for row, (crystal, images) in built.items():
             size = images.nbytes + crystal.numbers.nbytes + crystal.frac_coords.nbytes
             if self.used + size <= self.budget:
-                self._kept[row] = crystal, images
+                self._cache[row] = crystal, images
                 self.used += size
         return built
 

@@ -12,7 +12,7 @@ from crystalformers.training.dataset import Dataset
 from crystalformers.training.recipe import Elements
 
 if TYPE_CHECKING:
-    from crystalformers.embeddings.table import ElementTable
+    from crystalformers.elements.table import ElementTable
 
 
 def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None:
@@ -23,7 +23,7 @@ def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None
     """
     if settings is None:
         return None
-    from crystalformers.embeddings.library import load_elements
+    from crystalformers.elements.library import load_elements
 
     table = load_elements(settings.table)
     for split, rows in dataset.splits.items():

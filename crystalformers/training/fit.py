@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crystalformers.bundled import WEIGHTS
 from crystalformers.checkpoint import save_model, write_atomically
 from crystalformers.errors import ConfigError
 from crystalformers.models import build_model
+from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.target import Target
 from crystalformers.training import elements, report
 from crystalformers.training.averaging import learned
@@ -26,7 +26,7 @@ from crystalformers.training.recipe import OPERATIONAL, Recipe
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
-    from crystalformers.embeddings.table import ElementTable
+    from crystalformers.elements.table import ElementTable
     from crystalformers.training.callbacks import RunState, Signals
     from crystalformers.training.module import TrainingModule
 

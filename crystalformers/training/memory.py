@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crystalformers.batches import is_about_memory
-from crystalformers.crystal import CrystalBatch
 from crystalformers.errors import BatchMemoryError
+from crystalformers.images import CrystalBatch
+from crystalformers.prediction.batching import is_about_memory
 from crystalformers.training.recipe import Recipe
 
 

@@ -51,7 +51,7 @@ class Elements(Section):
     """A table of element vectors in front of the model.
 
     Attributes:
-        table: its name or file, as `crystalformers.embeddings.load_elements` takes it.
+        table: its name or file, as `crystalformers.elements.load_elements` takes it.
         standardise: give every column mean 0 and standard deviation 1 over the elements of the table; raw properties in
             units of their own train badly.
         trainable: whether training may change the vectors.

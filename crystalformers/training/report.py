@@ -21,7 +21,7 @@ from crystalformers.training.memory import memory_named
 from crystalformers.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from crystalformers.embeddings.table import ElementTable
+    from crystalformers.elements.table import ElementTable
 
 FloatArray = NDArray[np.float64]
 SHOWN = 10

@@ -1,0 +1,204 @@
+"""Data of the experiment on element vectors: tasks, fixed splits, graphs kept in memory, overlap with mp36k."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.harness import shared
+from crystalformers.crystal import Crystal
+from crystalformers.data.table import CrystalTable, open_table
+from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models.neighbours import GraphModel, pruned
+from crystalformers.target import Target
+from crystalformers.training.batching import CompactImages, pack_images, split_images
+
+Rows = NDArray[np.int64]
+
+TEST_SEED = 20250101
+"""Draws the test rows of the tables that bring no split."""
+
+TEST_ROWS = 1000
+"""How many those are, but at most a fifth of the table."""
+
+FRONT_END = "mp36k"
+"""The table whose training split the element vectors of this library come from."""
+
+EXCLUDED = ("matbench_perovskites", "matbench_phonons", "oqmd_a3bc", "mp_binary_elasticity")
+"""Tables that vectors are transferred to; no crystal with a composition from them taught the vectors."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A column to learn.
+
+    Attributes:
+        table: name of the Parquet file.
+        target: the column; errors are measured in its unit, after its transform.
+        split: `given` (columns train and test), `folds` (official folds; seed k is tested on fold k mod 5) or `drawn`.
+    """
+
+    table: str
+    target: Target
+    split: str = "drawn"
+
+    @property
+    def unit(self) -> str:
+        """Unit of the error."""
+        return f"log10({self.target.unit})" if self.target.transform == "log10" else self.target.unit
+
+
+TASKS = {
+    "mp36k-energy": Task("mp36k", Target("formation_energy_per_atom", "eV/atom", "per_atom"), "given"),
+    "mp36k-gap": Task("mp36k", Target("band_gap", "eV"), "given"),
+    "oqmd-energy": Task("oqmd_a3bc", Target("formation_energy_per_atom", "eV/atom", "per_atom")),
+    "oqmd-gap": Task("oqmd_a3bc", Target("band_gap", "eV")),
+    "perovskites-energy": Task("matbench_perovskites", Target("e_form", "eV/cell", "per_cell"), "folds"),
+    "bulk-modulus": Task("mp_binary_elasticity", Target("bulk_modulus_vrh", "GPa", transform="log10")),
+    "shear-modulus": Task("mp_binary_elasticity", Target("shear_modulus_vrh", "GPa", transform="log10")),
+    "phonons": Task("matbench_phonons", Target("last_phdos_peak", "1/cm"), "folds"),
+}
+
+
+@cache
+def load(name: str) -> CrystalTable:
+    """A table of the shared data."""
+    return open_table(shared() / "data" / f"{name}.parquet")
+
+
+@cache
+def usable_rows(task: Task) -> Rows:
+    """Rows with a readable crystal and a label that can be transformed."""
+    table = load(task.table)
+    values = table.labels(task.target.name)
+    usable = np.isfinite(values) & (values > 0 if task.target.transform == "log10" else True)
+    usable[list(table.check_rows())] = False
+    return np.flatnonzero(usable)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one run and their labels, (rows, 1); standardised by the training rows, NaN elsewhere."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+    target: Target
+    labels: Tensor
+
+
+@cache
+def split_of(task: Task, size: int | None, seed: int) -> Split:
+    """Training and validation rows (together `size`, None for all) and the test rows, which no size changes.
+
+    The samples of one seed are nested: that of 100 is part of that of 500. A fifth of a sample of up to 500, a tenth
+    of a larger one is for validation.
+
+    Raises:
+        ValueError: if the table is too small.
+    """
+    table, rows = load(task.table), usable_rows(task)
+    values = table.labels(task.target.name)
+    test = rows[_is_test(task, table, seed)[rows]]
+    pool = np.setdiff1d(rows, np.flatnonzero(_is_held_out(task, table, seed)))
+    sample = np.random.default_rng([seed, crc32(task.table.encode())]).permutation(pool)[:size]
+    if size is not None and len(sample) < size:
+        raise ValueError(f"{task.table} has {len(sample)} rows to train on, not {size}.")
+    count = round(len(sample) * (0.2 if len(sample) <= 500 else 0.1))
+    train, val = sample[count:], sample[:count]
+    target = task.target.fitted(values[train], table.n_atoms[train])
+    labels = np.full((len(table), 1), np.nan)
+    labels[rows, 0] = target.standardise(values[rows], table.n_atoms[rows])
+    return Split(train, val, test, target, torch.from_numpy(labels).float())
+
+
+def _is_test(task: Task, table: CrystalTable, seed: int) -> NDArray[np.bool_]:
+    if task.split == "given":
+        return np.array(table.split) == "test"
+    if task.split == "folds":
+        return table.labels("matbench_fold") == seed % 5
+    chosen = np.zeros(len(table), dtype=bool)
+    count = min(TEST_ROWS, len(table) // 5)
+    chosen[np.random.default_rng(TEST_SEED).permutation(len(table))[:count]] = True
+    return chosen
+
+
+def _is_held_out(task: Task, table: CrystalTable, seed: int) -> NDArray[np.bool_]:
+    return np.array(table.split) != "train" if task.split == "given" else _is_test(task, table, seed)
+
+
+def error(split: Split, predicted: NDArray[np.float64], rows: Rows, n_atoms: NDArray[np.int64]) -> float:
+    """Mean absolute error in the unit of the task."""
+    scale = split.target.std * (n_atoms[rows] if split.target.basis == "per_cell" else 1)
+    return float(np.mean(np.abs(predicted - split.labels[rows, 0].double().numpy()) * scale))
+
+
+class Graphs:
+    """Crystals with the neighbours that one kind of model looks at, built once and kept.
+
+    A model is given only the images it would choose itself (`neighbours.pruned`), so nothing changes but the time.
+    """
+
+    def __init__(self, table: CrystalTable, model: Any, tolerance: float) -> None:
+        self.table, self.model = table, model
+        self.radius = float(model.radius(tolerance))
+        self._cache: dict[int, tuple[Crystal, CompactImages]] = {}
+        self._batches: dict[bytes, list[CrystalBatch]] = {}
+
+    def batch(self, rows: Rows) -> CrystalBatch:
+        """The crystals of these rows, lengths in float32."""
+        self.prepare(rows)
+        crystals, parts = zip(*(self._cache[row] for row in rows.tolist()), strict=True)
+        return replace(CrystalBatch.from_crystals(crystals, torch.float32), images=pack_images(parts, self.radius))
+
+    def prepare(self, rows: Iterable[int]) -> None:
+        """Build what is missing."""
+        missing = [int(row) for row in rows if int(row) not in self._cache]
+        for start in range(0, len(missing), 64):
+            chunk = missing[start : start + 64]
+            crystals = [self.table[row] for row in chunk]
+            batch = CrystalBatch.from_crystals(crystals)
+            batch = with_images(batch, self.radius, directions=bool(self.model.needs_directions))
+            if isinstance(self.model, GraphModel):
+                batch = pruned(batch, self.model.graph(batch))
+            self._cache |= dict(zip(chunk, zip(crystals, split_images(batch), strict=True), strict=True))
+
+    def batches(self, rows: Rows, size: int = 128) -> list[CrystalBatch]:
+        """All rows in order, for evaluation; kept, since every run on the same test rows asks for them."""
+        key = rows.tobytes()
+        if key not in self._batches:
+            self._batches[key] = [self.batch(rows[k : k + size]) for k in range(0, len(rows), size)]
+        return self._batches[key]
+
+
+def composition(crystal: Crystal) -> tuple[tuple[int, int], ...]:
+    """Reduced composition: atomic numbers with the smallest whole counts."""
+    numbers, counts = np.unique(crystal.numbers, return_counts=True)
+    divisor = math.gcd(*counts.tolist())
+    return tuple(zip(numbers.tolist(), (counts // divisor).tolist(), strict=True))
+
+
+def overlap(name: str) -> dict[str, Any]:
+    """How many test crystals of a task (of seed 0) have a composition that the front-end's training split holds."""
+    task = TASKS[name]
+    table, test = load(task.table), split_of(task, None, 0).test
+    shared_rows = sum(composition(table[int(row)]) in _front_end_compositions() for row in test)
+    return {"task": name, "test": len(test), "composition_in_front_end": shared_rows}
+
+
+@cache
+def _front_end_compositions() -> frozenset[tuple[tuple[int, int], ...]]:
+    table = load(FRONT_END)
+    names = table.split
+    assert names is not None
+    learned = frozenset(composition(table[row]) for row in range(len(table)) if names[row] == "train")
+    return learned.difference(*({composition(crystal) for crystal in load(name)} for name in EXCLUDED))

@@ -1,0 +1,227 @@
+"""One run of the experiment on element vectors: a back-end, a table in front of it, a training sample, a test error.
+
+A loop of its own rather than `crystalformers.fit`: hundreds of runs of some seconds each would spend most of their
+time on run folders, resume files and Lightning's start. Models, targets, graphs and tables are the library's.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.elements.data import TASKS, Graphs, Rows, Split, error, load, split_of
+from crystalformers.elements import ElementTable, load_elements
+from crystalformers.models import build_model
+from crystalformers.periodic import ELEMENTS
+
+ROWS = 100
+"""Rows of the vectors in front of a model."""
+
+MOST_SEEN = 400_000
+"""Training crystals that a run looks at, at most, each as often as it is seen."""
+
+WEIGHT_DECAY = 1e-2
+WARMUP = 0.1
+"""Share of the steps over which the learning rate rises; then it follows a cosine down to zero."""
+FINE_TUNING = 0.1
+"""Learning rate of the vectors of a table relative to that of the model."""
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    """A model and how it is trained; the learning rate comes from `search` (validation errors only).
+
+    Attributes:
+        architecture: in `crystalformers.models.MODELS`.
+        lr: peak learning rate.
+        model: its settings.
+        tolerance: for the radius of the images, where the model has no cutoff.
+    """
+
+    architecture: str
+    lr: float
+    model: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = 1e-3
+
+
+BACKENDS = {
+    "cgcnn": BackEnd("cgcnn", 3e-3),
+    "megnet": BackEnd("megnet", 1e-2),
+    "alignn": BackEnd("alignn", 1e-2, {"dim": 64, "angle_layers": 2, "bond_layers": 2}),
+    "crystalformer": BackEnd(
+        "crystalformer", 1e-3, {"dim": 64, "heads": 4, "blocks": 3, "feedforward": 128, "radial_functions": 32}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one line of the results tells about.
+
+    Attributes:
+        task: in `TASKS`.
+        size: training and validation samples together; None for all.
+        backend: in `BACKENDS`.
+        table: what the recipe calls the table of vectors.
+        source: name or file of the table; None for vectors of the model's own.
+        mode: `frozen` or `fine-tuned`.
+        seed: of the sample, the weights and the order; and the fold.
+    """
+
+    task: str
+    size: int | None
+    backend: str
+    table: str
+    source: str | None
+    mode: str
+    seed: int
+
+
+class Laboratory:
+    """Graphs and tables that runs share."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[str, str], Graphs] = {}
+        self._tables: dict[str, ElementTable] = {}
+
+    def table(self, source: str) -> ElementTable:
+        """A table of element vectors, every column with mean 0 and standard deviation 1."""
+        if source not in self._tables:
+            self._tables[source] = load_elements(source).standardised()
+        return self._tables[source]
+
+    def fingerprint(self, source: str | None) -> str | None:
+        """Hash of the elements and vectors of a table, so that a changed table is run again."""
+        if source is None:
+            return None
+        table = self.table(source)
+        return hashlib.blake2b(table.numbers.tobytes() + table.vectors.tobytes(), digest_size=8).hexdigest()
+
+    def graphs(self, task: str, backend: str) -> Graphs:
+        """Crystals of a task as a back-end sees them."""
+        key = (TASKS[task].table, backend)
+        if key not in self._graphs:
+            chosen = BACKENDS[backend]
+            model = build_model(chosen.architecture, chosen.model)
+            self._graphs[key] = Graphs(load(key[0]), model, chosen.tolerance)
+        return self._graphs[key]
+
+    def model(self, run: Run) -> Any:
+        """A fresh model with the vectors of the run's table in front; elements the table lacks stand at its mean."""
+        chosen = BACKENDS[run.backend]
+        torch.manual_seed(run.seed)
+        if run.source is None:
+            return build_model(chosen.architecture, chosen.model)
+        table = self.table(run.source)
+        model = build_model(chosen.architecture, {**chosen.model, "element_dim": table.dim})
+        vectors = torch.from_numpy(table.dense("zero", ROWS))
+        model.elements.set(vectors, torch.ones(ROWS, dtype=torch.bool), trainable=run.mode == "fine-tuned")
+        return model
+
+    def missing(self, run: Run, rows: Rows) -> dict[str, int]:
+        """Elements of these rows that the table lacks, and how many of the rows hold each."""
+        if run.source is None:
+            return {}
+        known = self.table(run.source).known(ROWS)
+        table = load(TASKS[run.task].table)
+        unsupported_reason = [z for row in rows for z in np.unique(table[int(row)].numbers) if not known[z - 1]]
+        return {ELEMENTS[z - 1]: unsupported_reason.count(z) for z in sorted(set(unsupported_reason))}
+
+    def carry_out(self, run: Run, lr: float | None = None) -> dict[str, Any]:
+        """Train, choose the epoch by the validation error, measure the test error."""
+        start = time.process_time()
+        split = split_of(TASKS[run.task], run.size, run.seed)
+        graphs = self.graphs(run.task, run.backend)
+        graphs.prepare(np.concatenate([split.train, split.val, split.test]))
+        prepared = time.process_time()
+        model = self.model(run)
+        chosen = lr or BACKENDS[run.backend].lr
+        validation, epoch, epochs = train(model, graphs, split, chosen, run.seed)
+        trained = time.process_time()
+        predicted = predict(model, graphs.batches(split.test))
+        n_atoms = load(TASKS[run.task].table).n_atoms
+        return {
+            **asdict(run),
+            "fingerprint": self.fingerprint(run.source),
+            "mae": error(split, predicted, split.test, n_atoms),
+            "unit": TASKS[run.task].unit,
+            "val_error": validation,
+            "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
+            "test_std": float(split.labels[split.test].std()) * split.target.std,
+            "best_epoch": epoch,
+            "epochs": epochs,
+            "lr": chosen,
+            "missing": self.missing(run, split.test),
+            "unseen": unseen(run, split),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "cpu_seconds": {"graphs": round(prepared - start, 2), "training": round(trained - prepared, 2)},
+        }
+
+
+def unseen(run: Run, split: Split) -> float:
+    """Share of the test crystals with an element that no training crystal holds."""
+    table = load(TASKS[run.task].table)
+    seen = {z for row in split.train for z in table[int(row)].numbers.tolist()}
+    return float(np.mean([not seen.issuperset(table[int(row)].numbers.tolist()) for row in split.test]))
+
+
+def schedule(rows: int) -> tuple[int, int]:
+    """Batch size and epochs for a number of training rows: the smaller the sample, the more often it is seen."""
+    batch = 16 if rows < 200 else 32 if rows < 1000 else 64
+    return batch, min(max(40, round(1200 / math.sqrt(rows))), math.ceil(MOST_SEEN / rows))
+
+
+def train(model: Any, graphs: Graphs, split: Split, lr: float, seed: int) -> tuple[float, int, int]:
+    """Fit in place and go back to the best epoch; its validation error (standardised), its number, and how many."""
+    batch_size, epochs = schedule(len(split.train))
+    rng = np.random.default_rng(seed)
+    per_epoch = max(1, len(split.train) // batch_size)
+    model.calibrate(graphs.batch(rng.permutation(split.train)[: 4 * batch_size]))
+    optimizer = torch.optim.AdamW(groups(model, lr), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
+    timetable = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(step / (epochs * per_epoch)))
+    validation = graphs.batches(split.val)
+    best, best_epoch, weights = math.inf, -1, model.state_dict()
+    for epoch in range(epochs):
+        model.train()
+        # What does not fill a batch sits out, other rows each epoch.
+        for rows in np.array_split(rng.permutation(split.train)[: per_epoch * batch_size], per_epoch):
+            loss = nn.functional.l1_loss(model(graphs.batch(rows)), split.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            timetable.step()
+        current = float(np.abs(predict(model, validation) - split.labels[split.val, 0].double().numpy()).mean())
+        if current < best:
+            best, best_epoch, weights = current, epoch, copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return best, best_epoch, epochs
+
+
+def pace(done: float) -> float:
+    """Learning rate relative to its peak when this share of the steps is done."""
+    return min(1.0, (done + 1e-3) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Parameters of the model, and those of a fine-tuned table, which learn more slowly and do not decay."""
+    own = getattr(model.config, "element_dim", 0) == 0
+    vectors = [] if own else [p for name, p in model.named_parameters() if name == "elements.vectors"]
+    others: list[Tensor] = [p for p in model.parameters() if all(p is not v for v in vectors)]
+    return [{"params": others}, {"params": vectors, "lr": lr * FINE_TUNING, "weight_decay": 0.0}]
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: list[Any]) -> NDArray[np.float64]:
+    """Standardised predictions of all crystals."""
+    model.eval()
+    return np.concatenate([model(batch)[:, 0].double().numpy() for batch in batches])

@@ -1,0 +1,227 @@
+"""How the time of a training step divides: `crystalformers train` with the published recipe, on the CPU.
+
+First a real run of a few epochs, Lightning, logging and checkpoints included, gives the time of a whole step. Then
+each part is timed alone, all taking turns: reading crystals from the table and building their images (first epoch only,
+later ones find them in memory), collation, attention and dense layers forward and backward, the rest of the network,
+the optimiser with clipping, weight averaging (last epochs only). What the parts leave of the whole is the loop's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import (
+    RESULTS,
+    benchmark_crystals,
+    interleaved,
+    machine,
+    print_table,
+    shared,
+    size_distribution,
+    usable_cores,
+    versions,
+    write_results,
+)
+from benchmarks.speed.cpu import Record
+from crystalformers.attention import Geometry, infinite_attention
+from crystalformers.crystal import Crystal
+from crystalformers.data.table import CrystalTable, open_table
+from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models import build_model
+from crystalformers.models.presets import preset
+from crystalformers.target import Target
+from crystalformers.training.averaging import WeightAverage
+from crystalformers.training.batching import ImageStore
+from crystalformers.training.fit import fit
+from crystalformers.training.recipe import Recipe
+
+TARGET = Target("energy", "eV/atom", "per_atom")
+VALIDATION = 16
+EPOCHS = 4
+
+
+def write_table(path: Path, crystals: Sequence[Crystal], seed: int) -> CrystalTable:
+    """The crystals with random labels, the last few for validation."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "id": [f"{number}" for number in range(len(crystals))],
+        "atomic_numbers": [crystal.numbers.tolist() for crystal in crystals],
+        "lattice": [crystal.lattice.ravel().tolist() for crystal in crystals],
+        "frac_coords": [crystal.frac_coords.ravel().tolist() for crystal in crystals],
+        "n_atoms": [len(crystal) for crystal in crystals],
+        "energy": np.random.default_rng(seed).normal(size=len(crystals)),
+        "split": ["train"] * (len(crystals) - VALIDATION) + ["val"] * VALIDATION,
+    }
+    pq.write_table(pa.table(columns), path)
+    return open_table(path)
+
+
+def whole_step(table: CrystalTable, recipe: Recipe, folder: Path) -> list[float]:
+    """Seconds of a step in each epoch of a real run after the first."""
+    fit(table, [TARGET], folder / "run", recipe)
+    with (folder / "run" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [recipe.batch_size / float(row["crystals_per_second"]) for row in rows[1:]]
+
+
+def attention(record: Record, backward: bool) -> None:
+    """The attention of all blocks, with what is derived from the geometry once per batch."""
+    assert record.batch.images is not None
+    geometry = Geometry(replace(record.batch, images=replace(record.batch.images)), record.geometry.basis)
+    with torch.set_grad_enabled(backward):
+        for inputs in record.attention_inputs:
+            y = infinite_attention(*inputs[:4], inputs[4], geometry, record.backend)
+            if backward:
+                torch.autograd.grad(y, inputs, torch.ones_like(y))
+
+
+def dense(record: Record, backward: bool) -> None:
+    """The matrix products of all dense layers."""
+    with torch.set_grad_enabled(backward):
+        for layer, x in record.dense_inputs:
+            y = layer(x)
+            if backward:
+                torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
+
+
+def parts_of(table: CrystalTable, name: str, recipe: Recipe) -> dict[str, Callable[[], object]]:
+    """Each part of a step over one batch of the table."""
+    torch.manual_seed(recipe.seed)
+    model = build_model("crystalformer", vars(preset(name)))
+    radius, rows = model.radius(recipe.tolerance), np.arange(recipe.batch_size)
+    store = ImageStore(table, radius, recipe.image_cache_gb * 1e9, directions=model.needs_directions)
+    batch, labels = store.batch(rows), torch.randn(len(rows), 1)
+    model.calibrate(batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    # Averaged is a copy, since swapping in and out is not what is timed.
+    average = WeightAverage(deepcopy(model))
+    record = Record.of(model, batch) if model.config.frame is None else None
+    crystals = [table[int(row)] for row in rows]
+
+    def network(backward: bool) -> None:
+        with torch.set_grad_enabled(backward):
+            loss = (model(store_batch()) - labels).abs().mean()
+        if backward:
+            optimizer.zero_grad()
+            loss.backward()
+
+    def store_batch() -> CrystalBatch:
+        assert batch.images is not None
+        return replace(batch, images=replace(batch.images))
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+
+    def images() -> None:
+        with_images(CrystalBatch.from_crystals(crystals), radius, directions=model.needs_directions)
+
+    network(backward=True)
+    tasks: dict[str, Callable[[], object]] = {
+        "reading (first epoch)": lambda: [table[int(row)] for row in rows],
+        "images (first epoch)": images,
+        "collation": lambda: store.batch(rows),
+        "network forward": lambda: network(backward=False),
+        "network forward and backward": lambda: network(backward=True),
+        "optimiser and clipping": update,
+        "averaging (last epochs)": average.update,
+    }
+    if record is not None:
+        tasks |= {
+            "attention forward": lambda: attention(record, backward=False),
+            "attention forward and backward": lambda: attention(record, backward=True),
+            "dense forward": lambda: dense(record, backward=False),
+            "dense forward and backward": lambda: dense(record, backward=True),
+        }
+    return tasks
+
+
+def divided(times: dict[str, float], step: float) -> dict[str, float]:
+    """Seconds of each part of a step, such that the parts of the later epochs add up to the whole."""
+    both = {name: times.get(f"{name} forward and backward", 0.0) for name in ("network", "attention", "dense")}
+    forward = {name: times.get(f"{name} forward", 0.0) for name in both}
+    parts: dict[str, float] = {}
+    if both["attention"]:
+        for name in ("attention", "dense"):
+            parts[f"{name} forward"] = forward[name]
+            parts[f"{name} backward"] = both[name] - forward[name]
+        parts["rest of the network"] = both["network"] - both["attention"] - both["dense"]
+    else:
+        parts |= {"network forward": forward["network"], "network backward": both["network"] - forward["network"]}
+    parts |= {name: times[name] for name in ("collation", "optimiser and clipping")}
+    parts["loop, logging, waiting"] = step - sum(parts.values())
+    return parts
+
+
+def profile(name: str, crystals: Sequence[Crystal], given: argparse.Namespace) -> dict[str, Any]:
+    """One model: the real run, then its parts."""
+    settings = {"preset": name, "epochs": EPOCHS, "average_epochs": 0, "batch_size": given.batch}
+    recipe = Recipe.parse({**settings, "threads": given.threads, "seed": given.seed, "accelerator": "cpu"})
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_table(Path(folder) / "table.parquet", crystals, given.seed)
+        steps = whole_step(table, recipe, Path(folder))
+        raw = interleaved(parts_of(table, name, recipe), given.rounds, given.seconds)
+    times = {part: statistics.median(values) for part, values in raw.items()}
+    step = statistics.median(steps)
+    parts = divided(times, step)
+    ratio = times["attention forward and backward"] / times["dense forward and backward"] if len(times) > 7 else None
+    once = {part: times[part] for part in times if part.endswith(("epoch)", "epochs)"))}
+    print(f"\n{name}: {1e3 * step:.1f} ms a step, {given.batch / step:.0f} crystals/s")
+    rows = [[part, f"{1e3 * t:.2f}", f"{100 * t / step:.0f}"] for part, t in (parts | once).items()]
+    print_table(["part", "ms", "% of a step of later epochs"], rows)
+    if ratio is not None:
+        print(f"attention : the dense layers' matrix products = {ratio:.2f}")
+    return {"model": name, "step_seconds": steps, "parts_seconds": parts, "only_some_epochs_seconds": once} | {
+        "attention_over_dense": ratio,
+        "raw_seconds": raw,
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=shared() / "peers" / "structures.parquet")
+    parser.add_argument("--structures", type=int, default=144, help="first crystals of the table")
+    parser.add_argument("--batch", type=int, default=32, help="crystals of a step")
+    parser.add_argument("--model", action="append", help="preset; repeatable; default: crystalformer, crystalframer")
+    parser.add_argument("--threads", type=int, default=min(2, usable_cores()))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="shortest turn of one part in a round")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS / "profile.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    crystals, source = benchmark_crystals(given.table, given.structures)
+    before = machine()
+    models = [profile(name, crystals, given) for name in given.model or ("crystalformer", "crystalframer")]
+    settings = {key: getattr(given, key) for key in ("batch", "threads", "rounds", "seconds", "seed")}
+    results = {
+        "what": __doc__,
+        "crystals": source,
+        "n_atoms": size_distribution(map(len, crystals)),
+        "settings": settings,
+        "machine": {**before, "load_average_after": machine()["load_average"]},
+        "versions": versions("crystalformers", "torch", "numpy", "lightning"),
+        "models": models,
+    }
+    write_results(given.output, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What the fused CPU kernel reads beside the features, as C sees it and as the operators take it.
+
+Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
+from crystalformers.attention.chebyshev import chebyshev_series, orders_for, power_series
+from crystalformers.attention.geometry import Geometry
+from crystalformers.images import envelope
+
+LANES = 8
+WINDOW_LANES = 16
+
+REACH = 6.5
+"""Standard deviations beyond which a radial function counts as zero (7e-10)."""
+
+POLYNOMIAL = 1e-7
+"""Bound on the error of the polynomials between two centres."""
+
+
+class CKernelInput(ctypes.Structure):
+    """`KernelInput` of attention.c, field by field."""
+
+    _fields_ = (
+        *[(name, ctypes.c_void_p) for name in ("distance", "envelope", "pair", "ptr", "pair_ptr", "pair_source")],
+        *[(name, ctypes.c_void_p) for name in ("direction", "tail", "frame_ptr", "frames", "isotropic", "radial")],
+        *[(name, ctypes.c_float) for name in ("spacing", "tie_width")],
+        *[
+            (name, ctypes.c_int64)
+            for name in ("windows", "terms", "count", "orders", "atoms", "head_groups", "head_dim")
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class CpuImages:
+    """The geometry as the kernel reads it; computed once per batch, shared by all layers."""
+
+    distance: Tensor  # (E,) float32
+    envelope: Tensor  # (E,) float32
+    pair: Tensor  # (E,) int32
+    ptr: Tensor  # (A + 1,)
+    pair_ptr: Tensor  # (A + 1,)
+    pair_source: Tensor  # (P,)
+    pair_target: Tensor  # (P,)
+    by_source: Tensor  # (P,) pairs in the order of their source atom; empty without gradients
+    source_ptr: Tensor  # (A + 1,), or empty
+    radial: Tensor  # (terms, windows * WINDOW_LANES) float32, see `radial_polynomials`
+    spacing: float
+
+    @classmethod
+    def of(cls, geometry: Geometry, *, backward: bool) -> CpuImages:
+        """Read off a geometry; with what only a backward pass reads, or without."""
+        images, basis = geometry.images, geometry.basis
+        atoms = torch.arange(images.n_atoms + 1, device=images.pair_source.device)
+        by_source = source_ptr = images.pair_source.new_empty(0)
+        if backward:
+            by_source = torch.argsort(images.pair_source, stable=True)
+            source_ptr = torch.searchsorted(images.pair_source[by_source], atoms)
+        return cls(
+            distance=images.distance.contiguous(),
+            envelope=envelope(images.distance, images.radius),
+            pair=images.pair.contiguous(),
+            ptr=images.ptr.contiguous(),
+            pair_ptr=torch.searchsorted(images.pair_target, atoms),
+            pair_source=images.pair_source.contiguous(),
+            pair_target=images.pair_target.contiguous(),
+            by_source=by_source,
+            source_ptr=source_ptr,
+            radial=radial_polynomials(basis.width),
+            spacing=basis.spacing if basis.count else 1.0,
+        )
+
+
+def radial_polynomials(width: float) -> Tensor:
+    """The radial functions that are not zero between two neighbouring centres, as powers of the place between them.
+
+    Seen from between the centres of functions n and n + 1, function k is the same for every n - k. With place u, -1 at
+    the one centre and 1 at the other, b = sum_t c_t u^t.
+
+    Args:
+        width: standard deviation in units of the spacing.
+
+    Returns:
+        c for the functions k = n - half + 1, ..., n + half, shape (an even number of terms, 2 half) float32.
+    """
+    half = math.ceil((2 * REACH * width + 1) / WINDOW_LANES) * WINDOW_LANES // 2
+    centres = torch.arange(1 - half, half + 1, dtype=torch.float64)
+    series = chebyshev_series(
+        lambda u: torch.exp(-0.5 * (((u[:, None] + 1) / 2 - centres) / width) ** 2), orders_for(2 * width, POLYNOMIAL)
+    )
+    return power_series(series).float().contiguous()
+
+
+PTR = 3
+"""Place of `CpuImages.ptr` in `KernelInput.tensors`."""
+
+
+class KernelInput(NamedTuple):
+    """All that the kernel reads beside the features, as the operators take it; see `CKernelInput` for the order.
+
+    Attributes:
+        tensors: of `CKernelInput`, empty where there is none; then those of `CpuImages` that only the last pass reads.
+        numbers: real ones of `CKernelInput`.
+        counts: whole ones, up to those that the shape of the features tells.
+    """
+
+    tensors: list[Tensor]
+    numbers: list[float]
+    counts: list[int]
+
+    @classmethod
+    def of(
+        cls, rows: CpuImages, series: CosineSeries | None, frames: PackedFrames | None, tie_width: float, count: int
+    ) -> KernelInput:
+        """Put together what a batch, its frames and a model give."""
+        none = torch.empty(0)
+        tensors = [rows.distance, rows.envelope, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
+        tensors += [none] * 2 if series is None else [series.direction, series.tail]
+        if series is not None and frames is not None:
+            tensors += [frames.ptr, frames.frames, frames.isotropic]
+        else:
+            tensors += [none] * 3
+        tensors += [rows.radial]
+        tensors += [rows.pair_target, rows.by_source, rows.source_ptr]
+        terms, lanes = rows.radial.shape
+        orders = 0 if series is None else series.orders
+        return cls(tensors, [rows.spacing, tie_width], [lanes // WINDOW_LANES, terms, count, orders])
+
+    def pointers(self, q_ADH: Tensor) -> CKernelInput:
+        """As the kernel takes it; the tensors must outlive it."""
+        pointers = (tensor.data_ptr() for tensor in self.tensors[:-3])  # 0 for an empty one
+        atoms, width, heads = q_ADH.shape
+        return CKernelInput(*pointers, *self.numbers, *self.counts, atoms, heads // LANES, width)

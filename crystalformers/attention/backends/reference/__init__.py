@@ -1,0 +1,5 @@
+"""The equations of the papers as plainly as they can be written; every other backend is tested against them."""
+
+from crystalformers.attention.backends.reference.backend import attention
+
+__all__ = ["attention"]

@@ -1,0 +1,150 @@
+/* Every periodic image within a radius of every atom, sorted by distance; called by enumeration.py.
+ *
+ * Rows (target atoms) are independent: the caller counts the images of all rows, and then fills lists of that size.
+ *
+ * Shapes: A atoms, E images, P pairs.
+ */
+#include "image_search.h"
+
+static int widen(Search *s, int64_t count) {
+    if (count < s->capacity) return 0;
+    s->capacity = count + count / 2 + 64;
+    return resize((void **)&s->distance, s->capacity * 8) || resize((void **)&s->sorted, s->capacity * 8) ||
+           resize((void **)&s->bucket, s->capacity * 4) || resize((void **)&s->order, s->capacity * 4) ||
+           resize((void **)&s->start, BUCKETS_PER_IMAGE * s->capacity * 4);
+}
+
+/* Sort the images found into `order`. Volume is uniform in d^3, so buckets in d^3 hold less than one image each; a
+ * final insertion sort orders what shares a bucket. Equal distances stay as they were found. */
+static int sort_images(Search *s, double radius) {
+    const int64_t count = s->images.count;
+    if (widen(s, count)) return 1;
+    const int64_t buckets = BUCKETS_PER_IMAGE * count;
+    const double scale = (double)buckets / (radius * radius * radius) * (1 - 1e-9);
+    const double *squared = s->images.z;
+    double *distance = s->distance, *sorted = s->sorted;
+    int32_t *start = s->start, *bucket = s->bucket, *order = s->order;
+    INDEPENDENT
+    for (int64_t e = 0; e < count; e++) {
+        distance[e] = sqrt(squared[e]);
+        const int32_t place = (int32_t)(squared[e] * distance[e] * scale);
+        bucket[e] = place < buckets ? place : (int32_t)buckets - 1;
+    }
+    memset(start, 0, buckets * sizeof(int32_t));
+    for (int64_t e = 0; e < count; e++) start[bucket[e]]++;
+    for (int64_t b = 0, before = 0; b < buckets; b++) {
+        const int32_t here = start[b];
+        start[b] = (int32_t)before;
+        before += here;
+    }
+    for (int64_t e = 0; e < count; e++) {
+        const int32_t place = start[bucket[e]]++;
+        order[place] = (int32_t)e;
+        sorted[place] = squared[e];
+    }
+    for (int64_t e = 1; e < count; e++) {
+        const double value = sorted[e];
+        if (sorted[e - 1] <= value) continue;
+        const int32_t image = order[e];
+        int64_t place = e;
+        for (; place > 0 && sorted[place - 1] > value; place--) {
+            sorted[place] = sorted[place - 1];
+            order[place] = order[place - 1];
+        }
+        sorted[place] = value;
+        order[place] = image;
+    }
+    return 0;
+}
+
+static int prepare(Search *s, const BinnedAtoms *in, int64_t first, int64_t last) {
+    int64_t largest = 0;
+    for (int64_t c = in->crystal[first]; c <= in->crystal[last - 1]; c++)
+        if (in->ptr[c + 1] - in->ptr[c] > largest) largest = in->ptr[c + 1] - in->ptr[c];
+    s->near = malloc(largest * sizeof(int32_t));
+    s->seen = calloc((largest + 63) / 64, sizeof(uint64_t));
+    return !s->near || !s->seen;
+}
+
+/* Number of images and of pairs of the target atoms first .. last - 1. Returns 0, or 1 if memory ran out. */
+int images_count(int64_t first, int64_t last, const BinnedAtoms *in, void *const *arrays) {
+    int64_t *images = arrays[0], *pairs = arrays[1];
+    Search s = {0};
+    int failure = prepare(&s, in, first, last);
+    for (int64_t i = first; i < last && !failure; i++) {
+        failure = find_lines(&s, in, i);
+        images[i] = pairs[i] = 0;
+        int32_t pair = -1;
+        for (int64_t k = 0; k < s.lines.count && !failure; k++) {
+            const int32_t atom = s.planes.parent[s.lines.parent[k]];
+            if (s.lines.many[k] > 0 && atom != pair) pairs[i]++, pair = atom;
+            images[i] += (int64_t)s.lines.many[k];
+        }
+    }
+    release(&s);
+    return failure;
+}
+
+typedef struct {
+    const int64_t *ptr, *pair_ptr;    /* (A + 1,) starts of the rows */
+    double *distance;                 /* (E,) */
+    int32_t *pair;                    /* (E,) */
+    int64_t *pair_target, *pair_source; /* (P,) */
+    int32_t *shift;                   /* (E, 3) or NULL */
+    double *vectors;                  /* (E, 3), p_j + n L - p_i, or NULL */
+} ImageLists;
+
+/* Number the pairs of atom i, write down their atoms, and tell each line its pair. */
+static void write_pairs(Search *s, int64_t i, const ImageLists *lists) {
+    int32_t atom = -1;
+    int64_t pair = lists->pair_ptr[i] - 1;
+    for (int64_t k = 0; k < s->lines.count; k++) {
+        const int32_t own = s->planes.parent[s->lines.parent[k]];
+        if (s->lines.many[k] > 0 && own != atom) {
+            atom = own;
+            pair++;
+            lists->pair_target[pair] = i;
+            lists->pair_source[pair] = s->near[atom];
+        }
+        s->lines.pair[k] = (int32_t)pair;
+    }
+}
+
+/* Write down lattice translations and vectors of the images of atom i, in order. */
+static void write_directions(const Search *s, const BinnedAtoms *in, int64_t i, const ImageLists *lists) {
+    const double *L = in->lattice + 9 * in->crystal[i], *own = in->positions + 3 * i;
+    for (int64_t e = 0; e < s->images.count; e++) {
+        const int32_t image = s->order[e], line = s->images.parent[image], plane = s->lines.parent[line];
+        const double n[3] = {s->images.n[image], s->lines.n[line], s->planes.n[plane]};
+        const double *other = in->positions + 3 * (int64_t)s->near[s->planes.parent[plane]];
+        const int64_t place = 3 * (lists->ptr[i] + e);
+        for (int x = 0; x < 3; x++) {
+            lists->shift[place + x] = (int32_t)n[x];
+            lists->vectors[place + x] = other[x] + (n[0] * L[x] + n[1] * L[3 + x] + n[2] * L[6 + x]) - own[x];
+        }
+    }
+}
+
+/* Fill the rows first .. last - 1 of lists of the size counted. Returns 0, 1 if memory ran out, or 2 if the numbers found
+ * differ from those counted. */
+int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const *arrays) {
+    const ImageLists *lists = arrays[0];
+    Search s = {0};
+    int failure = prepare(&s, in, first, last);
+    for (int64_t i = first; i < last && !failure; i++) {
+        failure = find_lines(&s, in, i) || find_images(&s.lines, &s.images, in->triangle[9 * in->crystal[i]]) ||
+                  sort_images(&s, in->radius);
+        if (!failure && s.images.count != lists->ptr[i + 1] - lists->ptr[i]) failure = 2;
+        if (failure) break;
+        write_pairs(&s, i, lists);
+        double *distance = lists->distance + lists->ptr[i];
+        int32_t *pair = lists->pair + lists->ptr[i];
+        for (int64_t e = 0; e < s.images.count; e++) {
+            distance[e] = s.distance[s.order[e]];
+            pair[e] = s.lines.pair[s.images.parent[s.order[e]]];
+        }
+        if (lists->shift) write_directions(&s, in, i, lists);
+    }
+    release(&s);
+    return failure;
+}

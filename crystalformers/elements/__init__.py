@@ -1,0 +1,13 @@
+"""One vector per element: tables made here and by others, and the files that other libraries read.
+
+>>> from crystalformers.elements import load_elements
+>>> load_elements("one-hot")["Fe"].shape
+(100,)
+"""
+
+from __future__ import annotations
+
+from crystalformers.elements.library import load_elements
+from crystalformers.elements.table import ElementTable
+
+__all__ = ["ElementTable", "load_elements"]

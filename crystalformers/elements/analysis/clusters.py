@@ -1,0 +1,253 @@
+"""Families of elements, found in the full space: Ward's tree, k-means and HDBSCAN; how many, how sharp, how stable.
+
+Labels count from 0 in the order in which the families first occur along atomic number; -1 is HDBSCAN's "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value, shuffled, structureless
+from crystalformers.errors import ConfigError
+
+Labels = NDArray[np.int64]
+Method = Literal["ward", "k-means"]
+Null = Callable[[Floats, np.random.Generator], Floats]
+
+CLUSTERS = tuple(range(2, 13))
+"""Numbers of families that are tried."""
+
+NULLS: dict[str, Null] = {"one cloud": structureless, "shuffled": shuffled}
+"""What chance means: one normal cloud of the same covariance; the same coordinates, each shuffled for itself.
+
+Shuffled coordinates correlate a little by accident, which sharpens families; this null errs towards "chance"."""
+
+KMEANS_STARTS = 20
+SUBSAMPLE = 0.8
+"""Share of the elements that a look at stability keeps."""
+
+
+def cluster(points: Floats, k: int, method: Method = "ward", seed: int = 0) -> Labels:
+    """Divide elements into k families, (E,).
+
+    Args:
+        points: coordinates of the elements, (E, D).
+        k: number of families.
+        method: Ward's tree (Ward 1963; no chance in it), or k-means with 20 starts.
+        seed: of the starts of k-means.
+
+    Raises:
+        ConfigError: if there are not enough elements for k families.
+    """
+    if not 1 <= k < len(points):
+        raise ConfigError(f"{len(points)} elements cannot be divided into {k} families; ask for fewer.")
+    if method == "ward":
+        return cuts(ward_tree(points), [k])[0]
+    from sklearn.cluster import KMeans
+
+    return _in_order(KMeans(k, n_init=KMEANS_STARTS, random_state=seed).fit(points).labels_)
+
+
+def ward_tree(points: Floats) -> Floats:
+    """Ward's tree in SciPy's form, (E - 1, 4)."""
+    from scipy.cluster.hierarchy import linkage
+
+    return np.asarray(linkage(points, "ward"))
+
+
+def density_clusters(points: Floats, least: int = 3) -> Labels:
+    """Families of at least `least` elements that stand out by density, -1 for elements in none (HDBSCAN, 2013)."""
+    from sklearn.cluster import HDBSCAN
+
+    return _in_order(HDBSCAN(min_cluster_size=least, min_samples=1, copy=True).fit(points).labels_)
+
+
+def cuts(tree: Floats, ks: Sequence[int]) -> list[Labels]:
+    """Labels (E,) for each number of families, from one walk up a tree."""
+    n = len(tree) + 1
+    branch, found = np.arange(n), {}
+    for merged, pair in enumerate(tree[:, :2]):
+        if n - merged in ks:
+            found[n - merged] = _in_order(branch)
+        branch[np.isin(branch, pair)] = n + merged
+    found[1] = np.zeros(n, dtype=np.int64)
+    return [found[k] for k in ks]
+
+
+def _in_order(labels: NDArray[np.integer]) -> Labels:
+    """Rename families to 0, 1... by first occurrence; negative ones stay -1."""
+    kept = labels[labels >= 0]
+    first = dict.fromkeys(kept.tolist())
+    rename = {old: new for new, old in enumerate(first)}
+    return np.array([rename.get(label, -1) for label in labels.tolist()], dtype=np.int64)
+
+
+def silhouettes(points: Floats, ks: Sequence[int] = CLUSTERS) -> Floats:
+    """Mean silhouette (Rousseeuw 1987) of Ward's tree cut into each number of families, (K,); 1 is sharp, 0 none."""
+    from scipy.spatial.distance import pdist, squareform
+
+    distance = squareform(pdist(points))
+    return np.array([silhouette(distance, labels) for labels in cuts(ward_tree(points), ks)])
+
+
+def silhouette(distance: Floats, labels: Labels) -> float:
+    """Mean over elements of (b - a) / max(a, b): a to the own family, b to the next; 0 for a family of one.
+
+    Args:
+        distance: between elements, (E, E).
+        labels: family of each, (E,), 0 and up.
+    """
+    member = np.eye(labels.max() + 1)[labels]
+    size, total = member.sum(axis=0), distance @ member
+    own = total[np.arange(len(labels)), labels] / np.maximum(size[labels] - 1, 1)
+    other = np.where(member > 0, np.inf, total / size).min(axis=1)
+    return float(np.where(size[labels] > 1, (other - own) / np.maximum(np.maximum(own, other), 1e-300), 0).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Sharpness:
+    """How sharp families are for each number of them, next to chance.
+
+    Attributes:
+        ks: numbers of families, (K,).
+        silhouette: of the elements, (K,).
+        chance: silhouettes of each null, name -> (N, K).
+        gap: gap statistic, (K,), and
+        gap_error: its standard error, (K,) (Tibshirani, Walther and Hastie 2001).
+        spread: standard deviation of the silhouette when a fifth of the elements is left out, (K,).
+    """
+
+    ks: tuple[int, ...]
+    silhouette: Floats
+    chance: dict[str, Floats]
+    gap: Floats
+    gap_error: Floats
+    spread: Floats
+
+    @property
+    def by_silhouette(self) -> int:
+        """The smallest number of families whose silhouette is within one `spread` of the best."""
+        best = int(self.silhouette.argmax())
+        return self.ks[int((self.silhouette >= self.silhouette[best] - self.spread[best]).argmax())]
+
+    @property
+    def by_gap(self) -> int:
+        """The smallest k with gap(k) >= gap(k + 1) - error(k + 1); the largest tried if there is none."""
+        enough = np.flatnonzero(self.gap[:-1] >= self.gap[1:] - self.gap_error[1:])
+        return self.ks[int(enough[0])] if enough.size else self.ks[-1]
+
+    def p_value(self, null: str) -> float:
+        """How often chance gives a best silhouette as large, each draw with its own best number of families."""
+        return p_value(float(self.silhouette.max()), self.chance[null].max(axis=1))
+
+
+def sharpness(points: Floats, seed: int, draws: int = DRAWS, ks: Sequence[int] = CLUSTERS) -> Sharpness:
+    """Silhouette and gap statistic of Ward's families against chance.
+
+    Args:
+        points: (E, D).
+        seed: of the draws.
+        draws: of each null.
+        ks: numbers of families to try; those with too few elements are left out.
+
+    Raises:
+        ConfigError: if there are fewer than four elements.
+    """
+    ks = tuple(k for k in ks if k <= len(points) // 2)
+    if not ks:
+        raise ConfigError(f"{len(points)} elements are too few to look for families; give tables with more in common.")
+    random = np.random.default_rng(seed)
+    chance = {
+        name: np.array([silhouettes(null(points, random), ks) for _ in range(draws)]) for name, null in NULLS.items()
+    }
+    parts = [points[keep] for keep in _subsamples(len(points), random, draws)]
+    spread = np.array([silhouettes(part, tuple(min(k, len(part) - 1) for k in ks)) for part in parts]).std(axis=0)
+    gap, error = _gap(points, ks, random, draws)
+    return Sharpness(ks, silhouettes(points, ks), chance, gap, error, spread)
+
+
+def _gap(points: Floats, ks: Sequence[int], random: np.random.Generator, draws: int) -> tuple[Floats, Floats]:
+    """Distance of log W(k) below that of points spread evenly over the same box."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    even = [_log_within(random.uniform(low, high, points.shape), ks) for _ in range(draws)]
+    gap: Floats = np.mean(even, axis=0) - _log_within(points, ks)
+    return gap, np.std(even, axis=0) * np.sqrt(1 + 1 / draws)
+
+
+def _log_within(points: Floats, ks: Sequence[int]) -> Floats:
+    return np.log([_within(points, labels) for labels in cuts(ward_tree(points), ks)])
+
+
+def _within(points: Floats, labels: Labels) -> float:
+    """Sum of squared distances to the centres of the families."""
+    families = (points[labels == c] for c in range(labels.max() + 1))
+    return float(sum(((family - family.mean(axis=0)) ** 2).sum() for family in families))
+
+
+def _subsamples(n: int, random: np.random.Generator, draws: int) -> list[Labels]:
+    return [np.sort(random.permutation(n)[: max(4, round(SUBSAMPLE * n))]) for _ in range(draws)]
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """What is left of families when a fifth of the elements is taken away and they are found anew.
+
+    Attributes:
+        ari: adjusted Rand index between old and new families, (N,); 1 the same, 0 chance.
+        jaccard: for each family the mean overlap with its best match, (K,); above 0.75 it is stable (Hennig 2007).
+    """
+
+    ari: Floats
+    jaccard: Floats
+
+
+def stability(points: Floats, labels: Labels, seed: int, draws: int = DRAWS) -> Stability:
+    """Find Ward's families again in random subsets of the elements."""
+    k = int(labels.max()) + 1
+    ari, overlaps = [], []
+    for keep in _subsamples(len(points), np.random.default_rng(seed), draws):
+        old, new = labels[keep], cluster(points[keep], min(k, len(keep) - 1))
+        ari.append(adjusted_rand(old, new))
+        overlaps.append([_best_overlap(old == c, new) for c in range(k)])
+    return Stability(np.array(ari), np.nanmean(overlaps, axis=0))
+
+
+def _best_overlap(family: NDArray[np.bool_], new: Labels) -> float:
+    """Jaccard index of a family with its best match; NaN if none of it is there."""
+    if not family.any():
+        return float("nan")
+    return max(float((family & (new == c)).sum() / (family | (new == c)).sum()) for c in range(new.max() + 1))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Adjusted Rand index between two divisions of the same elements, and how often chance gives as much."""
+
+    ari: float
+    p: float
+
+
+def adjusted_rand(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """Adjusted Rand index of two divisions (E,) (Hubert and Arabie 1985): 1 the same, 0 chance on average."""
+    rows, columns = (np.unique(labels, return_inverse=True)[1] for labels in (one, other))
+    shared = np.eye(rows.max() + 1)[rows].T @ np.eye(columns.max() + 1)[columns]
+    together, in_one, in_other, pairs = (
+        float((count * (count - 1)).sum())
+        for count in (shared, shared.sum(axis=1), shared.sum(axis=0), shared.sum(keepdims=True))
+    )
+    expected, most = in_one * in_other / pairs, (in_one + in_other) / 2
+    return (together - expected) / (most - expected) if most > expected else 1.0
+
+
+def agreement(labels: ArrayLike, others: ArrayLike, seed: int, draws: int = DRAWS) -> Agreement:
+    """Compare two divisions (E,) of the same elements; the null permutes one of them."""
+    one, other = np.asarray(labels), np.asarray(others)
+    random = np.random.default_rng(seed)
+    observed = adjusted_rand(one, other)
+    chance = [adjusted_rand(random.permutation(one), other) for _ in range(draws)]
+    return Agreement(observed, p_value(observed, chance))

@@ -1,0 +1,169 @@
+"""Linear probes: how much of a property of the elements can be read off their vectors by a straight line.
+
+Ridge regression on standardised columns. The penalty is chosen inside each training part by exact leave-one-out (nested
+cross-validation), so the left-out elements have no say in it. One decomposition of a training part serves all
+penalties and all permuted copies of the property at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crystalformers.elements.analysis.spaces import DRAWS, p_value
+from crystalformers.errors import ConfigError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+PENALTIES = np.logspace(-3, 5, 17)
+"""Ridge penalties that are tried, for columns of unit variance."""
+
+GIVEN = 0.99
+"""Correlation of a column with a property above which the table holds the property."""
+
+BOOTSTRAPS = 999
+"""Draws behind an interval; they cost next to nothing."""
+
+LEAST_TRAINING = 5
+"""Elements that a training part must hold."""
+
+
+def leave_one_out(n: int) -> list[Integers]:
+    """Each element on its own, n parts."""
+    return [np.array([i]) for i in range(n)]
+
+
+def leave_one_class_out(classes: ArrayLike) -> list[Integers]:
+    """All elements of a class (a group of the periodic table) at once; one part a class.
+
+    Raises:
+        ConfigError: if there is only one class.
+    """
+    labels = np.asarray(classes)
+    found = np.unique(labels)
+    if len(found) < 2:
+        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out.")
+    return [np.flatnonzero(labels == c) for c in found]
+
+
+def predict_left_out(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Integers]) -> tuple[Floats, Floats]:
+    """Predict each part of the elements from the others.
+
+    Args:
+        vectors: (E, D).
+        values: one or several properties, (E, P), without NaN.
+        parts: which elements to leave out together; every element once.
+
+    Returns:
+        Predictions (E, P), and the means of the training parts (E, P): what is known without any vector.
+
+    Raises:
+        ConfigError: if a training part has fewer than five elements.
+    """
+    x, y = np.asarray(vectors, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    predicted, mean = np.empty_like(y), np.empty_like(y)
+    for part in parts:
+        train = np.setdiff1d(np.arange(len(x)), part)
+        if len(train) < LEAST_TRAINING:
+            raise ConfigError(f"{len(train)} elements are too few to learn a property from; {LEAST_TRAINING} will do.")
+        mean[part] = y[train].mean(axis=0)
+        predicted[part] = _ridge(x[train], y[train], x[part])
+    return predicted, mean
+
+
+def _ridge(x: Floats, y: Floats, x_new: Floats) -> Floats:
+    """Predictions for new rows; each column of `y` has the penalty with the least leave-one-out error."""
+    shift, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 1e-9 * abs(x).max(initial=1e-300), scale, np.inf)
+    x, x_new = (x - shift) / scale, (x_new - shift) / scale
+    variance, left = np.linalg.eigh(x @ x.T)
+    variance = variance.clip(min=0)
+    y_mean = y.mean(axis=0)
+    inner, projected = left.T @ (y - y_mean), x_new @ x.T @ left
+    best, answer = np.full(y.shape[1], np.inf), np.empty((len(x_new), y.shape[1]))
+    for penalty in PENALTIES:
+        weights = inner / (variance + penalty)[:, None]
+        # 1/n: the mean is learned too.
+        leverage = left**2 @ (variance / (variance + penalty)) + 1 / len(x)
+        residual = y - y_mean - left @ (variance[:, None] * weights)
+        error = ((residual / (1 - leverage)[:, None]) ** 2).sum(axis=0)
+        better = error < best
+        best[better], answer[:, better] = error[better], (y_mean + projected @ weights)[:, better]
+    return answer
+
+
+def r_squared(values: Floats, predicted: Floats, mean: Floats) -> Floats:
+    """1 - squared error / squared error of the means of the training parts, over the first axis; 0 is no knowledge."""
+    baseline: Floats = ((values - mean) ** 2).sum(axis=0)
+    return 1 - ((values - predicted) ** 2).sum(axis=0) / baseline
+
+
+def is_given(vectors: ArrayLike, values: ArrayLike) -> bool:
+    """Whether some column of the vectors (E, D) is the property (E,) itself, up to scale: |Pearson's r| > 0.99."""
+    x, y = np.asarray(vectors, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    x, y = x - x.mean(axis=0), y - y.mean()
+    size = np.linalg.norm(x, axis=0) * np.linalg.norm(y)
+    return bool((abs(y @ x) > GIVEN * np.where(size > 0, size, np.inf)).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """How well left-out elements are predicted.
+
+    Attributes:
+        values: the property, (E,).
+        predicted: of each element by the others, (E,).
+        mean: of the property over the elements that each was predicted from, (E,).
+        chance: R2 for permuted values, (N,).
+    """
+
+    values: Floats
+    predicted: Floats
+    mean: Floats
+    chance: Floats
+
+    @property
+    def r2(self) -> float:
+        """See `r_squared`."""
+        return float(r_squared(self.values, self.predicted, self.mean))
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, in the unit of the property."""
+        return float(abs(self.values - self.predicted).mean())
+
+    @property
+    def p(self) -> float:
+        """How often values dealt out to the elements at random are predicted as well."""
+        return p_value(self.r2, self.chance)
+
+
+def interval(runs: Sequence[Probe], seed: int, draws: int = BOOTSTRAPS) -> tuple[float, float]:
+    """95 % interval of the mean R2 of probes over the same elements, drawn with replacement (percentile bootstrap)."""
+    n = len(runs[0].values)
+    rows = np.random.default_rng(seed).integers(n, size=(n, draws))
+    r2 = np.mean([r_squared(run.values[rows], run.predicted[rows], run.mean[rows]) for run in runs], axis=0)
+    low, high = np.quantile(r2, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def probe(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Integers], seed: int, draws: int = DRAWS) -> Probe:
+    """Predict a property of left-out elements from vectors by ridge regression.
+
+    Args:
+        vectors: (E, D).
+        values: (E,), no NaN: drop the elements without a value first.
+        parts: which elements to leave out together, see `leave_one_out` and `leave_one_class_out`.
+        seed: of the permutations.
+        draws: permutations of the values over the elements, each probed in the same way.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    random = np.random.default_rng(seed)
+    copies = np.stack([known, *(random.permutation(known) for _ in range(draws))], axis=1)
+    predicted, mean = predict_left_out(vectors, copies, parts)
+    chance = r_squared(copies, predicted, mean)[1:]
+    return Probe(known, predicted[:, 0], mean[:, 0], chance)

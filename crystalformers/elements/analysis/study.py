@@ -1,0 +1,241 @@
+"""All that is asked of a set of tables, in one go: the numbers behind a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from crystalformers.elements.analysis import clusters, comparison, probes, spaces
+from crystalformers.elements.analysis.clusters import Agreement, Labels, Sharpness, Stability
+from crystalformers.elements.analysis.comparison import Correlations, Likeness
+from crystalformers.elements.analysis.ensembles import Ensemble, common_elements, ensembles
+from crystalformers.elements.analysis.properties import PROPERTIES, Places, Property, places, values
+from crystalformers.elements.table import ElementTable
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Tell = Callable[[str], None]
+T = TypeVar("T")
+
+SHOWN_COMPONENTS = 8
+SPLITS = ("element", "group")
+"""What a probe leaves out at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The families of elements that the first table shows.
+
+    Attributes:
+        points: coordinates in the space of the leading components, (E, d).
+        components: scores on all principal components, (E, D).
+        sharpness: of every number of families.
+        labels: the families shown, (E,).
+        density: HDBSCAN's, (E,); -1 for elements in none.
+        stability: of them.
+        agreement: with other methods and spaces, and with block and group of the periodic table.
+        seeds: with the families of the tables of other seeds, over their names.
+    """
+
+    points: Floats
+    components: Floats
+    sharpness: Sharpness
+    labels: Labels
+    density: Labels
+    stability: Stability
+    agreement: dict[str, Agreement]
+    seeds: dict[tuple[str, str], Agreement]
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeResult:
+    """One property probed in the tables of one ensemble, leaving out elements or groups.
+
+    Attributes:
+        ensemble: its name.
+        quantity: what is predicted.
+        split: what is left out at a time, see `SPLITS`.
+        runs: one probe a table, over the same elements.
+        low, high: 95 % bootstrap interval over elements of the mean R2.
+        given: whether a column of the table is the property itself, so that there is nothing to find out.
+    """
+
+    ensemble: str
+    quantity: Property
+    split: str
+    runs: tuple[probes.Probe, ...]
+    low: float
+    high: float
+    given: bool
+
+    @property
+    def r2(self) -> float:
+        """Mean over the tables."""
+        return float(np.mean([run.r2 for run in self.runs]))
+
+    @property
+    def p(self) -> float:
+        """How often permuted values are predicted as well, in the mean over the tables."""
+        return spaces.p_value(self.r2, np.mean([run.chance for run in self.runs], axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Numbers of a report; see the modules that make them.
+
+    Attributes:
+        seed, draws: of everything random.
+        ensembles: of tables; the first is the one that the pictures show.
+        numbers: elements of the first ensemble, (E,).
+        shared: elements that all tables hold.
+        places: of `numbers` in the periodic table.
+        groups: families of elements.
+        probes: one for each property, ensemble and split.
+        likeness: between the first tables of two ensembles, on the diagonal between the seeds of one, where there are.
+        alignment: between the tables of the first ensemble.
+        correlations: of its leading components with properties, period and group.
+        correlated: names of those.
+    """
+
+    seed: int
+    draws: int
+    ensembles: tuple[Ensemble, ...]
+    numbers: Integers
+    shared: Integers
+    places: Places
+    groups: Groups
+    probes: tuple[ProbeResult, ...]
+    likeness: dict[tuple[str, str], Likeness]
+    alignment: dict[tuple[str, str], Likeness]
+    correlations: Correlations
+    correlated: tuple[str, ...]
+
+    @property
+    def subject(self) -> ElementTable:
+        """The table that the pictures show."""
+        return self.ensembles[0].tables[0]
+
+
+def study(
+    tables: Sequence[ElementTable],
+    seed: int = 0,
+    draws: int = spaces.DRAWS,
+    n_clusters: int | None = None,
+    tell: Tell = lambda step: None,
+) -> Study:
+    """Analyse tables of elements; the first, with its other seeds, is the subject and the others stand beside it.
+
+    Args:
+        tables: at least one.
+        seed: of everything random.
+        draws: of each null and each bootstrap.
+        n_clusters: number of families of elements; None chooses by the silhouette.
+        tell: is told of each step.
+
+    Raises:
+        TableError: if tables share fewer than ten elements, or a name.
+        ConfigError: if `n_clusters` does not fit the number of elements.
+    """
+    sets = ensembles(tables)
+    subject = sets[0].tables
+    numbers = common_elements(subject)
+    shared = common_elements([table for ensemble in sets for table in ensemble.tables])
+    where = places(numbers)
+    tell("families of elements")
+    groups = _groups(subject, numbers, where, seed, draws, n_clusters)
+    results = [
+        result for quantity in PROPERTIES for result in _probe_property(sets, shared, quantity, seed, draws, tell)
+    ]
+    tell("comparison of tables")
+    likeness = _likeness(sets, shared, seed, draws)
+    alignment = _pairwise(subject, numbers, lambda a, b: comparison.alignment(a, b, seed, draws))
+    columns = np.column_stack([values(numbers), where.period, where.group])
+    names = (*(quantity.name for quantity in PROPERTIES), "period", "group")
+    counts = subject[0].counts
+    if counts is not None:
+        seen = counts[np.searchsorted(subject[0].numbers, numbers)]
+        columns, names = np.column_stack([columns, seen]), (*names, "training crystals")
+    correlations = comparison.correlations(groups.components[:, :SHOWN_COMPONENTS], columns, seed, draws)
+    return Study(
+        seed, draws, sets, numbers, shared, where, groups, tuple(results), likeness, alignment, correlations, names
+    )
+
+
+def _groups(
+    subject: Sequence[ElementTable], numbers: Integers, where: Places, seed: int, draws: int, k: int | None
+) -> Groups:
+    vectors = subject[0].rows(numbers)
+    points = spaces.points_in("leading", vectors, seed)
+    sharp = clusters.sharpness(points, seed, draws)
+    k = sharp.by_silhouette if k is None else k
+    labels = clusters.cluster(points, k)
+    others: dict[str, ArrayLike] = {
+        "k-means": clusters.cluster(points, k, "k-means", seed),
+        "all directions": clusters.cluster(spaces.points_in("centred", vectors, seed), k),
+        "whitened": clusters.cluster(spaces.points_in("whitened", vectors, seed), k),
+        "block": where.block,
+        "group": where.group,
+        "period": where.period,
+    }
+    density = clusters.density_clusters(points)
+    agreement = {name: clusters.agreement(labels, other, seed, draws) for name, other in others.items()}
+    if (found := density >= 0).any():
+        agreement["HDBSCAN"] = clusters.agreement(labels[found], density[found], seed, draws)
+
+    def of_seeds(first: Floats, second: Floats) -> Agreement:
+        one, other = (clusters.cluster(spaces.points_in("leading", v, seed), k) for v in (first, second))
+        return clusters.agreement(one, other, seed, draws)
+
+    stable = clusters.stability(points, labels, seed, draws)
+    components = spaces.principal_components(vectors)
+    return Groups(points, components, sharp, labels, density, stable, agreement, _pairwise(subject, numbers, of_seeds))
+
+
+def _pairwise(
+    tables: Sequence[ElementTable], numbers: Integers, compare: Callable[[Floats, Floats], T]
+) -> dict[tuple[str, str], T]:
+    """Compare all pairs of tables."""
+    rows = {table.name: table.rows(numbers).astype(np.float64) for table in tables}
+    return {(a, b): compare(rows[a], rows[b]) for a, b in combinations(rows, 2)}
+
+
+def _probe_property(
+    sets: Sequence[Ensemble], shared: Integers, quantity: Property, seed: int, draws: int, tell: Tell
+) -> list[ProbeResult]:
+    tell(f"probes of {quantity.name}")
+    known = values(shared, (quantity,))[:, 0]
+    numbers, known = shared[~np.isnan(known)], known[~np.isnan(known)]
+    parts = {
+        "element": probes.leave_one_out(len(numbers)),
+        "group": probes.leave_one_class_out(places(numbers).group),
+    }
+    results = []
+    for ensemble in sets:
+        for split in SPLITS:
+            runs = [probes.probe(table.rows(numbers), known, parts[split], seed, draws) for table in ensemble.tables]
+            given = probes.is_given(ensemble.tables[0].rows(numbers), known)
+            results.append(
+                ProbeResult(ensemble.name, quantity, split, tuple(runs), *probes.interval(runs, seed), given)
+            )
+    return results
+
+
+def _likeness(sets: Sequence[Ensemble], shared: Integers, seed: int, draws: int) -> dict[tuple[str, str], Likeness]:
+    """Between ensembles by their first tables, within one as the mean over pairs of its seeds (and the largest p)."""
+
+    def compare(first: Floats, second: Floats) -> Likeness:
+        return comparison.similarity(first, second, seed, draws)
+
+    firsts = [ensemble.tables[0] for ensemble in sets]
+    owner = {ensemble.tables[0].name: ensemble.name for ensemble in sets}
+    result = {(owner[a], owner[b]): like for (a, b), like in _pairwise(firsts, shared, compare).items()}
+    for ensemble in sets:
+        if pairs := list(_pairwise(ensemble.tables, shared, compare).values()):
+            value, chance = np.mean([(pair.value, pair.chance) for pair in pairs], axis=0)
+            result[ensemble.name, ensemble.name] = Likeness(float(value), float(chance), max(pair.p for pair in pairs))
+    return result

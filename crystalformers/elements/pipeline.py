@@ -1,0 +1,55 @@
+"""Composition features as a step of a scikit-learn pipeline; importing this module needs scikit-learn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.elements.composition import STATISTICS, Features, composition_features, feature_names
+from crystalformers.elements.library import load_elements
+from crystalformers.elements.table import ElementTable
+from crystalformers.errors import ConfigError
+
+try:
+    from sklearn.base import BaseEstimator, TransformerMixin
+except ImportError as error:
+    raise ConfigError("scikit-learn is not installed; pip install 'crystalformers[elements]'.") from error
+
+
+class CompositionFeaturizer(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+    """Formulas in, statistics of their element vectors out (`composition.composition_features`).
+
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.pipeline import make_pipeline
+    >>> model = make_pipeline(CompositionFeaturizer("one-hot", ("mean",)), Ridge())
+    >>> model.fit(["NaCl", "MgO", "KCl"], [-2.1, -3.1, -2.2]).predict(["NaCl"]).shape
+    (1,)
+
+    Attributes:
+        table: a table of elements, or its name or file.
+        statistics: any of `composition.STATISTICS`.
+    """
+
+    def __init__(
+        self, table: ElementTable | str | os.PathLike[str], statistics: Sequence[str] = tuple(STATISTICS)
+    ) -> None:
+        self.table = table
+        self.statistics = statistics
+
+    def fit(self, compositions: Iterable[str | Mapping[Any, float]], y: Any = None) -> CompositionFeaturizer:
+        """Load the table; nothing is learned from the compositions."""
+        self.table_ = self.table if isinstance(self.table, ElementTable) else load_elements(self.table)
+        feature_names(self.table_, self.statistics)
+        return self
+
+    def transform(self, compositions: Iterable[str | Mapping[Any, float]]) -> Features:
+        """One row for each composition."""
+        return composition_features(compositions, self.table_, self.statistics)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the columns."""
+        return np.array(feature_names(self.table_, self.statistics), dtype=object)

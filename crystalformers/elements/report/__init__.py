@@ -1,0 +1,107 @@
+"""A report on tables of elements: one HTML page, its pictures as PNG, its numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from crystalformers.elements.analysis.spaces import DRAWS
+from crystalformers.elements.analysis.study import study
+from crystalformers.elements.report.gallery import pictures
+from crystalformers.elements.report.page import page
+from crystalformers.elements.report.results import KIND, results
+from crystalformers.elements.table import ElementTable
+from crystalformers.errors import ConfigError
+
+PAGE, NUMBERS = "index.html", "results.json"
+
+
+def write_report(
+    tables: Sequence[ElementTable],
+    out_dir: str | os.PathLike[str],
+    seed: int = 0,
+    *,
+    draws: int = DRAWS,
+    n_clusters: int | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda step: None,
+) -> Path:
+    """Look at what the vectors of elements know, and write it down for people to read.
+
+    The first table is the subject; tables whose names differ from it by `-seedN` only are other seeds of it, all others
+    stand beside it. The folder appears as a whole or not at all.
+
+    Args:
+        tables: at least one, each with a name of its own and all with at least ten elements in common.
+        out_dir: a folder that is not there yet, or empty; gets `index.html`, `results.json` and the pictures.
+        seed: of everything random; the same tables and seed give the same files.
+        draws: of every null and bootstrap; more draws, finer p-values.
+        n_clusters: number of families of elements; None chooses by the silhouette.
+        overwrite: whether an earlier report in `out_dir` may be replaced.
+        tell: is told of each step.
+
+    Returns:
+        The page.
+
+    Raises:
+        TableError: if the tables cannot be compared.
+        ConfigError: if the folder holds something else, scikit-learn is missing, or `n_clusters` does not fit.
+    """
+    out = Path(out_dir)
+    _check_folder(out, overwrite=overwrite)
+    _check_packages()
+    found = study(tables, seed, draws, n_clusters, tell)
+    tell("pictures")
+    drawn, numbers = list(pictures(found)), results(found)
+    files = {f"{picture.name}.png": picture.content for picture in drawn}
+    files[NUMBERS] = (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode()
+    files[PAGE] = page(found, numbers, drawn).encode()
+    _write_folder(out, files)
+    return out / PAGE
+
+
+def _check_packages() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("sklearn") is None:
+        raise ConfigError("A report needs scikit-learn; pip install 'crystalformers[elements]'.")
+
+
+def _check_folder(out: Path, *, overwrite: bool) -> None:
+    if not out.exists():
+        if not out.absolute().parent.is_dir():
+            raise ConfigError(f"{out}: there is no folder '{out.parent}'; create it first.")
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder.")
+    if any(out.iterdir()) and not _is_report(out):
+        raise ConfigError(f"{out} holds files that are no report; name another folder.")
+    if any(out.iterdir()) and not overwrite:
+        raise ConfigError(f"{out} holds a report; name another folder, or replace it with --overwrite.")
+
+
+def _is_report(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / NUMBERS).read_text(encoding="utf-8"))["kind"] == KIND)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write_folder(out: Path, files: dict[str, bytes]) -> None:
+    """Write the files into a folder beside `out` that then takes its place."""
+    fresh, old = (out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        fresh.mkdir()
+        for name, content in files.items():
+            (fresh / name).write_bytes(content)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)

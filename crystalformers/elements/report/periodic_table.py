@@ -1,0 +1,104 @@
+"""The periodic table as a picture: 18 columns, lanthanides and actinides below."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.elements.analysis.properties import places
+from crystalformers.elements.report.style import DIVERGING, PALE, RULE, family_colour, ink_on, signed
+from crystalformers.periodic import ELEMENTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GAP = 0.4
+"""Between the main table and the two rows below it, in tiles."""
+
+SIDE = 0.94
+"""Of a tile, in columns."""
+
+
+def tiles(last: int = len(ELEMENTS)) -> NDArray[np.float64]:
+    """Column (1 to 18) and row (1 to 7, and the f block below) of the elements 1 to `last`, (last, 2)."""
+    numbers = np.arange(1, last + 1)
+    where = places(numbers)
+    f_block = where.block == "f"
+    # La and Ac begin the two rows, in the column of group 3.
+    column = np.where(f_block, 3 + numbers - np.where(where.period == 6, 57, 89), where.group)
+    row = where.period + np.where(f_block, 2 + GAP, 0.0)
+    return np.stack([column, row], axis=1).astype(float)
+
+
+def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str], rare: Collection[int] = ()) -> None:
+    """Draw all elements; those without a colour are empty.
+
+    Args:
+        axes: where to.
+        colours: atomic number -> colour of its tile.
+        notes: atomic number -> a word at the foot of its tile.
+        rare: atomic numbers whose tiles get a dashed border.
+    """
+    from matplotlib.patches import Rectangle
+
+    last = max(103, *colours)
+    for z, (x, y) in enumerate(tiles(last), start=1):
+        known = z in colours
+        fill = colours.get(z, "white")
+        ink = ink_on(fill) if known else RULE
+        edge = "none" if known else PALE
+        corner = (x - SIDE / 2, y - SIDE / 2)
+        axes.add_patch(Rectangle(corner, SIDE, SIDE, facecolor=fill, edgecolor=edge, linewidth=0.8))
+        if z in rare:
+            inner = (x - SIDE / 2 + 0.05, y - SIDE / 2 + 0.05)
+            axes.add_patch(Rectangle(inner, SIDE - 0.1, SIDE - 0.1, fill=False, edgecolor=ink, linewidth=1, ls="--"))
+        style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center"}
+        axes.text(x, y - 0.04, ELEMENTS[z - 1], fontsize=10.5, fontweight="bold" if known else "normal", **style)
+        axes.text(x - (0.36 if z in rare else 0.42), y - 0.28, str(z), fontsize=5.5, color=ink, ha="left", va="center")
+        axes.text(x, y + 0.32, notes.get(z, ""), fontsize=6, **style)
+    axes.set(xlim=(0.4, 18.6), ylim=(9 + GAP + 0.6, 0.4), aspect="equal")
+    axes.axis("off")
+
+
+def families_picture(numbers: NDArray[np.int64], labels: NDArray[np.int64], rare: Collection[int] = ()) -> Figure:
+    """Elements coloured by family, its number, from 1, at the foot of each tile; `rare` ones in dashed borders."""
+    colours = {int(z): family_colour(int(c)) for z, c in zip(numbers, labels, strict=True)}
+    notes = {int(z): str(c + 1) for z, c in zip(numbers, labels, strict=True)}
+    figure, axes = _sheet()
+    draw_table(axes, colours, notes, rare)
+    return figure
+
+
+def values_picture(
+    numbers: NDArray[np.int64], values: NDArray[np.float64], label: str, rare: Collection[int] = ()
+) -> Figure:
+    """Elements coloured by a number around 0, blue below and red above; `rare` ones in dashed borders."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_hex
+
+    largest = float(abs(values).max())
+    norm = Normalize(-largest, largest)
+    figure, axes = _sheet()
+    colours = {
+        int(z): to_hex(colormaps[DIVERGING](norm(float(value)))) for z, value in zip(numbers, values, strict=True)
+    }
+    draw_table(axes, colours, {int(z): signed(value) for z, value in zip(numbers, values, strict=True)}, rare)
+    bar = figure.colorbar(
+        ScalarMappable(norm, DIVERGING), cax=axes.inset_axes((0.2, 0.88, 0.42, 0.025)), orientation="horizontal"
+    )
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _sheet() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 5.7))
+    return figure, figure.add_axes((0.005, 0.005, 0.99, 0.99))

@@ -1,0 +1,128 @@
+"""The numbers of a report as JSON: plain names, no NaN, in a fixed order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from crystalformers.elements.analysis.clusters import Labels
+from crystalformers.elements.analysis.ensembles import Ensemble
+from crystalformers.elements.analysis.spaces import explained
+from crystalformers.elements.analysis.study import Groups, ProbeResult, Study
+from crystalformers.elements.similarity import nearest, substitutes
+from crystalformers.elements.table import ElementTable
+from crystalformers.periodic import ELEMENTS
+
+KIND = "report on tables of elements"
+NEIGHBOURS = 8
+SUBSTITUTES = 5
+
+
+def results(study: Study) -> dict[str, Any]:
+    """All numbers of a study, ready for `json.dump`."""
+    symbols = [ELEMENTS[z - 1] for z in study.numbers]
+    found = study.correlations
+    content = {
+        "kind": KIND,
+        "version": version("crystalformers"),
+        "seed": study.seed,
+        "draws": study.draws,
+        "tables": [_ensemble(ensemble) for ensemble in study.ensembles],
+        "elements": symbols,
+        "elements_in_all_tables": [ELEMENTS[z - 1] for z in study.shared],
+        "training_crystals": _seen(study.subject),
+        "families": _groups(study.groups, symbols),
+        "probes": [_probe(result) for result in study.probes],
+        "likeness": [{"tables": list(pair), **asdict(like)} for pair, like in study.likeness.items()],
+        "alignment_of_seeds": [{"tables": list(pair), **asdict(like)} for pair, like in study.alignment.items()],
+        "correlations": {
+            "columns": list(study.correlated),
+            "rows": [f"PC {k + 1}" for k in range(len(found.rho))],
+            "spearman": found.rho.tolist(),
+            "threshold": found.threshold,
+        },
+        "nearest": {
+            s: [[n.symbol, n.cosine] for n in nearest(study.subject, s, NEIGHBOURS)] for s in study.subject.symbols
+        },
+        "substitutes": {
+            s: [[n.symbol, n.cosine] for n in substitutes(study.subject, s, count=SUBSTITUTES)]
+            for s in study.subject.symbols
+        },
+    }
+    rounded: dict[str, Any] = _plain(content)
+    return rounded
+
+
+def _seen(table: ElementTable) -> dict[str, int] | None:
+    """Training crystals that hold each element of the subject, where it tells."""
+    return None if table.counts is None else dict(zip(table.symbols, table.counts.tolist(), strict=True))
+
+
+def _ensemble(ensemble: Ensemble) -> dict[str, Any]:
+    first = ensemble.tables[0]
+    tables = [{"name": t.name, "elements": len(t), "metadata": _about(t)} for t in ensemble.tables]
+    return {"name": ensemble.name, "dim": first.dim, "tables": tables}
+
+
+def _about(table: ElementTable) -> dict[str, Any]:
+    """What is known about a table, but for its recipe: that is long, and may name files of whoever trained it."""
+    return {key: value for key, value in table.metadata.items() if key != "recipe"}
+
+
+def _groups(groups: Groups, symbols: list[str]) -> dict[str, Any]:
+    sharp, labels = groups.sharpness, groups.labels
+    members = _members(labels, symbols)
+    return {
+        "space": {
+            "components": groups.points.shape[1],
+            "explained": explained(groups.components)[: groups.points.shape[1]].tolist(),
+        },
+        "number": len(members),
+        "number_by_silhouette": sharp.by_silhouette,
+        "number_by_gap": sharp.by_gap,
+        "members": members,
+        "hdbscan": _members(groups.density, symbols),
+        "jaccard": groups.stability.jaccard.tolist(),
+        "ari_of_subsets": float(groups.stability.ari.mean()),
+        "silhouette": dict(zip(map(str, sharp.ks), sharp.silhouette.tolist(), strict=True)),
+        "silhouette_p": {null: sharp.p_value(null) for null in sharp.chance},
+        "gap": dict(zip(map(str, sharp.ks), sharp.gap.tolist(), strict=True)),
+        "agreement": {name: asdict(value) for name, value in groups.agreement.items()},
+        "seeds": [{"tables": list(pair), **asdict(value)} for pair, value in groups.seeds.items()],
+    }
+
+
+def _members(labels: Labels, symbols: list[str]) -> list[list[str]]:
+    return [[symbols[i] for i in np.flatnonzero(labels == c)] for c in range(labels.max() + 1)]
+
+
+def _probe(result: ProbeResult) -> dict[str, Any]:
+    return {
+        "tables": result.ensemble,
+        "property": result.quantity.name,
+        "unit": result.quantity.unit,
+        "left_out": result.split,
+        "elements": len(result.runs[0].values),
+        "r2": result.r2,
+        "r2_low": result.low,
+        "r2_high": result.high,
+        "p": result.p,
+        "r2_of_seeds": [run.r2 for run in result.runs],
+        "mae": float(np.mean([run.mae for run in result.runs])),
+        "holds_the_property": result.given,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Numbers to 6 digits, NaN as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

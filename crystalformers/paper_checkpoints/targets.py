@@ -1,0 +1,80 @@
+"""What the authors' models predict: names from the hyper-parameters, scale from buffers, units from their tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from crystalformers.errors import CheckpointError
+from crystalformers.paper_checkpoints.params import target_names
+from crystalformers.target import Basis, Target
+
+UNITS: dict[str, tuple[str, Basis]] = {
+    **dict.fromkeys(("e_form", "formation_energy", "total_energy", "delta_e", "stability"), ("eV/atom", "per_atom")),
+    **dict.fromkeys(("bandgap", "opt_bandgap", "mbj_bandgap", "ehull"), ("eV", "intensive")),
+    **dict.fromkeys(("bulk", "bulk_modulus", "shear", "shear_modulus"), ("log(GPa)", "intensive")),
+}
+"""Units of their targets within their data sets, as their tables give them."""
+
+DATA_SETS = "jarvis__"
+"""How the names of their data sets begin; in another, a target's name says nothing about its unit."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of the training targets, one each per output."""
+
+    mean: list[float]
+    std: list[float]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], outer: str, outputs: int) -> Scale | None:
+        """The scale that a Lightning checkpoint stores beside its weights; a plain state dict has none."""
+        found = [tensors.get(outer + name) for name in ("target_mean", "target_std")]
+        mean, std = ([] if tensor is None else tensor.double().flatten().tolist() for tensor in found)
+        if not mean and not std:
+            return None
+        if not len(mean) == len(std) == outputs:
+            raise CheckpointError(f"target_mean and target_std do not fit {outputs} model outputs.")
+        return cls(mean, std)
+
+
+def targets_of(
+    outputs: int, params: Mapping[str, Any] | None, scale: Scale | None, given: Sequence[Target] | None
+) -> tuple[Target, ...]:
+    """The targets that the caller gives, or those of the authors' data sets; scaled as the file says.
+
+    Returns:
+        One target per output, or none where names and units are not known.
+
+    Raises:
+        CheckpointError: if those given contradict the file.
+    """
+    if given is not None and len(given) != outputs:
+        raise CheckpointError(f"{len(given)} targets do not fit {outputs} model outputs.")
+    if scale is None:
+        return tuple(given or ())
+    if given is not None:
+        return tuple(map(_scaled, given, scale.mean, scale.std))
+    if params is None or not str(params.get("target_set")).startswith(DATA_SETS):
+        return ()
+    names = target_names(params)
+    if not UNITS.keys() >= set(names):
+        return ()
+    plain = [Target(name, *UNITS[name]) for name in names]
+    return tuple(map(_scaled, plain, scale.mean, scale.std))
+
+
+def _scaled(target: Target, mean: float, std: float) -> Target:
+    given = (target.mean, target.std)
+    if given != (0.0, 1.0) and not all(map(_close, given, (mean, std))):
+        raise CheckpointError(f"{target.name}: the file says mean {mean:g} and std {std:g}; leave them out.")
+    return replace(target, mean=mean, std=std)
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-8)

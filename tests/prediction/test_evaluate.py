@@ -1,0 +1,116 @@
+"""Errors of a model on a table, checked against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import CELL_ENERGY, ENERGY, MODULUS, many, tiny_model, write_table
+
+from crystalformers.crystal import Crystal
+from crystalformers.data.table import CrystalTable, open_table
+from crystalformers.errors import TableError
+from crystalformers.prediction.evaluation import evaluate_model, score, select_rows
+from crystalformers.prediction.model import Model, load_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(tiny_model(tmp_path_factory.mktemp("model") / "two.safetensors", (ENERGY, CELL_ENERGY)))
+
+
+def table_of(folder: Path, crystals: list[Crystal], **columns: list[object]) -> CrystalTable:
+    return open_table(write_table(folder / "table.parquet", crystals, **columns))
+
+
+def test_errors_by_hand() -> None:
+    labels = np.array([1.0, 2.0, np.nan, 6.0])
+    result = score("gap", "eV", labels, np.array([2.0, 2.0, 99.0, 4.0]), np.array([3.0, 3.0, 99.0, 3.0]))
+    assert (result.n, result.unit) == (3, "eV")
+    assert result.mae == pytest.approx(1.0)
+    assert result.rmse == pytest.approx((5 / 3) ** 0.5)
+    assert result.r2 == pytest.approx(1 - 5 / 14)
+    assert result.baseline_mae == pytest.approx(2.0)
+    assert result.baseline_rmse == pytest.approx((14 / 3) ** 0.5)
+    assert score("gap", "eV", np.array([1.0]), np.array([2.0]), np.array([0.0])).r2 is None
+    with pytest.raises(TableError, match="gap: no evaluated row carries a label"):
+        score("gap", "eV", np.array([np.nan]), np.array([2.0]), np.array([0.0]))
+
+
+def test_labels_and_predictions_are_physical(model: Model, tmp_path: Path) -> None:
+    crystals = many(9)
+    predicted = [p.values for p in model.predict(crystals)]
+    energies = [p["energy"] + 0.25 for p in predicted]
+    totals: list[object] = [p["cell_energy"] - 0.5 for p in predicted]
+    totals[4] = None
+    table = table_of(tmp_path, crystals, energy=energies, cell_energy=totals)
+    result = evaluate_model(model, table)
+    assert result.split == "all"
+    assert result.ids == [crystal.name for crystal in crystals]
+    energy, total = result.scores
+    assert (energy.target, energy.unit, energy.n) == ("energy", "eV/atom", 9)
+    assert (total.target, total.unit, total.n) == ("cell_energy", "eV", 8)
+    assert energy.mae == pytest.approx(0.25, rel=1e-4)
+    assert total.rmse == pytest.approx(0.5, rel=1e-4)
+    # The baseline predicts the training mean: -1.5 eV/atom, and -2 eV per atom of the cell.
+    assert energy.baseline_mae == pytest.approx(np.abs(np.array(energies) + 1.5).mean())
+    kept = [k for k in range(9) if k != 4]
+    baseline = [abs(totals[k] + 2.0 * len(crystals[k])) for k in kept]
+    assert total.baseline_mae == pytest.approx(np.mean(baseline))
+
+
+def test_targets_without_a_column_are_passed_over_but_not_all(model: Model, tmp_path: Path) -> None:
+    crystals = many(3)
+    result = evaluate_model(model, table_of(tmp_path, crystals, energy=[1.0, 2.0, 3.0]))
+    assert [entry.target for entry in result.scores] == ["energy"]
+    assert result.predictions.shape == result.labels.shape == (3, 1)
+    with pytest.raises(TableError, match="no column energy, cell_energy"):
+        evaluate_model(model, table_of(tmp_path, crystals, other=[1.0, 2.0, 3.0]))
+
+
+def test_the_baseline_of_a_logarithmic_target_is_positive(tmp_path: Path) -> None:
+    model = load_model(tiny_model(tmp_path / "log.safetensors", (MODULUS,)))
+    result = evaluate_model(model, table_of(tmp_path, many(2), modulus=[100.0, 50.0]))
+    assert result.scores[0].baseline_mae == pytest.approx(25.0)
+
+
+def test_splits(model: Model, tmp_path: Path) -> None:
+    crystals = many(4)
+    plain = table_of(tmp_path, crystals, energy=[1.0, 2.0, 3.0, 4.0])
+    assert select_rows(plain, None, None) == ("all", [0, 1, 2, 3])
+    with pytest.raises(TableError, match="no column 'split'"):
+        select_rows(plain, "test", None)
+
+    table = table_of(tmp_path, crystals, energy=[1.0, 2.0, 3.0, 4.0], split=["train", "test", "train", "test"])
+    assert select_rows(table, None, None) == ("test", [1, 3])
+    assert select_rows(table, "train", None) == ("train", [0, 2])
+    assert select_rows(table, "all", None) == ("all", [0, 1, 2, 3])
+    with pytest.raises(TableError, match=r"Not one row is in split 'val'; there are rows in test, train"):
+        select_rows(table, "val", None)
+    with pytest.raises(TableError, match="tset"):
+        select_rows(table, "tset", None)
+    assert evaluate_model(model, table).scores[0].n == 2
+
+
+def test_the_split_of_the_run_comes_first_where_it_fits(tmp_path: Path) -> None:
+    table = table_of(tmp_path, many(4), split=["train", "test", "train", "test"])
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"train": ["x1", "x3"], "val": [], "test": ["x0"]}), encoding="utf-8")
+    assert select_rows(table, None, tmp_path) == ("test", [0])
+    splits.write_text(json.dumps({"train": ["other"], "val": [], "test": ["x0"]}), encoding="utf-8")
+    assert select_rows(table, None, tmp_path) == ("test", [1, 3])
+
+
+def test_bad_rows_are_reported_and_count_nowhere(model: Model, tmp_path: Path) -> None:
+    crystals = many(3)
+    numbers = [crystal.numbers.tolist() for crystal in crystals]
+    numbers[1] = [120] * len(numbers[1])
+    table = table_of(tmp_path, crystals, atomic_numbers=numbers, energy=[1.0, 2.0, 3.0])
+    result = evaluate_model(model, table)
+    assert result.ids == ["x0", "x2"]
+    assert result.scores[0].n == 2
+    assert [row.name for row in result.rejected] == ["x1"]
+    assert "120" in result.rejected[0].reason
+    np.testing.assert_array_equal(result.labels[:, 0], [1.0, 3.0])
