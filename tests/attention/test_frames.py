@@ -284,14 +284,11 @@ def test_frames_that_cannot_be_are_refused(settings: dict[str, Any], words: str)
         CrystalformerConfig(**settings)
 
 
-def test_a_prediction_leaves_nothing_that_a_later_training_cannot_use() -> None:
-    """Tensors that are cached while predicting must not be inference tensors."""
+def test_forces_follow_a_prediction() -> None:
+    """What is cached while predicting must not be an inference tensor: gradients of positions pass through it."""
     encoding._circle_series.cache_clear()
+    basis = AngularBasis(16, 1.5)
     with torch.inference_mode():
-        batch = batch_of(CRYSTALS["low"], radius=4.5)
-        zeros = torch.zeros(batch.n_atoms, 2, 3, dtype=torch.float64)
-        angular = AngularEncoding(zeros.new_ones(3, 2, 3, 16), AngularBasis(16, 1.5), "weighted-pca")
-        geometry = Geometry(batch, RadialBasis(0, 4.0))
-        infinite_attention(zeros, zeros, zeros, zeros[..., 0] + 1, None, geometry, "torch", angular=angular)
-    _, gradients = encode(batch_of(CRYSTALS["low"], radius=4.5), "weighted-pca", "torch")
-    assert all(gradient.isfinite().all() for gradient in gradients)
+        basis.circle(torch.zeros(1, dtype=torch.float64))
+    cosine = torch.linspace(-0.9, 0.9, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(basis.circle, cosine)
