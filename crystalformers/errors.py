@@ -2,7 +2,29 @@
 
 
 class CrystalformersError(Exception):
-    """Base of every error this library raises on purpose; the command line prints it without a traceback."""
+    """Base of every error this library raises on purpose; the command line prints it without a traceback.
+
+    Its text is `where: problem; remedy.`, without what is not given.
+
+    Attributes:
+        problem: what is wrong.
+        where: the file, row, structure or setting that it is about.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, problem: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.where, self.remedy = problem, where, remedy
+
+    def __str__(self) -> str:
+        return sentence(self.problem, self.where, self.remedy)
+
+
+def sentence(problem: str, where: str = "", remedy: str = "") -> str:
+    """`where: problem; remedy.`, without what is empty."""
+    text = f"{where}: {problem}" if where else problem
+    text = f"{text.removesuffix('.')}; {remedy}" if remedy else text
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 class StructureError(CrystalformersError, ValueError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crystalformers.errors import CrystalformersError, sentence
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -11,8 +13,25 @@ class Rejected:
 
     Attributes:
         name: what the structure is called: its file, `file#block` or its id in a table.
-        reason: one sentence that names the file or row and the remedy.
+        problem: what is wrong with it.
+        where: the file and row it stands in, as far as known.
+        remedy: what to do about it.
     """
 
     name: str
-    reason: str
+    problem: str
+    where: str = ""
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, name: str, error: CrystalformersError) -> Rejected:
+        """What an error says about the structure of this name."""
+        return cls(name, error.problem, error.where, error.remedy)
+
+    @property
+    def reason(self) -> str:
+        """One sentence that names the place, if it is known, and the remedy."""
+        return sentence(self.problem, self.where, self.remedy)
+
+    def __str__(self) -> str:
+        return self.reason if self.where else f"{self.name}: {self.reason}"
