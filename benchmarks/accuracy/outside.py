@@ -43,6 +43,7 @@ def main() -> None:
     known = is_known(table, evaluation.ids, training)
     report["training_seed"] = model.card["recipe"]["seed"]
     report["mean_difference"] = mean_difference(evaluation)
+    report["labels"] = {"here": about_labels(table, evaluation), "training table": about_labels(training, evaluation)}
     report["composition_known"] = scores(model, evaluation, known)
     report["composition_new"] = scores(model, evaluation, ~known)
     print_scores(
@@ -76,6 +77,15 @@ def mean_difference(evaluation: Evaluation) -> dict[str, float]:
     """Mean of prediction minus label, by target."""
     difference = np.nanmean(evaluation.predictions - evaluation.labels, axis=0)
     return {whole.target: float(value) for whole, value in zip(evaluation.scores, difference, strict=True)}
+
+
+def about_labels(table: CrystalTable, evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """How the labels of a table are distributed, by target; the mean of |label| is the error of always answering 0."""
+    labels = {whole.target: table.labels(whole.target) for whole in evaluation.scores}
+    return {
+        name: {"share_positive": float(np.mean(values > 0)), "mean_absolute": float(np.nanmean(np.abs(values)))}
+        for name, values in labels.items()
+    }
 
 
 if __name__ == "__main__":
