@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -92,30 +92,6 @@ def _graph(images: Images, reach: Tensor) -> Graph:
     vectors = None if images.vectors is None else images.vectors[near]
     weight = envelope(distance, reach[target])
     return Graph(target, images.source[near], distance, weight, images.n_atoms, vectors)
-
-
-def pruned(batch: CrystalBatch, graph: Graph) -> CrystalBatch:
-    """The batch with the images of a graph alone, from which the same graph follows; saves memory and time.
-
-    Each atom keeps the image that it is itself. Every image counts as a pair of its own.
-    """
-    images = _images(batch, 0.0)
-    atoms = torch.arange(graph.n_atoms, device=graph.target.device)
-    order = torch.argsort(torch.cat([atoms, graph.target]), stable=True)
-    target, source = (torch.cat([atoms, index])[order] for index in (graph.target, graph.source))
-    vectors = None
-    if graph.vectors is not None:
-        vectors = torch.cat([graph.vectors.new_zeros(graph.n_atoms, 3), graph.vectors])[order]
-    kept = Images(
-        distance=torch.cat([graph.distance.new_zeros(graph.n_atoms), graph.distance])[order],
-        pair=torch.arange(len(order), dtype=torch.int32, device=order.device),
-        ptr=torch.cat([atoms.new_zeros(1), (graph.degree + 1).cumsum(0)]),
-        pair_target=target,
-        pair_source=source,
-        radius=images.radius,
-        vectors=vectors,
-    )
-    return replace(batch, images=kept)
 
 
 class Gaussians(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from samples import ENERGY, many, rock_salt, write_table
 from strategies import make_crystal, random_crystals
 
+from benchmarks.elements.data import pruned
 from crystalformers import load_model, open_table
 from crystalformers.checkpoint import load_checkpoint, save_model
 from crystalformers.crystal import Crystal
@@ -25,7 +26,7 @@ from crystalformers.models.alignn import cosines, pairs_of_neighbours
 from crystalformers.models.cgcnn import CGCNN, CGCNNConfig
 from crystalformers.models.crystalformer import CrystalformerConfig
 from crystalformers.models.element_vectors import ROWS, ElementVectors
-from crystalformers.models.neighbours import nearest, pruned, within
+from crystalformers.models.neighbours import nearest, within
 from crystalformers.paper_checkpoints.params import params_of
 from crystalformers.periodic import ELEMENTS
 from crystalformers.testing import CONTROL, E3, assert_invariant, invariance_report, network_predictor
