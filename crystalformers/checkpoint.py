@@ -16,11 +16,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
 from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
-from crystalformers.models import MODELS, build_model
+from crystalformers.models import MODELS, CrystalModel, build_model
 from crystalformers.target import Target
 
 HEADER_KEY = "crystalformers"
@@ -37,12 +36,12 @@ class Checkpoint:
         card: free JSON: training data, measured errors, seed, versions.
     """
 
-    model: Any
+    model: CrystalModel
     targets: tuple[Target, ...]
     card: dict[str, Any]
 
 
-def save_model(path: Path, model: nn.Module, targets: Sequence[Target], card: dict[str, Any]) -> None:
+def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card: dict[str, Any]) -> None:
     """Write weights and description to `path`, replacing an older file only once all bytes are on disk.
 
     Args:
@@ -52,18 +51,21 @@ def save_model(path: Path, model: nn.Module, targets: Sequence[Target], card: di
         card: JSON-serialisable description.
 
     Raises:
-        CheckpointError: if the model is not of a known architecture or the targets do not fit it.
+        CheckpointError: if the model is not of a listed architecture or the targets do not fit it.
     """
-    architecture = next((name for name, (_, cls) in MODELS.items() if type(model) is cls), None)
+    architecture = next((name for name, listed in MODELS.items() if type(model) is listed), None)
     if architecture is None:
-        raise CheckpointError(f"{path}: {type(model).__name__} is not an architecture that can be saved.")
-    config: Any = model.config
-    if len(targets) != config.n_targets:
-        raise CheckpointError(f"{path}: {len(targets)} targets do not fit {config.n_targets} model outputs.")
+        raise CheckpointError(
+            f"{type(model).__name__} is not an architecture that can be saved",
+            where=str(path),
+            remedy="list it in crystalformers.models.MODELS",
+        )
+    if len(targets) != model.n_targets:
+        raise CheckpointError(f"{len(targets)} targets do not fit {model.n_targets} model outputs", where=str(path))
     description = {
         "format": FORMAT,
         "architecture": architecture,
-        "config": asdict(config),
+        "config": asdict(model.config),
         "targets": [target.to_dict() for target in targets],
         "elements": _elements_hash(),
         "card": card,
@@ -86,8 +88,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model = build_model(description["architecture"], description["config"])
         targets = tuple(Target.from_dict(target) for target in description["targets"])
         card = description["card"]
-        if len(targets) != model.config.n_targets:
-            raise TargetError(f"{len(targets)} targets do not fit {model.config.n_targets} outputs.")
+        if len(targets) != model.n_targets:
+            raise TargetError(f"{len(targets)} targets do not fit {model.n_targets} outputs.")
     except (KeyError, TypeError, ConfigError, TargetError) as error:
         raise CheckpointError(f"{path}: the description in the file cannot be used: {error}") from error
     with safe_open(path, "pt") as file:

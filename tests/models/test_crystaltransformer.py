@@ -19,7 +19,7 @@ from crystalformers.errors import ConfigError
 from crystalformers.explain import explain
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import build_model, crystaltransformer
-from crystalformers.models.crystalformer import mean_over_atoms
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints.crystaltransformer import DEAD

@@ -21,7 +21,7 @@ from crystalformers.checkpoint import load_checkpoint, save_model
 from crystalformers.crystal import Crystal
 from crystalformers.errors import CheckpointError, ConfigError, StructureError
 from crystalformers.images import ENVELOPE_WIDTH, CrystalBatch, with_images
-from crystalformers.models import MODELS, build_model
+from crystalformers.models import build_model
 from crystalformers.models.alignn import cosines, pairs_of_neighbours
 from crystalformers.models.cgcnn import CGCNN, CGCNNConfig
 from crystalformers.models.crystalformer import CrystalformerConfig
@@ -193,9 +193,8 @@ def test_a_convolution_of_cgcnn_is_that_of_the_paper() -> None:
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("element_dim", [0, 5])
 def test_shapes_and_gradients(name: str, element_dim: int) -> None:
-    config_class, model_class = MODELS[name]
     torch.manual_seed(0)
-    model = model_class(config_class(**SMALL[name], element_dim=element_dim, n_targets=2))
+    model = build_model(name, {**SMALL[name], "element_dim": element_dim, "n_targets": 2})
     batch = batch_for(model, GENERATED)
     assert model(batch).shape == (len(GENERATED), 2)
     assert model.encode(batch).shape == (batch.n_atoms, model.config.dim)
