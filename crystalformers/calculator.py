@@ -32,10 +32,6 @@ try:
 except ImportError as error:
     raise ImportError("The calculator needs ASE; install it with `pip install ase`.") from error
 
-SMOOTH_FRAMES = (None, "max", "static-local", "weighted-pca")
-"""Local frames that follow the atoms; those of the whole crystal follow its translations, which the smallest
-displacement breaks."""
-
 VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 """Rows and columns of the six independent entries of a stress, in ASE's order."""
 
@@ -78,12 +74,8 @@ class CrystalformersCalculator(Calculator):
     def __init__(self, model: Model | str | os.PathLike[str] | None = None, target: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model if isinstance(model, Model) else load_model(model)
-        frame = getattr(self.model.network.config, "frame", None)
-        if frame not in SMOOTH_FRAMES:
-            raise ConfigError(
-                f"Model '{self.model.name}' has '{frame}' frames, which do not follow the atoms smoothly; use a "
-                f"model with {' or '.join(name for name in SMOOTH_FRAMES if name)} frames, or without."
-            )
+        if reason := self.model.network.forces_unsupported_reason:
+            raise ConfigError(f"it has no forces: {reason}", where=f"Model '{self.model.name}'")
         self.target = energy_target(self.model.targets, target)
         self.network = copy.deepcopy(self.model.network).double().requires_grad_(False)
         self.network.backend = "torch"

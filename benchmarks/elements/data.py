@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.harness import shared
 from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
-from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models.neighbours import GraphModel, pruned
+from crystalformers.images import CrystalBatch, Images, with_images
+from crystalformers.models.neighbours import Graph, GraphModel
 from crystalformers.target import Target
 from crystalformers.training.batching import CompactImages, pack_images, split_images
 
@@ -142,10 +142,35 @@ def error(split: Split, predicted: NDArray[np.float64], rows: Rows, n_atoms: NDA
     return float(np.mean(np.abs(predicted - split.labels[rows, 0].double().numpy()) * scale))
 
 
+def pruned(batch: CrystalBatch, graph: Graph) -> CrystalBatch:
+    """The batch with only the images that are in a graph, which give the same graph again; saves memory and time.
+
+    The first image of each atom remains the atom itself. Every image is a pair of its own.
+    """
+    images = batch.images
+    assert images is not None
+    atoms = torch.arange(graph.n_atoms, device=graph.target.device)
+    order = torch.argsort(torch.cat([atoms, graph.target]), stable=True)
+    target, source = (torch.cat([atoms, index])[order] for index in (graph.target, graph.source))
+    vectors = None
+    if graph.vectors is not None:
+        vectors = torch.cat([graph.vectors.new_zeros(graph.n_atoms, 3), graph.vectors])[order]
+    remaining = Images(
+        distance=torch.cat([graph.distance.new_zeros(graph.n_atoms), graph.distance])[order],
+        pair=torch.arange(len(order), dtype=torch.int32, device=order.device),
+        ptr=torch.cat([atoms.new_zeros(1), (graph.degree + 1).cumsum(0)]),
+        pair_target=target,
+        pair_source=source,
+        radius=images.radius,
+        vectors=vectors,
+    )
+    return replace(batch, images=remaining)
+
+
 class Graphs:
     """Crystals with the neighbours that one kind of model looks at, built once and kept.
 
-    A model is given only the images it would choose itself (`neighbours.pruned`), so nothing changes but the time.
+    A model is given only the images it would choose itself (`pruned`), so nothing changes but the time.
     """
 
     def __init__(self, table: CrystalTable, model: Any, tolerance: float) -> None:

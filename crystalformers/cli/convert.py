@@ -49,7 +49,6 @@ def convert_command(
     What is read decides the direction. What could not be mapped is listed on stderr.
     """
     from crystalformers.checkpoint import load_checkpoint, save_model
-    from crystalformers.models.crystalformer import Crystalformer
     from crystalformers.paper_checkpoints import is_published, load_published, save_published
     from crystalformers.paper_checkpoints.files import TORCH
 
@@ -65,8 +64,6 @@ def convert_command(
     if preset is not None or targets is not None:
         raise ConfigError(f"{source}: a model of this library tells its settings and targets; leave out yours.")
     checkpoint = load_checkpoint(source)
-    if not isinstance(checkpoint.model, Crystalformer):
-        raise ConfigError(f"{source}: the authors' names are known for Crystalformer and CrystalFramer only.")
     save_published(checkpoint.model, output, checkpoint.targets)
 
 

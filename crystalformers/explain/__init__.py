@@ -32,10 +32,9 @@ from crystalformers.explain.data import (
 from crystalformers.explain.picture import draw
 from crystalformers.images import CrystalBatch, Images, with_images
 from crystalformers.io import as_crystal
-from crystalformers.models.crystalformer import Block, Blocks
+from crystalformers.models.crystalformer import InfiniteAttention
 
 if TYPE_CHECKING:
-    from crystalformers.models.crystalformer import InfiniteAttention
     from crystalformers.prediction.model import Model
 
 __all__ = ["AtomAttention", "Attention", "Explanation", "ImageAttention", "LocalFrame", "draw", "explain"]
@@ -55,31 +54,22 @@ def explain(model: Model, structure: Any, atom: int | None = None, block: int | 
         ConfigError: if there is no such atom or block, or the model has no periodic attention.
     """
     crystal = as_crystal(structure)
-    network = model.network
     atoms = _chosen("atom", atom, len(crystal), f"{crystal.name or 'structure'} has")
-    stack = _stack(model)
-    blocks = _chosen("block", block, len(stack), f"model '{model.name}' has")
     batch = CrystalBatch.from_crystals([crystal]).to(model.device)
     batch = with_images(batch, model.radius, directions=True)
     assert batch.images is not None
     found: dict[tuple[int, int], Attention] = {}
     with torch.inference_mode():
-        geometry, x = stack.geometry(batch.to(model.dtype)), network.embed(batch)
-        for number, layer in enumerate(stack):
-            assert isinstance(layer, Block)
-            if number in blocks:
-                heads = HeadWeights.of(layer.attention, x, geometry)
-                found |= {(i, number): heads.of_atom(i, number, batch.images) for i in atoms}
-            x = layer(x, geometry, network.backend)
+        layers = list(model.network.attention_inputs(batch.to(model.dtype)))
+        if not layers:
+            raise ConfigError(f"Model '{model.name}' has no periodic attention, so there is nothing to explain.")
+        blocks = _chosen("block", block, len(layers), f"model '{model.name}' has")
+        for number in blocks:
+            attention, x, geometry = layers[number]
+            assert isinstance(attention, InfiniteAttention)
+            heads = HeadWeights.of(attention, x, geometry)
+            found |= {(i, number): heads.of_atom(i, number, batch.images) for i in atoms}
     return Explanation(model.name, crystal, tuple(found[key] for key in product(atoms, blocks)))
-
-
-def _stack(model: Model) -> Blocks:
-    """The blocks of a Crystalformer, or of a CrystalTransformer with periodic attention."""
-    blocks = getattr(getattr(model.network, "encoder", model.network), "blocks", None)
-    if not isinstance(blocks, Blocks):
-        raise ConfigError(f"Model '{model.name}' has no periodic attention, so there is nothing to explain.")
-    return blocks
 
 
 def _chosen(kind: str, number: int | None, count: int, owner: str) -> range:

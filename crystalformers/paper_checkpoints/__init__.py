@@ -19,6 +19,7 @@ from torch import Tensor
 
 from crystalformers.checkpoint import Checkpoint, write_atomically
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
+from crystalformers.models import CrystalModel
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset as preset_config
@@ -112,7 +113,7 @@ def load_published(
         CheckpointError: as `read_published`, and if the targets are not known or the model was never trained.
     """
     found = read_published(path, preset, targets)
-    if isinstance(found.model, Crystalformer) and not found.model.calibrated:
+    if not found.model.is_calibrated:
         raise CheckpointError(f"{path}: the width statistics are not set, so this model was never trained.")
     if not found.targets:
         raise CheckpointError(
@@ -123,7 +124,7 @@ def load_published(
     return Checkpoint(found.model, found.targets, card)
 
 
-def save_published(model: Network, path: Path, targets: Sequence[Target] = ()) -> None:
+def save_published(model: CrystalModel, path: Path, targets: Sequence[Target] = ()) -> None:
     """Write a model in the authors' names.
 
     Args:
@@ -142,6 +143,8 @@ def save_published(model: Network, path: Path, targets: Sequence[Target] = ()) -
     if isinstance(model, CrystalTransformer):
         _save_crystaltransformer(model, path)
         return
+    if not isinstance(model, Crystalformer):
+        raise CheckpointError(f"the authors' code has no {type(model).__name__}", where=str(path))
     if path.suffix == ".ckpt" and len(targets) != model.config.n_targets:
         raise CheckpointError(f"{path}: {len(targets)} targets do not fit {model.config.n_targets} model outputs.")
     try:

@@ -24,6 +24,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
+from crystalformers.models import CrystalModel
 from crystalformers.paper_checkpoints import Config, is_published, load_published
 from crystalformers.prediction.batching import Budget, expected_images, no_progress, windows
 from crystalformers.prediction.bundled import find_weights
@@ -89,10 +90,10 @@ class Model:
         self.targets: tuple[Target, ...] = tuple(checkpoint.targets)
         self.card: dict[str, Any] = checkpoint.card
         self.device, self.dtype, self.tolerance = _device(device), dtype, tolerance
-        self.network = checkpoint.model.to(self.device, dtype).eval()
-        self.radius = float(self.network.radius(tolerance))
-        self.directions = bool(self.network.needs_directions)
-        self.dim = int(self.network.config.dim)
+        self.network: CrystalModel = checkpoint.model.to(self.device, dtype).eval()
+        self.radius = self.network.radius(tolerance)
+        self.directions = self.network.needs_directions
+        self.dim = self.network.dim
         self.budget = Budget(IMAGES_PER_BATCH)
 
     def __repr__(self) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from crystalformers.errors import CrystalformersError
+from crystalformers.models import CrystalModel
 from crystalformers.training.averaging import WeightAverage
 from crystalformers.training.batching import LabelledBatch, Loader
 from crystalformers.training.dataset import Batches
@@ -63,7 +64,7 @@ class TrainingModule(LightningModule):
         recipe: all settings.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, recipe: Recipe) -> None:
+    def __init__(self, model: CrystalModel, batches: Batches, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.batches = batches

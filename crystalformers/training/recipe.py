@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
-from crystalformers.models import MODELS, architecture_of
-from crystalformers.models.presets import preset
+from crystalformers.models import MODELS
+from crystalformers.models.presets import find_preset, preset
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
@@ -199,7 +199,7 @@ class Recipe(BaseModel):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas = {self.betas} must lie in [0, 1).")
-        if self.augment is not None and self.model.get("variant") != "published":
+        if self.augment is not None and MODELS[self.architecture].Config(**self.model).invariant:
             raise ConfigError(
                 f"augment: this {self.architecture} sees no coordinates, so that random poses change nothing; leave it "
                 "out."
@@ -255,7 +255,7 @@ class Recipe(BaseModel):
 
 def _architecture(given: Any, name: str | None) -> Any:
     """The architecture that is named, that of the preset, or the default."""
-    of_preset = None if name is None else architecture_of(preset(name))
+    of_preset = None if name is None else find_preset(name).architecture
     if given is not None and of_preset is not None and given != of_preset:
         raise ConfigError(f"The preset '{name}' is a {of_preset}, not a {given}; leave out one of them.")
     return given or of_preset or Recipe.model_fields["architecture"].default
@@ -264,7 +264,7 @@ def _architecture(given: Any, name: str | None) -> Any:
 def _resolved_model(architecture: str, name: str | None, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError("The section 'model' must be a mapping of settings to values.")
-    config_class = MODELS[architecture][0]
+    config_class = MODELS[architecture].Config
     names = [name for name in config_class.__dataclass_fields__ if name != "n_targets"]
     if "n_targets" in given:
         raise ConfigError("The model setting n_targets follows from the targets; remove it.")

@@ -290,8 +290,8 @@ def test_an_unknown_architecture_is_refused_with_those_known() -> None:
 
 
 def test_every_architecture_has_settings_of_plain_types_and_a_radius() -> None:
-    for config_class, _ in MODELS.values():
-        config = config_class()
+    for model_class in MODELS.values():
+        config = model_class.Config()
         assert all(isinstance(value, (int, float, str, bool, tuple, NoneType)) for value in vars(config).values())
     model = small()
     assert 5 < model.radius(1e-3) < model.radius(1e-7) < 20

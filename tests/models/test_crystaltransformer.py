@@ -18,8 +18,8 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
 from crystalformers.explain import explain
 from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models import build_model, encoders
-from crystalformers.models.crystalformer import mean_over_atoms
+from crystalformers.models import build_model, crystaltransformer
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints.crystaltransformer import DEAD
@@ -134,7 +134,7 @@ class TestPublishedOutput:
     def test_groups_of_like_size_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, crystals = network(variant="published"), many(9)
         together = predict(model, crystals)
-        monkeypatch.setattr(encoders, "PADDED_PAIRS", 20)
+        monkeypatch.setattr(crystaltransformer, "PADDED_PAIRS", 20)
         torch.testing.assert_close(predict(model, crystals), together, rtol=1e-12, atol=1e-12)
 
     def test_full_size_in_float32(self) -> None:
