@@ -271,7 +271,11 @@ class InfiniteAttention(nn.Module):
         """The lattice sums of the reciprocal heads, planned when the first block asks."""
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
-        return geometry.cached("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
+        return geometry.cached(_lattice_sums, narrowest, tolerance)
+
+
+def _lattice_sums(geometry: Geometry, narrowest: float, tolerance: float) -> LatticeSums:
+    return LatticeSums.plan(geometry.batch, narrowest, tolerance)
 
 
 class Block(nn.Module):

@@ -401,6 +401,19 @@ def test_the_fused_kernel_never_drops_a_gradient_of_positions() -> None:
         attend(whole.inputs, Geometry(moved, whole.geometry.basis), "cpu")
 
 
+def test_a_geometry_computes_once_for_each_function_and_its_settings() -> None:
+    geometry, calls = problem(CASES["one atom"]).geometry, []
+
+    def scaled(geometry: Geometry, times: float) -> float:
+        calls.append(times)
+        return times * geometry.basis.count
+
+    assert [geometry.cached(scaled, times) for times in (2.0, 3.0, 2.0)] == [10.0, 15.0, 10.0]
+    assert calls == [2.0, 3.0]
+    other = replace(geometry, basis=RadialBasis(7, 14.0))
+    assert other.cached(scaled, 2.0) == 14.0, "another geometry begins with nothing"
+
+
 def test_images_must_be_there() -> None:
     geometry = Geometry(CrystalBatch.from_crystals([make_crystal("tiny")]), RadialBasis(0, 1.0))
     with pytest.raises(ValueError, match="has no images"):
