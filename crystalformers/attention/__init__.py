@@ -23,10 +23,9 @@ from crystalformers.errors import ConfigError
 
 __all__ = ["AngularBasis", "AngularEncoding", "Backend", "Geometry", "RadialBasis", "infinite_attention"]
 
-Backend = Literal["auto", "reference", "published", "torch", "cpu", "triton"]
-"""`reference`: brute force; `published`: the same with the authors' image rule, for comparison with their code;
-`torch`: vectorised PyTorch; `cpu`, `triton`: fused kernels for a CPU and for CUDA devices; `auto`: the fastest that
-gives what the arguments ask for. The weights are the same for all."""
+Backend = Literal["auto", "reference", "torch", "cpu", "triton"]
+"""`reference`: brute force; `torch`: vectorised PyTorch; `cpu`, `triton`: fused kernels for a CPU and for CUDA devices;
+`auto`: the fastest that gives what the arguments ask for. The weights are the same for all."""
 
 
 def infinite_attention(
@@ -66,8 +65,6 @@ def infinite_attention(
     match backend:
         case "reference":
             return reference.attention(*arguments, angular=angular)
-        case "published":
-            return reference.attention(*arguments, angular=angular, published=True)
         case "torch":
             return vectorised.attention(*arguments, angular)
         case "cpu":

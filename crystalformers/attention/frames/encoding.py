@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.chebyshev import chebyshev_series
+from crystalformers.attention.frames.crystal import lattice_frames, pca_axes
 from crystalformers.attention.frames.local import (
     TIE_WIDTH,
     FrameMethod,
     Frames,
     PrincipalAxes,
-    lattice_frames,
     max_frames,
-    pca_axes,
     weighted_pca,
 )
 from crystalformers.attention.geometry import Geometry
