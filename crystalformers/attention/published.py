@@ -51,7 +51,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over the authors' box of images, (A, H, D); arguments as in `infinite_attention`."""
     batch, basis = geometry.batch, geometry.basis

@@ -22,7 +22,7 @@ from crystalformers.attention.geometry import Geometry
 from crystalformers.csrc.kernels import Work, in_parallel, library
 
 
-def unsupported_reason(q_AHD: Tensor, geometry: Geometry) -> str | None:
+def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
     """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
     # What a compiler traces may not look for files; without the library the operator fails when it runs.
     if not torch.compiler.is_compiling() and library() is None:
@@ -41,7 +41,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, float32 on the CPU."""
     heads = q_AHD.shape[1]

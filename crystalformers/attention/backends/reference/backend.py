@@ -28,6 +28,11 @@ from crystalformers.attention.geometry import Geometry
 from crystalformers.images import envelope, length
 
 
+def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
+    """None: it computes everything."""
+    return None
+
+
 def attention(
     q_AHD: Tensor,
     k_AHD: Tensor,
@@ -35,7 +40,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images by brute force, (A, H, D); arguments as in `infinite_attention`."""
     batch = geometry.batch
