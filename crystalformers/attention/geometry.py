@@ -5,15 +5,18 @@ Shapes: A atoms, E images, P pairs, M most images of one atom, K radial function
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 from torch import Tensor
 
 from crystalformers.images import CrystalBatch, Images
+
+Settings = TypeVarTuple("Settings")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,23 @@ class Geometry:
 
     batch: CrystalBatch
     basis: RadialBasis
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[Hashable, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def cached(self, name: str, compute: Callable[[Geometry], Any]) -> Any:
-        """What a backend derives from the geometry, computed when it first asks and kept for the next layer."""
-        if name not in self._cache:
-            self._cache[name] = compute(self)
-        return self._cache[name]
+    def cached(self, function: Callable[[Geometry, *Settings], Value], *settings: *Settings) -> Value:
+        """`function(self, *settings)`, computed when a layer first asks for it and cached for the next ones.
 
-    def without_basis(self) -> Geometry:
-        """The same images with no radial functions."""
-        return Geometry(self.batch, replace(self.basis, count=0))
+        The function sees nothing but this geometry and the settings, and both are the key: a value cannot be returned
+        for settings it was not computed with.
+
+        Args:
+            function: defined once, in a module or a class. One made at each call, such as a lambda, is a new key each
+                time, so that nothing would be found again.
+            settings: hashable.
+        """
+        key = (function, *settings)
+        if key not in self._cache:
+            self._cache[key] = function(self, *settings)
+        return self._cache[key]
 
     @property
     def images(self) -> Images:

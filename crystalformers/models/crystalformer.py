@@ -26,9 +26,11 @@ from crystalformers.attention import (
     Geometry,
     RadialBasis,
     infinite_attention,
+    published,
     reciprocal,
 )
 from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod
+from crystalformers.attention.published import ImageRule
 from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
 from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
@@ -165,6 +167,10 @@ class InfiniteAttention(nn.Module):
     """Multi-head attention over periodic images with a decay whose width follows the query.
 
     The first `real_heads` heads sum in real space and carry the value encoding, the others in reciprocal space.
+
+    Attributes:
+        image_rule: `published` for the rules of the authors' code (`attention.published`), to be compared with it; the
+            backend then has no say. Not part of the weights.
     """
 
     width_mean: Tensor
@@ -173,6 +179,7 @@ class InfiniteAttention(nn.Module):
     def __init__(self, config: CrystalformerConfig, block: int) -> None:
         super().__init__()
         self.config = config
+        self.image_rule: ImageRule = "sphere"
         self.real_heads = real = config.real_heads(block)
         head_dim = config.dim // config.heads
         self.query = nn.Linear(config.dim, config.dim)
@@ -245,26 +252,47 @@ class InfiniteAttention(nn.Module):
             y = []
             if real:
                 W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
-                arguments = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK, geometry)
-                y.append(infinite_attention(*arguments, backend, angular=self.angular()))
+                features = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK)
+                y.append(self.attend(*features, geometry, backend))
             if real < config.heads:
-                others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
-                y.append(self.reciprocal(*others, published=backend == "published"))
+                y.append(
+                    self.attend_reciprocal(q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
+                )
         return self.out((torch.cat(y, dim=1) if len(y) > 1 else y[0]).flatten(1))
 
-    def reciprocal(
-        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry, *, published: bool
+    def attend(
+        self,
+        q_AHD: Tensor,
+        k_AHD: Tensor,
+        v_AHD: Tensor,
+        inverse_variance_AH: Tensor,
+        W_HDK: Tensor | None,
+        geometry: Geometry,
+        backend: Backend,
+    ) -> Tensor:
+        """Attention of the real heads, (A, H, D)."""
+        arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
+        if self.image_rule == "published":
+            return published.attention(*arguments, self.angular())
+        return infinite_attention(*arguments, backend, angular=self.angular())
+
+    def attend_reciprocal(
+        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry
     ) -> Tensor:
         """Attention of the reciprocal heads, as accurate as the radius of the images makes the real ones, (A, H, D)."""
-        if published:
-            return reciprocal.published_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
+        if self.image_rule == "published":
+            return published.reciprocal_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
         return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, self.lattice_sums(geometry))
 
     def lattice_sums(self, geometry: Geometry) -> LatticeSums:
         """The lattice sums of the reciprocal heads, planned when the first block asks."""
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
-        return geometry.cached("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
+        return geometry.cached(_lattice_sums, narrowest, tolerance)
+
+
+def _lattice_sums(geometry: Geometry, narrowest: float, tolerance: float) -> LatticeSums:
+    return LatticeSums.plan(geometry.batch, narrowest, tolerance)
 
 
 class Block(nn.Module):
@@ -378,6 +406,21 @@ class Crystalformer(CrystalModel):
             return None
         smooth = " or ".join(f"'{frame}'" for frame in SMOOTH_FRAMES if frame)
         return f"its '{self.config.frame}' frames do not follow the atoms smoothly as {smooth} frames do"
+
+    @property
+    def image_rule(self) -> ImageRule:
+        """Which images attention sums over, in all blocks; see `InfiniteAttention`."""
+        first = self.blocks[0]
+        assert isinstance(first, Block)
+        return first.attention.image_rule
+
+    @image_rule.setter
+    def image_rule(self, rule: ImageRule) -> None:
+        if rule not in get_args(ImageRule):
+            raise ConfigError(f"Image rule '{rule}' is not one of {', '.join(get_args(ImageRule))}.")
+        for module in self.modules():
+            if isinstance(module, InfiniteAttention):
+                module.image_rule = rule
 
     def radius(self, tolerance: float) -> float:
         """Radius of the image list, Angstrom, for a neglected share of the weight of at most `tolerance`."""

@@ -18,6 +18,11 @@ from crystalformers.attention.frames.encoding import AngularEncoding, angular_va
 from crystalformers.attention.geometry import Geometry
 
 
+def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
+    """None: it computes everything."""
+    return None
+
+
 def attention(
     q_AHD: Tensor,
     k_AHD: Tensor,
@@ -25,7 +30,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`."""
     images = geometry.images

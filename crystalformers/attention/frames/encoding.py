@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.chebyshev import chebyshev_series
+from crystalformers.attention.frames.crystal import lattice_frames, pca_axes
 from crystalformers.attention.frames.local import (
     TIE_WIDTH,
     FrameMethod,
     Frames,
     PrincipalAxes,
-    lattice_frames,
     max_frames,
-    pca_axes,
     weighted_pca,
 )
 from crystalformers.attention.geometry import Geometry
@@ -151,29 +150,27 @@ def local_frames(
             weight_RM = p_RM if direction_AM3.requires_grad else p_RM.detach()
             frames = weighted_pca(weight_RM, direction_RM3)
         case _:
-            given = given_frames(geometry, encoding)
-            assert given is not None
-            frames = given.repeated(heads)
+            frames = geometry.cached(static_frames, encoding.frame, encoding.tie_width).repeated(heads)
     return frames
 
 
-def given_frames(geometry: Geometry, encoding: AngularEncoding) -> Frames | PrincipalAxes | None:
-    """Frames of every atom, (A,) rows, that do not follow the attention weights; None where they do."""
-    match encoding.frame:
+def static_frames(geometry: Geometry, method: FrameMethod, tie_width: float) -> Frames | PrincipalAxes:
+    """Frames of every atom, (A,) rows, by a method that does not follow the attention weights."""
+    match method:
         case "static-local":
-            return geometry.cached("static-local", _static_local_frames)
+            return _static_local_frames(geometry, tie_width)
         case "lattice":
-            return geometry.cached("lattice", lambda g: lattice_frames(g.batch)).of(geometry.batch.crystal_of_atom)
+            return lattice_frames(geometry.batch).of(geometry.batch.crystal_of_atom)
         case "pca":
-            return geometry.cached("pca", lambda g: pca_axes(g.batch)).of(geometry.batch.crystal_of_atom)
-    return None
+            return pca_axes(geometry.batch).of(geometry.batch.crystal_of_atom)
+    raise ValueError(f"'{method}' frames follow the attention weights.")
 
 
-def _static_local_frames(geometry: Geometry) -> Frames:
+def _static_local_frames(geometry: Geometry, tie_width: float) -> Frames:
     """Max frames for the fixed weights exp(-d^2), the same for all heads and layers."""
     direction_AM3, around_AM = geometry.directions
     squared_AM = geometry.images.distance.square()[geometry.slots[0]]
-    return max_frames((-squared_AM).masked_fill(~around_AM, -math.inf), direction_AM3)
+    return max_frames((-squared_AM).masked_fill(~around_AM, -math.inf), direction_AM3, tie_width)
 
 
 def angular_sums(

@@ -10,16 +10,11 @@ Shapes: R rows (an atom, or an atom and head), M image slots of an atom, F frame
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-from crystalformers.attention.frames.symmetry import nearest_differences, shortest_vectors, translation_lattice
-from crystalformers.images import CrystalBatch
 
 FrameMethod = Literal["max", "weighted-pca", "static-local", "pca", "lattice"]
 """`max` and `weighted-pca` follow the attention weights of each head; the others are fixed for the crystal."""
@@ -29,9 +24,6 @@ TIE_WIDTH = 0.01
 
 GAP_WIDTH = 0.01
 """Gap between two eigenvalues, relative to their sum, from which on they count as wholly distinct."""
-
-LENGTH_WIDTH = 0.01
-"""How much longer than the shortest a lattice vector may be and still count, Angstrom."""
 
 DEGENERATE = 1e-8
 """Gap between two eigenvalues, relative to their sum, below which their plane alone has a gradient."""
@@ -222,95 +214,3 @@ def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
 def weighted_pca(weight_RM: Tensor, direction_RM3: Tensor) -> PrincipalAxes:
     """The weighted PCA frame: principal axes of sum w r r^T over the images (unit vectors, as the paper has it)."""
     return principal_axes(torch.einsum("rm,rmx,rmy->rxy", weight_RM, direction_RM3, direction_RM3))
-
-
-def pca_axes(batch: CrystalBatch, *, given_cell: bool = False) -> PrincipalAxes:
-    """The PCA frame of each crystal: principal axes of the differences between its atoms, (C,) rows.
-
-    The published frame takes the atoms of the unit cell, so that it depends on the cell and on how atoms are wrapped.
-    Here each pair of atoms counts with its nearest images by the lattice of all translations of the crystal (that of
-    the primitive cell): for a molecule in a box the two agree; for a crystal this depends on the crystal alone.
-
-    Args:
-        batch: the crystals.
-        given_cell: take the atoms of the cell as given, unwrapped (published).
-    """
-    moments = []
-    for numbers, frac, lattice in _cells(batch):
-        if given_cell:
-            centred = (frac - frac.mean(0)) @ lattice
-            moments.append(centred.mT @ centred / len(centred))
-            continue
-        vectors_P3, share_P = nearest_differences(frac @ lattice, translation_lattice(numbers, frac, lattice))
-        moments.append(torch.einsum("p,px,py->xy", share_P, vectors_P3, vectors_P3))
-    axes = principal_axes(torch.stack(moments))
-    return PrincipalAxes(axes.axes.to(batch.positions), axes.distinct.to(batch.positions))
-
-
-def lattice_frames(batch: CrystalBatch, *, given_cell: bool = False) -> Frames:
-    """The lattice frame of each crystal, (C,) rows: unit vectors along the shortest lattice vectors, not orthogonal.
-
-    e_1 is the shortest; e_2 the shortest not parallel to it, with e_1 . e_2 >= 0; e_3 the shortest out of their plane,
-    with e_3 . e_1 >= 0; a left-handed triple is negated.
-
-    Args:
-        batch: the crystals.
-        given_cell: take the lattice as given (published) rather than that of all translations of the crystal.
-    """
-    axes, owner, weight = [], [], []
-    for row, (numbers, frac, lattice) in enumerate(_cells(batch)):
-        basis = lattice if given_cell else translation_lattice(numbers, frac, lattice)
-        triples, shares = _lattice_triples(shortest_vectors(basis))
-        axes.append(triples)
-        weight.append(shares)
-        owner.append(torch.full((len(shares),), row))
-    return Frames(
-        torch.cat(axes).to(batch.positions),
-        torch.cat(owner).to(batch.ptr.device),
-        torch.cat(weight).to(batch.positions),
-    )
-
-
-def _cells(batch: CrystalBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Numbers, fractional coordinates and lattice of each crystal, float64 on the CPU."""
-    lattices = batch.lattice.double().cpu()
-    for lattice, (first, last) in zip(lattices, pairwise(batch.ptr.tolist()), strict=True):
-        positions = batch.positions[first:last].double().cpu()
-        yield batch.numbers[first:last].cpu(), torch.linalg.solve(lattice.mT, positions.mT).mT, lattice
-
-
-def _lattice_triples(vectors_V3: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors (F, 3, 3) of every triple that may be the three shortest, and the share of each."""
-    lengths = vectors_V3.norm(dim=1)
-    units = vectors_V3 / lengths[:, None]
-    triples, shares = [], []
-    for a, share_a in _shortest(lengths, torch.ones_like(lengths)):
-        cosine = units @ units[a]
-        out_of_line = (cosine.abs() < 1 - 1e-6).to(lengths)
-        for b, share_b in _shortest(lengths, out_of_line * _towards(cosine)):
-            volume = units @ torch.linalg.cross(units[a], units[b])
-            out_of_plane = (volume.abs() > 1e-6).to(lengths)
-            for c, share_c in _shortest(lengths, out_of_plane * _towards(cosine)):
-                handed = 1.0 if volume[c] > 0 else -1.0
-                triples.append(handed * units[[a, b, c]])
-                shares.append(share_a * share_b * share_c)
-    # A triple and its negative give the same frame, up to rounding.
-    found = torch.stack(triples)
-    rounded, same = torch.unique(found.round(decimals=AXIS_DECIMALS) + 0.0, dim=0, return_inverse=True)
-    times = lengths.new_zeros(len(rounded)).index_add(0, same, torch.ones_like(found[:, 0, 0]))
-    distinct = torch.zeros_like(rounded).index_add(0, same, found) / times[:, None, None]
-    return distinct, lengths.new_zeros(len(rounded)).index_add(0, same, torch.stack(shares))
-
-
-def _shortest(lengths: Tensor, allowed: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The shortest of the allowed vectors and those that tie with it, each with its share."""
-    behind = lengths - lengths[allowed > 0].min()
-    share = allowed * smooth_step(1 - behind / LENGTH_WIDTH)
-    share = share / share.sum()
-    for index in share.nonzero().flatten().tolist():
-        yield index, share[index]
-
-
-def _towards(cosine: Tensor) -> Tensor:
-    """1 for a direction on the side of e_1, 0 for one on the other, smoothly so near the right angle."""
-    return smooth_step(0.5 + cosine / (2 * TIE_WIDTH))

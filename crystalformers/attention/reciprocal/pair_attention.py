@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from crystalformers.attention.reciprocal.lattice_sums import Block, LatticeSums, dual_lattice, log_factor
-from crystalformers.images import CrystalBatch
+from crystalformers.attention.reciprocal.lattice_sums import Block, LatticeSums
 
 
 def attention(q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> Tensor:
@@ -82,31 +80,3 @@ def _by_crystal(sums: LatticeSums, compute: Callable[[Block], Tensor]) -> list[T
         for slot, crystal in enumerate(block.crystal.tolist()):
             rows[crystal].append(values[slot, block.is_target[slot]][..., block.is_source[slot]])
     return [torch.cat(parts) for parts in rows]
-
-
-def published_attention(
-    q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, batch: CrystalBatch
-) -> Tensor:
-    """Attention as the authors' code sums it, for comparison: all |m_k| <= 2, and S_ij clamped at 1e-6, (A, H, D).
-
-    It depends on the cell, and has no gradient where the clamp holds. Their volume carries the sign of the cell's
-    handedness, so that left-handed cells give NaN; here it is positive.
-    """
-    rows = []
-    for (first, last), lattice in zip(pairwise(batch.ptr.tolist()), batch.lattice, strict=True):
-        atoms = slice(first, last)
-        score_NHN = torch.einsum("ihd,jhd->ihj", q_AHD[atoms], k_AHD[atoms]) / math.sqrt(q_AHD.shape[-1])
-        p_NHN = torch.softmax(score_NHN + published_alpha(variance_AH[atoms], batch.positions[atoms], lattice), dim=-1)
-        rows.append(torch.einsum("ihj,jhd->ihd", p_NHN, v_AHD[atoms]))
-    return torch.cat(rows)
-
-
-def published_alpha(variance_NH: Tensor, positions: Tensor, lattice: Tensor) -> Tensor:
-    """The authors' alpha_ij of one crystal, (targets, heads, sources); see `published_attention`."""
-    m = torch.arange(-2, 3, device=lattice.device, dtype=lattice.dtype)
-    m_M3 = torch.cartesian_prod(m[2:], m, m)
-    w_M3 = m_M3 @ dual_lattice(lattice)
-    weight_NHM = torch.exp(-0.5 * variance_NH.unsqueeze(-1) * w_M3.square().sum(-1)) * (1 + m_M3[:, 0].sign())
-    cosine_NNM = torch.cos((positions - positions[:, None]) @ w_M3.mT)
-    sum_NHN = torch.einsum("ihm,ijm->ihj", weight_NHM, cosine_NNM)
-    return torch.log((log_factor(variance_NH, lattice).exp().unsqueeze(-1) * sum_NHN).clamp(min=1e-6))

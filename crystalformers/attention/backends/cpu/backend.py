@@ -16,13 +16,13 @@ from torch import Tensor
 
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput
-from crystalformers.attention.frames.encoding import AngularEncoding, given_frames
-from crystalformers.attention.frames.local import principal_axes
+from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
+from crystalformers.attention.frames.local import FrameMethod, principal_axes
 from crystalformers.attention.geometry import Geometry
 from crystalformers.csrc.kernels import Work, in_parallel, library
 
 
-def unsupported_reason(q_AHD: Tensor, geometry: Geometry) -> str | None:
+def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
     """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
     # What a compiler traces may not look for files; without the library the operator fails when it runs.
     if not torch.compiler.is_compiling() and library() is None:
@@ -41,7 +41,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, float32 on the CPU."""
     heads = q_AHD.shape[1]
@@ -52,13 +52,11 @@ def attention(
 
     q_ADH, k_ADH, v_ADH = (padded(t.mT) for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD))
     decay_AH = padded(0.5 * inverse_variance_AH, 1.0)
-    backward = torch.is_grad_enabled()
-    rows = geometry.cached(f"fused, backward: {backward}", lambda g: CpuImages.of(g, backward=backward))
+    rows = geometry.cached(CpuImages.of, torch.is_grad_enabled())
     count = 0 if W_HDK is None else geometry.basis.count
     series = frames = None
     if angular is not None:
-        basis = angular.basis
-        series = geometry.cached("fused series", lambda g: CosineSeries.of(g.images, basis))
+        series = geometry.cached(CosineSeries.of, angular.basis)
         frames = _frames(q_ADH, k_ADH, decay_AH, rows, series, geometry, angular, heads)
     kernel_input = KernelInput.of(rows, series, frames, 1.0 if angular is None else angular.tie_width, count)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
@@ -95,13 +93,15 @@ def _frames(
         in_parallel(Work("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
         return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, series.orders)
+    return geometry.cached(_static_frames, angular.frame, angular.tie_width, heads, padded, series.orders)
 
-    def pack(g: Geometry) -> PackedFrames:
-        given = given_frames(g, angular)
-        assert given is not None
-        return PackedFrames.of(given.repeated(heads), atoms, heads, padded, series.orders)
 
-    return geometry.cached(f"fused {angular.frame} frames of {heads} heads", pack)
+def _static_frames(
+    geometry: Geometry, method: FrameMethod, tie_width: float, heads: int, padded: int, orders: int
+) -> PackedFrames:
+    """Frames that do not follow the weights, packed; `padded` counts the heads of whole vectors."""
+    frames = geometry.cached(static_frames, method, tie_width).repeated(heads)
+    return PackedFrames.of(frames, geometry.images.n_atoms, heads, padded, orders)
 
 
 torch.library.define(

@@ -15,7 +15,7 @@ from torch import Tensor
 from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.attention.frames.encoding import AngularBasis
 from crystalformers.attention.frames.local import Frames, PrincipalAxes
-from crystalformers.images import Images
+from crystalformers.attention.geometry import Geometry
 
 NEGLIGIBLE = 3e-7
 """Bound on the error of the angular functions, and on what sums over images with them may leave out."""
@@ -39,18 +39,24 @@ class CosineSeries:
     tail: Tensor
 
     @classmethod
-    def of(cls, images: Images, basis: AngularBasis) -> CosineSeries:
+    def of(cls, geometry: Geometry, basis: AngularBasis) -> CosineSeries:
         """For images with directions and the functions of a model."""
-        assert images.vectors is not None
-        distance = images.distance.clamp_min(torch.finfo(images.distance.dtype).tiny)
-        direction = F.pad(images.vectors.float(), (0, 0, 0, BLOCK))
-        direction[: len(distance)].div_(distance.unsqueeze(-1))  # in place: the largest tensor of all
-        return cls(direction, *_coefficients(basis))
+        return cls(geometry.cached(_directions), *_coefficients(basis))
 
     @property
     def orders(self) -> int:
         """Polynomials in the series; as many directions, evenly spread in a plane, stand for all of them."""
         return len(self.coefficients) - 1
+
+
+def _directions(geometry: Geometry) -> Tensor:
+    """`CosineSeries.direction`."""
+    images = geometry.images
+    assert images.vectors is not None
+    distance = images.distance.clamp_min(torch.finfo(images.distance.dtype).tiny)
+    direction = F.pad(images.vectors.float(), (0, 0, 0, BLOCK))
+    direction[: len(distance)].div_(distance.unsqueeze(-1))  # in place: the largest tensor of all
+    return direction
 
 
 def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:

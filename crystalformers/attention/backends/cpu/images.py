@@ -59,7 +59,7 @@ class CpuImages:
     spacing: float
 
     @classmethod
-    def of(cls, geometry: Geometry, *, backward: bool) -> CpuImages:
+    def of(cls, geometry: Geometry, backward: bool) -> CpuImages:
         """Read off a geometry; with what only a backward pass reads, or without."""
         images, basis = geometry.images, geometry.basis
         atoms = torch.arange(images.n_atoms + 1, device=images.pair_source.device)

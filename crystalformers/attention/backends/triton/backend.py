@@ -43,13 +43,13 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, see `unsupported_reason`."""
     basis, dtype = geometry.basis, v_AHD.dtype
     count = 0 if W_HDK is None else basis.count
     spacing, per_width = (basis.spacing, 1 / (basis.width * basis.spacing)) if count else (1.0, 1.0)
-    lists = geometry.cached("triton", operators.TritonImages.of).tensors()
+    lists = geometry.cached(operators.TritonImages.of).tensors()
     y_AHD, b_AHK, p_EH, _, _ = torch.ops.crystalformers.triton_image_sum(
         q_AHD, k_AHD, v_AHD, inverse_variance_AH, lists, spacing, per_width, count, angular is not None
     )

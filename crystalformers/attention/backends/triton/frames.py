@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.backends.triton import operators
-from crystalformers.attention.frames.encoding import AngularEncoding, given_frames
-from crystalformers.attention.frames.local import Frames
+from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
+from crystalformers.attention.frames.local import FrameMethod, Frames
 from crystalformers.attention.geometry import Geometry
 
 FRAMES = ("max", "static-local", "lattice")
@@ -42,12 +42,12 @@ def angular_values(p_EH: Tensor, geometry: Geometry, angular: AngularEncoding) -
 
     Were there more frames than there is room for (`FRAMES_PER_ROW`), all values would be NaN.
     """
-    directions = geometry.cached("triton directions", _directions)
+    directions = geometry.cached(_directions)
     ptr, heads, basis = geometry.images.ptr, p_EH.shape[1], angular.basis
     if angular.frame == "max":
         frames = torch.ops.crystalformers.triton_max_frames(p_EH.detach(), directions, ptr, angular.tie_width)
     else:
-        frames = geometry.cached(f"triton {angular.frame} frames of {heads} heads", lambda g: _given(g, angular, heads))
+        frames = geometry.cached(_static_frames, angular.frame, angular.tie_width, heads)
     sums_AHzK = torch.ops.crystalformers.triton_angular_sum(
         p_EH, [directions, ptr, *frames], basis.spacing, 1 / (basis.width * basis.spacing), basis.count
     )
@@ -63,11 +63,11 @@ def _directions(geometry: Geometry) -> Tensor:
     return (images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous()
 
 
-def _given(geometry: Geometry, angular: AngularEncoding, heads: int) -> list[Tensor]:
+def _static_frames(geometry: Geometry, method: FrameMethod, tie_width: float, heads: int) -> list[Tensor]:
     """Frames that do not follow the weights, as the kernels read them: first of each row, axes and shares."""
-    given = given_frames(geometry, angular)
-    assert isinstance(given, Frames)
-    frames = given.repeated(heads)
+    of_atoms = geometry.cached(static_frames, method, tie_width)
+    assert isinstance(of_atoms, Frames)
+    frames = of_atoms.repeated(heads)
     order = torch.argsort(frames.owner, stable=True)
     rows = torch.arange(geometry.images.n_atoms * heads + 1, device=order.device)
     first = torch.searchsorted(frames.owner[order], rows)
