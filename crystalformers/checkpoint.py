@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
+from crystalformers.files import write_atomically
 from crystalformers.models import MODELS, build_model
 from crystalformers.target import Target
 
@@ -137,21 +137,6 @@ def read_description(path: Path) -> dict[str, Any]:
             "update crystalformers."
         )
     return description
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that either the old or the whole new content is there, whatever happens meanwhile."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _elements_hash() -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import RESULTS, print_table, shared, versions, write_results
 from crystalformers import evaluate_model, load_model, open_table
-from crystalformers.checkpoint import write_atomically
+from crystalformers.files import write_atomically
 from crystalformers.prediction import bundled
 from crystalformers.prediction.model import column_name
 

@@ -88,7 +88,7 @@ def _print_scores(result: Evaluation) -> None:
 
 def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:
     from crystalformers import __version__
-    from crystalformers.checkpoint import write_atomically
+    from crystalformers.files import write_atomically
 
     report = {
         "crystalformers": __version__,

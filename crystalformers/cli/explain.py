@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crystalformers.cli.options import Overwrite, Tolerance
-from crystalformers.cli.output import check_output, print_table, replacing
+from crystalformers.cli.output import check_output, print_table
+from crystalformers.files import replacing
 
 if TYPE_CHECKING:
     from crystalformers.explain import Explanation

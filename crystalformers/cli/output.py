@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from crystalformers.errors import ConfigError
+from crystalformers.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,19 +25,6 @@ UNFOLDED = 10_000
 
 LISTED = 20
 """Rejected structures named on stderr when the output file tells of all of them."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once the block is done; an error leaves nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_output(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> None:
