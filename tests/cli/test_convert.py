@@ -14,7 +14,7 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints import save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY = Target("formation_energy", "eV/atom", mean=-1.0, std=2.0)
