@@ -24,7 +24,8 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError, TargetError
 from crystalformers.images import CrystalBatch, build_images
 from crystalformers.io import as_crystal
-from crystalformers.prediction.model import Model, load_model
+from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.model import Model
 from crystalformers.target import Target
 
 try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save
 
 from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
+from crystalformers.files import write_atomically
 from crystalformers.models import MODELS, CrystalModel, build_model
 from crystalformers.target import Target
 
@@ -142,21 +142,6 @@ def read_description(path: Path) -> dict[str, Any]:
             remedy="update crystalformers",
         )
     return description
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a failure at any moment leaves either the whole old or the whole new content."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _elements_hash() -> str:

@@ -1,4 +1,4 @@
-"""`crystalformers convert`: a checkpoint of the authors' code becomes one of ours, and the other way."""
+"""`crystalformers convert`: a checkpoint of the authors' code becomes weights of this library, or the other way."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def convert_command(
         typer.Option(
             "--output",
             "-o",
-            help="Weights of ours (.safetensors), or in the authors' names (.ckpt, .pt, .pth, .safetensors).",
+            help="Weights of ours (.safetensors), or with the authors' names (.ckpt, .pt, .pth, .safetensors).",
             show_default=False,
         ),
     ],
     preset: Annotated[
         str | None,
-        typer.Option(help="Published model that a state dict alone holds, e.g. crystalformer.", show_default=False),
+        typer.Option(help="The published model that a state dict holds, e.g. crystalformer.", show_default=False),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", help="What the authors' file predicts, if it does not tell; repeat for several."),
+        typer.Option("--target", help="What the authors' file predicts, if it does not say; repeat for several."),
     ] = None,
     unit: Annotated[list[str] | None, typer.Option("--unit", help="Unit of each such target, e.g. eV/atom.")] = None,
     mean: Annotated[
@@ -46,7 +46,7 @@ def convert_command(
 ) -> None:
     """Turn a checkpoint of the authors' code into weights of this library, or back.
 
-    What is read decides the direction. What could not be mapped is listed on stderr.
+    The kind of the source decides the direction. What could not be mapped is listed on stderr.
     """
     from crystalformers.checkpoint import load_checkpoint, save_model
     from crystalformers.paper_checkpoints import is_published, load_published, save_published
@@ -62,7 +62,8 @@ def convert_command(
             typer.echo(f"not mapped: {note}", err=True)
         return
     if preset is not None or targets is not None:
-        raise ConfigError(f"{source}: a model of this library tells its settings and targets; leave out yours.")
+        problem = "a file of this library holds its own settings and targets"
+        raise ConfigError(problem, where=str(source), remedy="leave out yours")
     checkpoint = load_checkpoint(source)
     save_published(checkpoint.model, output, checkpoint.targets)
 
@@ -70,7 +71,7 @@ def convert_command(
 def _targets(
     names: Sequence[str], units: Sequence[str], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> list[Target] | None:
-    """The targets that the options describe, or None for none.
+    """The targets that the options describe; None if there are none.
 
     Raises:
         ConfigError: if there is not one value of each option for each target.
@@ -79,7 +80,8 @@ def _targets(
 
     for option, values in (("--unit", units), ("--mean", mean), ("--std", std)):
         if values is not None and len(values) != len(names):
-            raise ConfigError(f"{len(names)} --target and {len(values)} {option} were given; give one for each target.")
+            problem = f"{len(names)} --target and {len(values)} {option} were given"
+            raise ConfigError(problem, remedy="give one for each target")
     means, stds = mean or [0.0] * len(names), std or [1.0] * len(names)
     scales = zip(names, units, means, stds, strict=True)
     return [Target(name, unit, mean=m, std=s) for name, unit, m, s in scales] or None

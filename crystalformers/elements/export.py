@@ -29,7 +29,7 @@ def export(
         ConfigError: if there is no such format, or `fill` is given for one that needs no other elements.
         TableError: naming the missing elements, or if the vectors cannot be reduced.
     """
-    from crystalformers.checkpoint import write_atomically
+    from crystalformers.files import write_atomically
 
     if fmt not in FORMATS:
         raise ConfigError(f"'{fmt}' is no format of element tables; known are {', '.join(FORMATS)}.")

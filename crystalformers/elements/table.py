@@ -204,7 +204,7 @@ class ElementTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file whose header carries name and metadata; it appears whole or not at all."""
-        from crystalformers.checkpoint import write_atomically
+        from crystalformers.files import write_atomically
 
         write_atomically(Path(path), self.to_bytes())
 

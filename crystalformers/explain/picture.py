@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalformers.checkpoint import write_atomically
 from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
+from crystalformers.files import write_atomically
 from crystalformers.io import formula
 
 if TYPE_CHECKING:

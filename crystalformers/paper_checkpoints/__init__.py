@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from crystalformers.checkpoint import Checkpoint, write_atomically
+from crystalformers.checkpoint import Checkpoint
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
+from crystalformers.files import write_atomically
 from crystalformers.models import CrystalModel
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig

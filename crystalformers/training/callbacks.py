@@ -21,8 +21,8 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from crystalformers.checkpoint import write_atomically
 from crystalformers.errors import CheckpointError
+from crystalformers.files import write_atomically
 from crystalformers.training.averaging import learned
 from crystalformers.training.module import Progress, TrainingModule
 

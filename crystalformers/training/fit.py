@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crystalformers.checkpoint import save_model, write_atomically
+from crystalformers.checkpoint import save_model
 from crystalformers.errors import ConfigError
+from crystalformers.files import write_atomically
 from crystalformers.models import build_model
 from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.target import Target

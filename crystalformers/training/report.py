@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from crystalformers.checkpoint import write_atomically
+from crystalformers.files import write_atomically
 from crystalformers.target import Target
 from crystalformers.training.batching import IntArray, Loader
 from crystalformers.training.dataset import SPLITS, Batches, Dataset

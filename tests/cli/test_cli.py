@@ -12,10 +12,10 @@ import pytest
 from command import invoke, leftovers, rows_of
 from samples import CELL_ENERGY, ENERGY, MODULUS, many, rock_salt, tiny_model, write_poscar, write_table
 
-import crystalformers.prediction.model
+import crystalformers.prediction.loading
 from crystalformers.cli import progress as progress_module
 from crystalformers.prediction import bundled
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +339,6 @@ def test_progress_outside_a_terminal_is_a_line_with_the_time_left(
 
 
 def test_a_bug_keeps_its_traceback(weights: Path, mixed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crystalformers.prediction.model, "load_model", lambda *_: 1 / 0)
+    monkeypatch.setattr(crystalformers.prediction.loading, "load_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         invoke("predict", mixed[0], "-m", weights)

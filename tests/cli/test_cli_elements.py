@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 from crystalformers.elements import ElementTable, library, load_elements
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 
 
 @pytest.fixture

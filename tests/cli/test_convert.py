@@ -15,7 +15,7 @@ from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints import save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY = Target("formation_energy", "eV/atom", mean=-1.0, std=2.0)

@@ -23,7 +23,7 @@ from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints.crystaltransformer import DEAD
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 from crystalformers.testing import CONTROL, E3, assert_invariant, invariance_report, network_predictor
 
 SMALL = {"dim": 16, "heads": 2, "blocks": 2, "feedforward": 32, "radial_functions": 8}

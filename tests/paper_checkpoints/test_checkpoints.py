@@ -22,7 +22,7 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints import read_published, save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY = Target("formation_energy", "eV/atom", "per_atom")

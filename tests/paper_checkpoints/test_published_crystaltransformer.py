@@ -21,7 +21,7 @@ from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints import read_published, save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY, GAP = Target("energy", "eV/atom", "per_atom"), Target("gap", "eV")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crystalformers.errors import CheckpointError
 from crystalformers.paper_checkpoints import read_published
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 
 
 class TestRefusing:

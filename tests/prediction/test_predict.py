@@ -18,7 +18,9 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected
 from crystalformers.prediction import bundled
 from crystalformers.prediction.batching import batches_by_cost, expected_images, windows
-from crystalformers.prediction.model import Model, Prediction, load_model
+from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.model import Model
+from crystalformers.prediction.rows import Prediction
 
 
 @pytest.fixture(scope="module")
