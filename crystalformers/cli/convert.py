@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="Checkpoint or state dict of the authors' code, or weights of ours.")],
+    source: Annotated[
+        Path, typer.Argument(help="Checkpoint or state dict of the authors' code, or a weight file of this library.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="Weights of ours (.safetensors), or with the authors' names (.ckpt, .pt, .pth, .safetensors).",
+            help="Weight file of this library (.safetensors) or of the authors' (.ckpt, .pt, .pth, .safetensors).",
             show_default=False,
         ),
     ],
@@ -44,9 +46,10 @@ def convert_command(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint of the authors' code into weights of this library, or back.
+    """Convert checkpoints of the authors' code, both ways.
 
-    The kind of the source decides the direction. What could not be mapped is listed on stderr.
+    A checkpoint of the authors' code becomes weights of this library, and the other way. What could not be mapped is
+    listed on stderr.
     """
     from crystalformers.checkpoint import load_checkpoint, save_model
     from crystalformers.paper_checkpoints import is_published, load_published, save_published

@@ -34,7 +34,9 @@ TableName = Annotated[
 ]
 
 elements_app = typer.Typer(
-    help="Vectors of the elements: train them, write them for other libraries, look at them.", no_args_is_help=True
+    help="Train, export and look at vectors of the elements.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

@@ -41,11 +41,11 @@ def embed_command(
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the vectors that a model computes before its property head (numbers without unit, float32).
+    """Write the vectors that a model computes for structures.
 
-    One row per crystal (id, formula, n_atoms, vector: the mean over its atoms), or with --per-atom one row
-    per atom (id, atom, symbol, vector). Structures that cannot be used are left out and listed on stderr, and
-    the exit code is 1.
+    They are taken before its property head, and are float32 numbers without unit: one row per crystal (id,
+    formula, n_atoms, vector: the mean over its atoms), or with --per-atom one row per atom (id, atom, symbol,
+    vector). Structures that cannot be used are left out and listed on stderr, and the exit code is 1.
     """
     check_output(output, [".parquet"], overwrite=overwrite)
 

@@ -45,10 +45,11 @@ def evaluate_command(
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure a model on a table: MAE, RMSE and R2 of each target, in its unit, and the errors of a baseline.
+    """Measure the errors of a model on a labelled table.
 
-    The split stored in a run folder takes precedence over the column `split` of the table. The baseline
-    predicts the mean of the training labels for every structure.
+    They are MAE, RMSE and R2 of each target, in its unit, and the errors of a baseline that predicts the mean of
+    the training labels for every structure. The split stored in a run folder takes precedence over the column
+    `split` of the table.
     """
     for path, suffix in ((output, ".json"), (predictions, ".parquet")):
         if path is not None:

@@ -50,10 +50,11 @@ def explain_command(
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show which periodic images each atom attends to: weights, widths of decay (Å), and frames (JSON, picture).
+    """Show which periodic images each atom attends to.
 
-    The weights of an atom, block and head add up to 1. Heads in reciprocal space give an atom one weight for all its
-    images, and have no distances.
+    The table has the weights and the widths of decay (Å); JSON and pictures have the frames as well. The weights of
+    an atom, block and head add up to 1. Heads in reciprocal space give an atom one weight for all its images, and
+    have no distances.
     """
     if output is not None:
         check_output(output, SUFFIXES, overwrite=overwrite)

@@ -8,7 +8,7 @@ import typer
 
 
 def models_command() -> None:
-    """List the bundled models: property, unit, training data, measured test error."""
+    """List the bundled models and their measured errors."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -72,10 +72,10 @@ def print_predictions(units: Mapping[str, str], rows: Iterable[Row]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     printed = [column for column in columns(units) if column.title]
     for column in printed:
-        is_text = column.type == "string"
-        table.add_column(
-            escape(column.title), justify="left" if is_text else "right", overflow="fold" if is_text else "ellipsis"
-        )
+        if column.type == "string":
+            table.add_column(escape(column.title), overflow="fold")
+        else:
+            table.add_column(escape(column.title), justify="right")
     for row in rows:
         if isinstance(row, Prediction):
             table.add_row(*(escape(column.text(as_json(row), digits=4)) for column in printed))

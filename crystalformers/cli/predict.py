@@ -43,7 +43,7 @@ def predict_command(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict properties of structures, in the units the model was trained in.
+    """Predict properties of structures, with units.
 
     Structures that cannot be used are listed on stderr with the reason, and the exit code is 1.
     A run with -o keeps its finished part in OUTPUT.partial: after Ctrl-C or a kill, repeat it with --resume.

@@ -1,8 +1,11 @@
 """The finished part of a long prediction on disk, from which an interrupted run goes on.
 
-One text file: a header that says what is computed, then a line of JSON for each finished window of structures. A line
-is written and synced as a whole; if a run is killed while it writes, the incomplete last line is cut off on resume.
-With its rows, a line has a digest of the structures they belong to, so that a run cannot be resumed with other ones.
+One text file: a header that says what is computed, then a line for each finished window of structures. A line is the
+SHA-256 of its JSON, a space and the JSON. It is written and synced as a whole; if a run is killed while it writes, the
+incomplete last line is cut off on resume, and damage anywhere else is an error. With its rows, a line has a digest of
+the structures that they belong to, so that a run cannot be resumed with other structures.
+
+A journal that is open is locked against other processes.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from typing import Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
+from crystalformers.files import locked
 from crystalformers.io import Rejected
 from crystalformers.prediction.rows import Prediction, Row
 
 
 @contextmanager
 def open_journal(path: Path, header: dict[str, Any], *, resume: bool) -> Iterator[Journal]:
-    """Begin a journal, or go on with the one that is there.
+    """Begin a journal, or go on with the one that is there; other processes cannot open it meanwhile.
 
     The file is deleted if no window was finished. Once the rows are written elsewhere, call `Journal.remove`.
 
@@ -34,14 +38,16 @@ def open_journal(path: Path, header: dict[str, Any], *, resume: bool) -> Iterato
         resume: whether to go on with a file that is there.
 
     Raises:
-        ConfigError: if there is one and `resume` is not set, or if it is damaged or has another header.
+        ConfigError: if another process has the journal open, if there is one and `resume` is not set, or if the one
+            that is there is damaged or has another header.
     """
-    journal = Journal(path, header, resume=resume)
-    try:
-        yield journal
-    finally:
-        if path.exists() and next(journal.windows(), None) is None:
-            journal.remove()
+    with locked(path):
+        journal = Journal(path, header, resume=resume)
+        try:
+            yield journal
+        finally:
+            if path.exists() and next(journal.windows(), None) is None:
+                journal.remove()
 
 
 class Journal:
@@ -116,7 +122,7 @@ class Journal:
     def _write(self, content: dict[str, Any]) -> None:
         text = json.dumps(content).encode()
         with self.path.open("ab") as file:
-            file.write(text + b"\n")
+            file.write(hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -127,14 +133,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                content: dict[str, Any] = json.loads(line)
-                if number > 1:
-                    _ = content["inputs"], content["rows"]
-            except (ValueError, TypeError, KeyError) as error:
-                problem = f"line {number} is damaged ({error})"
-                raise ConfigError(problem, where=str(path), remedy="delete it to start again") from error
-            yield content
+            checksum, _, text = line.rstrip(b"\n").partition(b" ")
+            if hashlib.sha256(text).hexdigest().encode() != checksum:
+                raise ConfigError(f"line {number} is damaged", where=str(path), remedy="delete it to start again")
+            yield json.loads(text)
 
 
 def _fields(row: Row) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Column:
         return value
 
     def text(self, row: dict[str, Any], digits: int) -> str:
-        """The same as text, a number to so many significant digits; empty if the row has none."""
+        """The value as text, a number to that many significant digits; empty if the row has none."""
         value = self.value(row)
         if value is None:
             return ""

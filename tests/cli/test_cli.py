@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +326,27 @@ def test_help_and_version() -> None:
         assert invoke(verb, "--help").exit_code == 0
     assert invoke("--version").stdout.startswith("crystalformers 0.")
     assert invoke("predikt").exit_code == 2
+
+
+HELP_PAGES = """
+import sys
+from crystalformers.cli import main
+for arguments in ([], *([command] for command in sys.argv[1:])):
+    sys.argv = ["crystalformers", *arguments, "--help"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 0
+slow = {"torch", "numpy", "pandas", "pyarrow", "pymatgen", "lightning", "matplotlib", "filelock", "rich", "pydantic"}
+print(sorted(slow & set(sys.modules)))
+"""
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    commands = ["predict", "train", "evaluate", "embed", "explain", "convert", "models", "elements"]
+    result = subprocess.run([sys.executable, "-c", HELP_PAGES, *commands], capture_output=True, text=True, check=True)
+    assert result.stdout.count("Usage: crystalformers") == 1 + len(commands)
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
 def test_progress_outside_a_terminal_is_a_line_with_the_time_left(
