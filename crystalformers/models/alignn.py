@@ -156,7 +156,7 @@ class ALIGNN(GraphModel):
         self.embed_angle = nn.Sequential(
             Gaussians(-1.0, 1.0, config.angular_functions, (config.angular_functions - 1) / 2),
             *(dense(config.angular_functions, hidden), dense(hidden, dim)),
-        )
+        ).requires_grad_(config.angle_layers > 0)
         angles, bonds = config.angle_layers, config.bond_layers
         self.angle_layers = nn.ModuleList(AngleLayer(dim, last=k == angles - 1) for k in range(angles))
         self.bond_layers = nn.ModuleList(GatedConvolution(dim, last=k == bonds - 1) for k in range(bonds))
