@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.io.cif import read_cif
+from crystalformers.io.cif import read_cif_file
 from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
 from crystalformers.io.poscar import read_poscar
 from crystalformers.io.rejected import Rejected
+from crystalformers.io.text import open_text, read_text
 
 FORMATS = "CIF, POSCAR/CONTCAR/.vasp, .xyz/.extxyz with a lattice, pymatgen or ASE .json (each also as .gz)"
 
@@ -79,30 +78,6 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Crystal | Rejected]] | No
     if stem.startswith(("poscar", "contcar")) and not stem.endswith((".cif", ".json", ".xyz", ".extxyz")):
         return _poscar
     return next((reader for suffix, reader in READERS.items() if stem.endswith(suffix)), None)
-
-
-def open_text(path: Path, errors: str = "strict") -> IO[str]:
-    """A text file, gzip-compressed or not, open for reading as UTF-8."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors)
-    return path.open(encoding="utf-8-sig", errors=errors)
-
-
-def read_text(path: Path, errors: str = "strict") -> str:
-    """Content of a text file, gzip-compressed or not; raises StructureError if there is none."""
-    try:
-        with open_text(path, errors) as file:
-            text = file.read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StructureError(f"{path}: the file cannot be read ({reason}).") from error
-    if not text.strip():
-        raise StructureError(f"{path}: the file is empty; export the structure again.")
-    return text
-
-
-def _cif(path: Path) -> Iterator[Crystal | Rejected]:
-    return read_cif(read_text(path, errors="replace"), str(path))
 
 
 def _poscar(path: Path) -> Iterator[Crystal | Rejected]:
@@ -174,8 +149,8 @@ def _next(frames: Iterator[Any], path: Path) -> Any:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Crystal | Rejected]]] = {
-    ".cif": _cif,
-    ".mcif": _cif,
+    ".cif": read_cif_file,
+    ".mcif": read_cif_file,
     ".vasp": _poscar,
     ".poscar": _poscar,
     ".contcar": _poscar,

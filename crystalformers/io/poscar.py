@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.io.composition import ATOMIC_NUMBERS, atomic_number
+from crystalformers.io.composition import atomic_number
+from crystalformers.periodic import ATOMIC_NUMBERS
 
 
 def read_poscar(text: str, name: str) -> Crystal:

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.files import READERS, open_text, read_crystal, reader_of
+from crystalformers.io.files import READERS, read_crystal, reader_of
 from crystalformers.io.objects import from_pymatgen_dict
 from crystalformers.io.rows import SCHEMA, STRUCTURE, flat_lists, rows_from_python
+from crystalformers.io.text import open_text
 
 BATCH_ROWS = 1024
 """Rows held in memory at once while a table streams."""
