@@ -10,6 +10,12 @@ from crystalformers.errors import TableError
 
 SPLITS = ("train", "val", "test")
 
+SPLIT_COLUMN = "split"
+"""Column of a table that says to which part each row belongs."""
+
+SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val", "training": "train"}
+"""Values that the column may hold, in any case, and what they mean."""
+
 
 def assign_split(n_rows: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0) -> list[str]:
     """Draw `train`, `val` or `test` for each row; the same arguments always give the same answer.

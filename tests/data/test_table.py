@@ -225,6 +225,9 @@ BAD_ROWS = {
     "the cell has no volume": {"lattice": [4.0, 0, 0, 4, 0, 0, 0, 0, 4]},
     "frac_coords holds NaN": {"frac_coords": [0, 0, 0, 0.5, 0.5, float("nan")]},
     "lattice holds NaN": {"lattice": [4.0, 0, 0, 0, float("inf"), 0, 0, 0, 4]},
+    "a fractional coordinate of 1e+15 is too large": {"frac_coords": [0, 0, 0, 0.5, -1e15, 0.5]},
+    "a fractional coordinate of 1e+308 is too large": {"frac_coords": [0, 0, 0, 0.5, 1e308, 0.5]},
+    "a lattice vector of 1e+200 Å is longer than": {"lattice": [1e200, 0, 0, 0, 1e200, 0, 0, 0, 1e200]},
     "Na (atom 1) and Cl (atom 2) are only 0.080 Å apart": {"frac_coords": [0.99, 0, 0, 0.01, 1, -3]},
     "the formula 'NaCl2' contradicts the 2 atoms of the row (Cl, Na)": {"formula": "NaCl2"},
     "the formula 'salt' contradicts": {"formula": "salt"},
@@ -368,7 +371,7 @@ def test_large_cells_are_checked_in_little_memory() -> None:
 @pytest.mark.parametrize(
     ("rows", "phrase"),
     [
-        ([salt("x"), salt("y"), salt("x")], "the id 'x' stands in rows 0 and 2"),
+        ([salt("x"), salt("y"), salt("x")], "rows 0 and 2 have the same id 'x'"),
         ([salt("x"), salt(None)], "row 1: the id is missing"),
         ([{k: v for k, v in salt().items() if k != "id"}], "column 'id' is missing"),
         (
@@ -400,7 +403,7 @@ BY_NAME = ("not a table; known are .parquet, .csv and .jsonl",)
         ("a.csv", b"", "the file is empty"),
         ("a.csv", b"id,y\n", "the table has no rows"),
         ("a.csv", b"id,y\na,1\nb,1,2\n", "line 3: 3 fields, expected 2 (id, y)"),
-        ("a.csv", b"id,y,y\na,1,2\n", "the column name 'y' is empty or stands twice"),
+        ("a.csv", b"id,y,y\na,1,2\n", "the column name 'y' is empty or repeated"),
         ("a.csv", b"id,y\n\xff,1\n", "cannot be read"),
         ("a.csv.gz", b"id,y\n", "cannot be read"),
         ("a.jsonl", b"\n\n", "the table has no rows"),
