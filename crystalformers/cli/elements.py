@@ -43,13 +43,19 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: TrainingTable,
     config: Annotated[
         Path,
-        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements-crystaltransformer7.yaml."),
+        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml."),
     ],
     target: TargetNames,
     unit: TargetUnits,
     output: RunFolder,
     basis: TargetBases = None,
     transform: TargetTransforms = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.", show_default=False
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
     name: Annotated[
@@ -59,7 +65,7 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
 ) -> None:
     """Train a model and write the vectors of the elements it has seen to elements.safetensors in the run folder."""
     targets = paired_targets(target, unit, basis, transform)
-    recipe = merged_recipe(config, {"epochs": epochs, "seed": seed})
+    recipe = merged_recipe(config, {"preset": preset, "epochs": epochs, "seed": seed})
 
     from crystalformers.data.table import open_table
     from crystalformers.elements.trained import from_model

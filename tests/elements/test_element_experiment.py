@@ -16,10 +16,17 @@ import torch
 import yaml
 from samples import many, write_table
 
+from crystalformers.elements import load_elements
+from crystalformers.elements.library import bundled_names
+from crystalformers.training.recipe import Recipe
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = tuple(
     f"benchmarks.{name}"
-    for name in ("harness", "elements.experiment", "elements.data", "elements.summary", "elements.training")
+    for name in (
+        "harness",
+        *(f"elements.{part}" for part in ("experiment", "data", "summary", "training", "front_ends")),
+    )
 )
 
 
@@ -213,6 +220,15 @@ def test_what_front_ends_leave_out_is_not_counted(elements: ModuleType, monkeypa
     data = importlib.import_module("benchmarks.elements.data")
     monkeypatch.setattr(data, "EXCLUDED", ("matbench_phonons",))  # it holds the same crystals
     assert data.overlap("oqmd-energy")["composition_in_front_end"] == 0
+
+
+def test_the_front_ends_are_those_of_the_bundled_tables(elements: ModuleType) -> None:
+    front_ends = importlib.import_module("benchmarks.elements.front_ends")
+    for name in bundled_names():
+        kind, seed = name.split("-mp36k-seed")
+        trained = {**load_elements(name).metadata["recipe"], "exclude": []}
+        assert front_ends.recipe_of(kind, seed=int(seed)) == Recipe.parse(trained), name
+    assert {name.partition("-")[0] for name in bundled_names()} == front_ends.KINDS.keys()
 
 
 @pytest.mark.parametrize("name", ["choice", "transfer", "backends", "large"])
