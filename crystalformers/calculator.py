@@ -30,7 +30,7 @@ from crystalformers.target import Target
 try:
     from ase.calculators.calculator import Calculator, all_changes
 except ImportError as error:
-    raise ImportError("The calculator needs ASE; install it with `pip install ase`.") from error
+    raise ConfigError("The calculator needs ASE", remedy="pip install ase") from error
 
 SMOOTH_FRAMES = (None, "max", "static-local", "weighted-pca")
 """Local frames that follow the atoms; those of the whole crystal follow its translations, which the smallest
@@ -80,10 +80,9 @@ class CrystalformersCalculator(Calculator):
         self.model = model if isinstance(model, Model) else load_model(model)
         frame = getattr(self.model.network.config, "frame", None)
         if frame not in SMOOTH_FRAMES:
-            raise ConfigError(
-                f"Model '{self.model.name}' has '{frame}' frames, which do not follow the atoms smoothly; use a "
-                f"model with {' or '.join(name for name in SMOOTH_FRAMES if name)} frames, or without."
-            )
+            problem = f"Model '{self.model.name}' has '{frame}' frames, which do not follow the atoms smoothly"
+            smooth = " or ".join(name for name in SMOOTH_FRAMES if name)
+            raise ConfigError(problem, remedy=f"use a model with {smooth} frames, or without")
         self.target = energy_target(self.model.targets, target)
         self.network = copy.deepcopy(self.model.network).double().requires_grad_(False)
         self.network.backend = "torch"
@@ -140,14 +139,14 @@ def energy_target(targets: Sequence[Target], name: str | None = None) -> Target:
     if name is None:
         energies = [target for target in targets if not _why_not(target)]
         if len(energies) != 1:
-            raise TargetError(f"The model has {len(energies)} energies among its targets ({known}); name one.")
+            raise TargetError(f"The model has {len(energies)} energies among its targets ({known})", remedy="name one")
         return energies[0]
     for target in targets:
         if target.name == name:
             if reason := _why_not(target):
-                raise TargetError(f"{name}: forces need an energy, but {reason}.")
+                raise TargetError(f"forces need an energy, but {reason}", where=name)
             return target
-    raise ConfigError(f"The model has no target '{name}'; it has {known}.")
+    raise ConfigError(f"The model has no target '{name}'; it has {known}")
 
 
 def _why_not(target: Target) -> str:

@@ -42,15 +42,14 @@ class Target:
 
     def __post_init__(self) -> None:
         if not self.name or not self.unit:
-            raise TargetError("A target needs a name and a unit (use 'dimensionless' where there is none).")
+            raise TargetError("A target needs a name and a unit (use 'dimensionless' where there is none)")
         if self.basis not in get_args(Basis):
-            raise TargetError(f"{self.name}: basis '{self.basis}' is not one of {', '.join(get_args(Basis))}.")
+            raise TargetError(f"basis '{self.basis}' is not one of {', '.join(get_args(Basis))}", where=self.name)
         if self.transform not in get_args(Transform):
-            raise TargetError(
-                f"{self.name}: transform '{self.transform}' is not one of {', '.join(get_args(Transform))}."
-            )
+            problem = f"transform '{self.transform}' is not one of {', '.join(get_args(Transform))}"
+            raise TargetError(problem, where=self.name)
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise TargetError(f"{self.name}: mean {self.mean} and std {self.std} must be finite, std positive.")
+            raise TargetError(f"mean {self.mean} and std {self.std} must be finite, std positive", where=self.name)
 
     def fitted(self, values: ArrayLike, n_atoms: ArrayLike) -> Target:
         """The same target with mean and std of the training split.
@@ -64,18 +63,16 @@ class Target:
         """
         labels = np.asarray(values, dtype=np.float64)
         if np.isinf(labels).any():
-            raise TargetError(f"{self.name}: {int(np.isinf(labels).sum())} labels are infinite.")
+            raise TargetError(f"{int(np.isinf(labels).sum())} labels are infinite", where=self.name)
         present = ~np.isnan(labels)
         if not present.any():
-            raise TargetError(f"{self.name}: not one label is present in the training split.")
+            raise TargetError("not one label is present in the training split", where=self.name)
         plain = Target(self.name, self.unit, self.basis, self.transform)
         scaled = plain.standardise(labels[present], np.asarray(n_atoms)[present])
         mean, std = float(scaled.mean()), float(scaled.std())
         if std <= 1e-12 * max(1.0, abs(mean)):
-            raise TargetError(
-                f"{self.name}: all {present.sum()} training labels equal {labels[present][0]:g}; "
-                "there is nothing to learn."
-            )
+            problem = f"all {present.sum()} training labels equal {labels[present][0]:g}; there is nothing to learn"
+            raise TargetError(problem, where=self.name)
         return Target(self.name, self.unit, self.basis, self.transform, mean, std)
 
     def standardise(self, values: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
@@ -85,10 +82,8 @@ class Target:
             scaled = scaled / np.asarray(n_atoms)
         if self.transform == "log10":
             if (scaled <= 0).any():
-                raise TargetError(
-                    f"{self.name}: log10 needs positive labels, {int((scaled <= 0).sum())} are not; "
-                    "drop those rows or use transform 'none'."
-                )
+                problem = f"log10 needs positive labels, {int((scaled <= 0).sum())} are not"
+                raise TargetError(problem, where=self.name, remedy="drop those rows or use transform 'none'")
             scaled = np.log10(scaled)
         return (scaled - self.mean) / self.std
 

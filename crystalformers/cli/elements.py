@@ -117,9 +117,9 @@ def export_command(
     from crystalformers.errors import ConfigError
 
     if fmt not in FORMATS:
-        raise ConfigError(f"--format {fmt} is not one of {', '.join(FORMATS)}.")
+        raise ConfigError(f"--format {fmt} is not one of {', '.join(FORMATS)}")
     if fill not in get_args(Fill):
-        raise ConfigError(f"--fill {fill} is not one of {', '.join(get_args(Fill))}.")
+        raise ConfigError(f"--fill {fill} is not one of {', '.join(get_args(Fill))}")
     check_output(output, [FORMATS[fmt].suffix], overwrite=overwrite)
     vectors = load_elements(table) if counted is None else _counted(table, counted)
     written = export(vectors, output, fmt, dim=dim, fill=fill)  # type: ignore[arg-type] # checked above
@@ -142,7 +142,8 @@ def _counted(model: str, training_table: Path) -> ElementTable:
 
     rows = open_table(training_table)
     if rows.split is None:
-        raise ConfigError(f"{training_table}: there is no column 'split' that tells which rows were trained on.")
+        problem = "there is no column 'split' that tells which rows were trained on"
+        raise ConfigError(problem, where=str(training_table))
     return from_model(model, element_counts(rows, np.flatnonzero(np.array(rows.split) == "train")))
 
 

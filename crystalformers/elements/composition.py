@@ -58,7 +58,7 @@ def check_statistics(statistics: Sequence[str]) -> None:
     """Raises ConfigError if one is unknown."""
     for statistic in statistics:
         if statistic not in STATISTICS:
-            raise ConfigError(f"Statistic '{statistic}' is not one of {', '.join(STATISTICS)}.")
+            raise ConfigError(f"Statistic '{statistic}' is not one of {', '.join(STATISTICS)}")
 
 
 def _features(
@@ -68,7 +68,7 @@ def _features(
     try:
         vectors = table.rows(list(amounts)).astype(np.float64)
     except TableError as error:
-        raise TableError(f"row {row} ({composition}): {error}") from None
+        raise TableError.within(f"row {row} ({composition})", error) from None
     share = np.array(list(amounts.values()))
     share /= share.sum()
     return np.concatenate([STATISTICS[statistic](share, vectors) for statistic in statistics])
@@ -85,5 +85,5 @@ def _amounts(row: int, composition: str | Mapping[Any, float]) -> dict[int, floa
         amounts = {element_number(str(element), where): float(amount) for element, amount in composition.items()}
     amounts = {number: amount for number, amount in amounts.items() if amount > 0}
     if not amounts or not np.isfinite(list(amounts.values())).all():
-        raise TableError(f"{where}: is no composition; write a formula such as LiFePO4.")
+        raise TableError("is no composition", where=where, remedy="write a formula such as LiFePO4")
     return amounts

@@ -32,13 +32,14 @@ def export(
     from crystalformers.checkpoint import write_atomically
 
     if fmt not in FORMATS:
-        raise ConfigError(f"'{fmt}' is no format of element tables; known are {', '.join(FORMATS)}.")
+        raise ConfigError(f"'{fmt}' is no format of element tables", remedy=f"choose one of {', '.join(FORMATS)}")
     form = FORMATS[fmt]
     if dim is not None:
         table = table.reduced(dim)
     if form.numbers is not None:
         table = table.completed(form.numbers, fill)
     elif fill != "raise":
-        raise ConfigError(f"The format '{fmt}' holds the elements that the table has; leave the filling out.")
+        problem = f"The format '{fmt}' holds the elements that the table has"
+        raise ConfigError(problem, remedy="leave the filling out")
     write_atomically(Path(path), form.write(table))
     return table

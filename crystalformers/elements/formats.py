@@ -145,13 +145,16 @@ def read(path: Path) -> ElementTable:
         ".parquet": _read_parquet,
     }
     if path.suffix not in readers:
-        raise TableError(f"{path}: not a table of elements by its name; known are {', '.join(readers)}.")
+        remedy = f"known suffixes are {', '.join(readers)}"
+        raise TableError("not a table of elements by its name", where=str(path), remedy=remedy)
     if not path.is_file():
-        raise TableError(f"{path}: there is no such table of elements.")
+        raise TableError("there is no such table of elements", where=str(path))
     try:
         return check_distinct(readers[path.suffix](path))
     except TableError as error:
-        raise TableError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        if error.where.startswith(str(path)):
+            raise
+        raise TableError.within(path, error) from error
 
 
 def _read_safetensors(path: Path) -> ElementTable:
@@ -180,24 +183,25 @@ def vectors_of_text(path: Path) -> dict[str, NDArray[np.float64]]:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _csv_pairs(text) if path.suffix == ".csv" else _json_pairs(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise TableError(f"{path}: cannot be read ({error}); copy it again.") from error
+        raise TableError(f"cannot be read ({error})", where=str(path), remedy="copy it again") from error
     except TableError as error:
-        raise TableError(f"{path}: {error}") from error
+        raise TableError.within(path, error) from error
     vectors: dict[str, NDArray[np.float64]] = {}
     for symbol, values in pairs:
         if symbol in vectors:
-            raise TableError(f"{path}: {symbol} stands there twice; keep one vector per element.")
+            raise TableError(f"{symbol} stands there twice", where=str(path), remedy="keep one vector per element")
         try:
             vectors[symbol] = np.array(values, dtype=np.float64)
         except (TypeError, ValueError):
-            raise TableError(f"{path}: the vector of {symbol} holds something that is no number.") from None
+            raise TableError(f"the vector of {symbol} holds something that is no number", where=str(path)) from None
     return vectors
 
 
 def _json_pairs(text: str) -> list[tuple[str, Any]]:
     pairs = json.loads(text, object_pairs_hook=tuple)
     if not isinstance(pairs, tuple) or not pairs:
-        raise TableError('not an object {"element": [numbers], ...}; write symbols, or atomic numbers as CGCNN does.')
+        problem = 'not an object {"element": [numbers], ...}'
+        raise TableError(problem, remedy="write symbols, or atomic numbers as CGCNN does")
     numbered = all(key.isdecimal() and 1 <= int(key) <= len(ELEMENTS) for key, _ in pairs)
     return [(ELEMENTS[int(key) - 1] if numbered else key, values) for key, values in pairs]
 
@@ -205,12 +209,12 @@ def _json_pairs(text: str) -> list[tuple[str, Any]]:
 def _csv_pairs(text: str) -> list[tuple[str, Any]]:
     rows = [row for row in csv.reader(io.StringIO(text)) if row]
     if not rows or rows[0][0] != "element":
-        raise TableError("the first line must be 'element,0,1,...'; then one line per element, its symbol first.")
+        raise TableError("the first line must be 'element,0,1,...', then one line per element, its symbol first")
     for row in rows[1:]:
         if len(row) != len(rows[0]):
-            raise TableError(f"the vector of {row[0]} has {len(row) - 1} numbers, the header {len(rows[0]) - 1}.")
+            raise TableError(f"the vector of {row[0]} has {len(row) - 1} numbers, the header {len(rows[0]) - 1}")
         if "" in row:
-            raise TableError(f"the vector of {row[0]} lacks a number in column '{rows[0][row.index('')]}'.")
+            raise TableError(f"the vector of {row[0]} lacks a number in column '{rows[0][row.index('')]}'")
     return [(row[0], row[1:]) for row in rows[1:]]
 
 
@@ -223,7 +227,8 @@ def _read_npz(path: Path) -> ElementTable:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, TableError):
             raise
-        raise TableError(f"{path}: cannot be read ({error}); it needs the arrays 'numbers' and 'vectors'.") from error
+        remedy = "it needs the arrays 'numbers' and 'vectors'"
+        raise TableError(f"cannot be read ({error})", where=str(path), remedy=remedy) from error
 
 
 def _read_parquet(path: Path) -> ElementTable:
@@ -235,9 +240,8 @@ def _read_parquet(path: Path) -> ElementTable:
         numbers, count = columns["atomic_number"].to_numpy(), columns["count"]
         vectors = np.array(columns["vector"].to_pylist(), dtype=np.float64)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise TableError(
-            f"{path}: cannot be read ({error}); it needs the columns 'atomic_number', 'count' and 'vector'."
-        ) from error
+        remedy = "it needs the columns 'atomic_number', 'count' and 'vector'"
+        raise TableError(f"cannot be read ({error})", where=str(path), remedy=remedy) from error
     about = json.loads((columns.schema.metadata or {}).get(b"crystalformers", b"{}"))
     return _described(path, about, numbers, vectors, None if count.null_count else count.to_numpy())
 

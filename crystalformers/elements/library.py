@@ -33,7 +33,8 @@ def load_elements(name_or_path: str | os.PathLike[str]) -> ElementTable:
     name, path = str(name_or_path), Path(name_or_path)
     bundled = bundled_names()
     if (name in bundled or sources.is_known(name)) and path.exists():
-        raise TableError(f"'{name}' is the name of a table and a path here; write '{path.absolute()}' for the path.")
+        problem = f"'{name}' is the name of a table and a path here"
+        raise TableError(problem, remedy=f"write '{path.absolute()}' for the path")
     if name in bundled:
         return ElementTable.load(BUNDLED / f"{name}.safetensors")
     if sources.is_known(name):

@@ -59,11 +59,14 @@ def into_matgl(model: Any, table: ElementTable, *, trainable: bool = True, fill:
 
     layer = next((found for path in LAYERS if (found := _attribute(model, path)) is not None), None)
     if not isinstance(layer, torch.nn.Embedding):
-        raise ConfigError(f"{type(model).__name__} has none of the layers {', '.join(LAYERS)}; pass a matgl model.")
+        problem = f"{type(model).__name__} has none of the layers {', '.join(LAYERS)}"
+        raise ConfigError(problem, remedy="pass a matgl model")
     if layer.embedding_dim != table.dim:
+        width = layer.embedding_dim
         raise ConfigError(
-            f"{table.name}: vectors of width {table.dim} do not fit the model's {layer.embedding_dim}; reduce the "
-            f"table (table.reduced({layer.embedding_dim})) or build the model {table.dim} wide."
+            f"vectors of width {table.dim} do not fit the model's {width}",
+            where=table.name,
+            remedy=f"reduce the table (table.reduced({width})) or build the model {table.dim} wide",
         )
     numbers = [NUMBER_OF[symbol] for symbol in model.element_types]
     vectors = table.completed(numbers, fill).rows(numbers)

@@ -15,7 +15,7 @@ try:
     from matminer.featurizers.composition import ElementProperty
     from matminer.utils.data import AbstractData
 except ImportError as error:
-    raise ConfigError("matminer is not installed; pip install matminer.") from error
+    raise ConfigError("matminer is not installed", remedy="pip install matminer") from error
 
 
 class ElementTableData(AbstractData):  # type: ignore[misc] # matminer has no types
@@ -37,7 +37,7 @@ class ElementTableData(AbstractData):  # type: ignore[misc] # matminer has no ty
     def get_elemental_property(self, elem: Any, property_name: str) -> float:
         """One number of one element's vector; raises TableError if there is no such property."""
         if property_name not in self._column:
-            raise TableError(f"{self.table.name}: has no '{property_name}'; it has 1 to {self.table.dim}.")
+            raise TableError(f"has no '{property_name}'; it has 1 to {self.table.dim}", where=self.table.name)
         column = self._column[property_name]
         if elem.symbol in self.table:
             return float(self.table[elem.symbol][column])

@@ -17,7 +17,7 @@ from crystalformers.errors import ConfigError
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
 except ImportError as error:
-    raise ConfigError("scikit-learn is not installed; pip install 'crystalformers[elements]'.") from error
+    raise ConfigError("scikit-learn is not installed", remedy="pip install 'crystalformers[elements]'") from error
 
 
 class CompositionFeaturizer(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types

@@ -110,7 +110,7 @@ def substitutions(table: ElementTable, formula: str, count: int = 10) -> list[Su
     from crystalformers.io.composition import parse_formula
 
     if parse_formula(formula) is None:
-        raise TableError(f"'{formula}' is no formula; write one such as LiFePO4.")
+        raise TableError(f"'{formula}' is no formula", remedy="write one such as LiFePO4")
     composition = Composition(formula)
     guesses = composition.oxi_state_guesses()
     states = guesses[0] if guesses else {}

@@ -125,7 +125,8 @@ def _folder(module: str, package: str, name: str) -> Path:
     """Where an installed package lies, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise TableError(f"The table '{name}' comes with {package}; pip install 'crystalformers[elements]'.")
+        problem = f"The table '{name}' comes with {package}"
+        raise TableError(problem, remedy="pip install 'crystalformers[elements]'")
     return Path(spec.submodule_search_locations[0])
 
 

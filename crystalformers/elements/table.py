@@ -56,13 +56,13 @@ class ElementTable:
         with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused with its element
             vectors = np.asarray(self.vectors, dtype=np.float32)
         if numbers.ndim != 1 or not numbers.size:
-            raise TableError(f"{self.name}: the table holds no elements.")
+            raise TableError("the table holds no elements", where=self.name)
         if vectors.ndim != 2 or not vectors.shape[1] or len(vectors) != len(numbers):
-            raise TableError(f"{self.name}: {len(numbers)} elements do not fit vectors of shape {vectors.shape}.")
+            raise TableError(f"{len(numbers)} elements do not fit vectors of shape {vectors.shape}", where=self.name)
         order = np.argsort(numbers, kind="stable")
         counts = None if self.counts is None else np.asarray(self.counts, dtype=np.int64)
         if counts is not None and counts.shape != numbers.shape:
-            raise TableError(f"{self.name}: {len(numbers)} elements do not fit counts of shape {counts.shape}.")
+            raise TableError(f"{len(numbers)} elements do not fit counts of shape {counts.shape}", where=self.name)
         object.__setattr__(self, "numbers", numbers[order])
         object.__setattr__(self, "vectors", np.ascontiguousarray(vectors[order]))
         object.__setattr__(self, "counts", None if counts is None else counts[order])
@@ -73,13 +73,17 @@ class ElementTable:
             element_number(int(number), self.name)
         twice = self.numbers[1:][np.diff(self.numbers) == 0]
         if twice.size:
-            raise TableError(f"{self.name}: {named(twice)} stands there twice; keep one vector per element.")
+            raise TableError(
+                f"{named(twice)} stands there twice", where=self.name, remedy="keep one vector per element"
+            )
         bad = ~np.isfinite(self.vectors).all(axis=1)
         if bad.any():
-            raise TableError(f"{self.name}: the vector of {named(self.numbers[bad])} holds NaN or infinite numbers.")
+            raise TableError(f"the vector of {named(self.numbers[bad])} holds NaN or infinite numbers", where=self.name)
         if self.counts is not None and (self.counts < 1).any():
             unseen = named(self.numbers[self.counts < 1])
-            raise TableError(f"{self.name}: {unseen} was never seen in training and has no vector; leave it out.")
+            raise TableError(
+                f"{unseen} was never seen in training and has no vector", where=self.name, remedy="leave it out"
+            )
 
     @classmethod
     def of(cls, name: str, vectors: Mapping[str, ArrayLike], metadata: dict[str, Any] | None = None) -> ElementTable:
@@ -92,7 +96,7 @@ class ElementTable:
         for symbol, row in rows.items():
             first, length = next((s, v.shape) for s, v in rows.items())
             if row.ndim != 1 or row.shape != length:
-                raise TableError(f"{name}: the vector of {symbol} has shape {row.shape}, that of {first} {length}.")
+                raise TableError(f"the vector of {symbol} has shape {row.shape}, that of {first} {length}", where=name)
         numbers = np.array([element_number(symbol, name) for symbol in rows], dtype=np.int64)
         return cls(name, numbers, np.array(list(rows.values()), dtype=np.float32), None, metadata or {})
 
@@ -134,10 +138,8 @@ class ElementTable:
         for number in missing:
             element_number(int(number), self.name)
         if missing.size:
-            raise TableError(
-                f"{self.name}: has no vector for {named(missing)}; its {len(self)} elements are "
-                f"{', '.join(self.symbols)}."
-            )
+            known = f"its {len(self)} elements are {', '.join(self.symbols)}"
+            raise TableError(f"has no vector for {named(missing)}; {known}", where=self.name)
         return self.vectors[place]
 
     def known(self, max_z: int = 100) -> NDArray[np.bool_]:
@@ -166,7 +168,7 @@ class ElementTable:
         """
         missing = sorted(set(numbers) - set(self.numbers.tolist()))
         if missing and fill == "raise":
-            raise TableError(f"{self.name}: has no vector for {named(missing)}; fill with mean or zero.")
+            raise TableError(f"has no vector for {named(missing)}", where=self.name, remedy="fill with mean or zero")
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
         vectors = self.dense("mean" if fill == "raise" else fill, len(ELEMENTS))[wanted - 1]
         metadata = {**self.metadata, "filled": [ELEMENTS[number - 1] for number in missing]}
@@ -192,7 +194,8 @@ class ElementTable:
         """
         largest = min(self.dim, len(self) - 1)
         if not 1 <= dim <= largest:
-            raise TableError(f"{self.name}: cannot be reduced to {dim} dimensions; choose 1 to {largest}.")
+            problem = f"cannot be reduced to {dim} dimensions"
+            raise TableError(problem, where=self.name, remedy=f"choose 1 to {largest}")
         vectors = self.vectors.astype(np.float64)
         vectors -= vectors.mean(axis=0)
         directions = np.linalg.svd(vectors, full_matrices=False)[2][:dim]
@@ -230,18 +233,22 @@ class ElementTable:
         path = Path(path)
         header = read_header(path)
         if header.get("kind") != KIND or header.get("format") != FORMAT:
-            raise TableError(f"{path}: a safetensors file, but not a table of elements that this version reads.")
+            raise TableError("a safetensors file, but not a table of elements that this version reads", where=str(path))
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if not tensors.keys() >= {"numbers", "vectors"}:
-            raise TableError(f"{path}: the tensors 'numbers' and 'vectors' are not both there; save the table again.")
+            problem = "the tensors 'numbers' and 'vectors' are not both there"
+            raise TableError(problem, where=str(path), remedy="save the table again")
         try:
             table = cls(
                 header["name"], tensors["numbers"], tensors["vectors"], tensors.get("counts"), header["metadata"]
             )
             return check_distinct(table)
-        except (KeyError, TypeError, AttributeError, TableError) as error:
-            raise TableError(f"{path}: {error}") from error
+        except TableError as error:
+            raise TableError.within(path, error) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"not as `save` writes a table ({error!r})"
+            raise TableError(problem, where=str(path), remedy="save the table again") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -253,12 +260,13 @@ def read_header(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise TableError(f"{path}: there is no such table of elements.")
+        raise TableError("there is no such table of elements", where=str(path))
     try:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise TableError(f"{path}: not a readable safetensors file ({error}); copy it again.") from error
+        problem = f"not a readable safetensors file ({error})"
+        raise TableError(problem, where=str(path), remedy="copy it again") from error
     return header if isinstance(header, dict) else {}
 
 
@@ -278,5 +286,6 @@ def check_distinct(table: ElementTable) -> ElementTable:
     twins = np.flatnonzero(first[inverse] != np.arange(len(table)))
     if twins.size:
         one, other = table.symbols[first[inverse[twins[0]]]], table.symbols[twins[0]]
-        raise TableError(f"{table.name}: {one} and {other} have the same vector; correct one, or leave it out.")
+        problem = f"{one} and {other} have the same vector"
+        raise TableError(problem, where=table.name, remedy="correct one, or leave it out")
     return table

@@ -78,7 +78,7 @@ def _stack(model: Model) -> Blocks:
     """The blocks of a Crystalformer, or of a CrystalTransformer with periodic attention."""
     blocks = getattr(getattr(model.network, "encoder", model.network), "blocks", None)
     if not isinstance(blocks, Blocks):
-        raise ConfigError(f"Model '{model.name}' has no periodic attention, so there is nothing to explain.")
+        raise ConfigError(f"Model '{model.name}' has no periodic attention, so there is nothing to explain")
     return blocks
 
 
@@ -86,7 +86,7 @@ def _chosen(kind: str, number: int | None, count: int, owner: str) -> range:
     if number is None:
         return range(count)
     if not 0 <= number < count:
-        raise ConfigError(f"There is no {kind} {number}: {owner} {kind}s 0 to {count - 1}.")
+        raise ConfigError(f"There is no {kind} {number}: {owner} {kind}s 0 to {count - 1}")
     return range(number, number + 1)
 
 

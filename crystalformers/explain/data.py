@@ -119,7 +119,7 @@ class Explanation:
         for attention in self.attentions:
             if (attention.atom, attention.block) == (atom, block):
                 return attention
-        raise ConfigError(f"The explanation holds no atom {atom} in block {block}; both are counted from 0.")
+        raise ConfigError(f"The explanation holds no atom {atom} in block {block}; both are counted from 0")
 
     def frame(self, threshold: float = THRESHOLD) -> pd.DataFrame:
         """One row per image (reciprocal heads: per source atom) and head whose weight is at least `threshold`.

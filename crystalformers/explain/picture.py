@@ -74,10 +74,11 @@ def draw(
 
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path}: a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise ConfigError(f"a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", where=str(path))
     attention_block, seen = _images(explanation, atom, block)
     if head is not None and head not in seen.heads:
-        raise ConfigError(f"Head {head} has no images to draw; real heads of block {attention_block}: {_list(seen)}.")
+        heads = ", ".join(map(str, seen.heads.tolist()))
+        raise ConfigError(f"Head {head} has no images to draw; real heads of block {attention_block}: {heads}")
     column = 0 if head is None else seen.heads.tolist().index(head)
     weight = seen.weight.mean(1) if head is None else seen.weight[:, column]
     scene = Scene.around(explanation.crystal, atom, seen, weight)
@@ -111,16 +112,13 @@ def _images(explanation: Explanation, atom: int, block: int | None) -> tuple[int
     if block is not None:
         seen = explanation.of(atom, block).real
         if seen is None:
-            raise ConfigError(f"Block {block} has only reciprocal heads, which weigh atoms, not images; draw another.")
+            problem = f"Block {block} has only reciprocal heads, which weigh atoms, not images"
+            raise ConfigError(problem, remedy="draw another")
         return block, seen
     for attention in reversed(explanation.attentions):
         if attention.atom == atom and attention.real is not None:
             return attention.block, attention.real
-    raise ConfigError(f"The explanation holds no atom {atom} with a real head, which alone has images to draw.")
-
-
-def _list(seen: ImageAttention) -> str:
-    return ", ".join(map(str, seen.heads.tolist()))
+    raise ConfigError(f"The explanation holds no atom {atom} with a real head, which alone has images to draw")
 
 
 def _camera(elevation: float, azimuth: float) -> Floats:

@@ -45,7 +45,7 @@ def cluster(points: Floats, k: int, method: Method = "ward", seed: int = 0) -> L
         ConfigError: if there are not enough elements for k families.
     """
     if not 1 <= k < len(points):
-        raise ConfigError(f"{len(points)} elements cannot be divided into {k} families; ask for fewer.")
+        raise ConfigError(f"{len(points)} elements cannot be divided into {k} families", remedy="ask for fewer")
     if method == "ward":
         return cuts(ward_tree(points), [k])[0]
     from sklearn.cluster import KMeans
@@ -160,7 +160,8 @@ def sharpness(points: Floats, seed: int, draws: int = DRAWS, ks: Sequence[int] =
     """
     ks = tuple(k for k in ks if k <= len(points) // 2)
     if not ks:
-        raise ConfigError(f"{len(points)} elements are too few to look for families; give tables with more in common.")
+        problem = f"{len(points)} elements are too few to look for families"
+        raise ConfigError(problem, remedy="give tables with more in common")
     random = np.random.default_rng(seed)
     chance = {
         name: np.array([silhouettes(null(points, random), ks) for _ in range(draws)]) for name, null in NULLS.items()

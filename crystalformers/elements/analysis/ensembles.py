@@ -37,10 +37,10 @@ def ensembles(tables: Sequence[ElementTable]) -> tuple[Ensemble, ...]:
         TableError: if there is no table, or two have the same name.
     """
     if not tables:
-        raise TableError("There is no table to report on; name at least one.")
+        raise TableError("There is no table to report on", remedy="name at least one")
     names = [table.name for table in tables]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise TableError(f"Two tables are called '{twice[0]}'; give one of them another name.")
+        raise TableError(f"Two tables are called '{twice[0]}'", remedy="give one of them another name")
     grouped: dict[str, list[ElementTable]] = {}
     for table in tables:
         grouped.setdefault(_without_seed(table.name), []).append(table)
@@ -65,5 +65,6 @@ def common_elements(tables: Sequence[ElementTable]) -> NDArray[np.int64]:
     if len(shared) < LEAST_ELEMENTS:
         names = ", ".join(f"{table.name} ({len(table)})" for table in tables)
         has = f"{len(shared)} elements in common{f' ({named(shared)})' if len(shared) else ''}"
-        raise TableError(f"{names}: {has}; at least {LEAST_ELEMENTS} are needed, leave out the smallest table.")
+        remedy = f"at least {LEAST_ELEMENTS} are needed, leave out the smallest table"
+        raise TableError(has, where=names, remedy=remedy)
     return shared

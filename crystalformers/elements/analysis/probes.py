@@ -46,7 +46,7 @@ def leave_one_class_out(classes: ArrayLike) -> list[Integers]:
     labels = np.asarray(classes)
     found = np.unique(labels)
     if len(found) < 2:
-        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out.")
+        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out")
     return [np.flatnonzero(labels == c) for c in found]
 
 
@@ -69,7 +69,8 @@ def predict_left_out(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Inte
     for part in parts:
         train = np.setdiff1d(np.arange(len(x)), part)
         if len(train) < LEAST_TRAINING:
-            raise ConfigError(f"{len(train)} elements are too few to learn a property from; {LEAST_TRAINING} will do.")
+            problem = f"{len(train)} elements are too few to learn a property from"
+            raise ConfigError(problem, remedy=f"{LEAST_TRAINING} will do")
         mean[part] = y[train].mean(axis=0)
         predicted[part] = _ridge(x[train], y[train], x[part])
     return predicted, mean

@@ -35,7 +35,7 @@ def principal_components(vectors: ArrayLike) -> Floats:
     points = np.asarray(vectors, dtype=np.float64)
     points = points - points.mean(axis=0)
     if len(points) < 2 or not points.any():
-        raise TableError("A table needs at least two elements with different vectors to be analysed.")
+        raise TableError("A table needs at least two elements with different vectors to be analysed")
     left, size, _ = np.linalg.svd(points, full_matrices=False)
     kept = size > 1e-9 * size[0]
     scores: Floats = left[:, kept] * size[kept]

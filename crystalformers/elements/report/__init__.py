@@ -67,20 +67,21 @@ def _check_packages() -> None:
     from importlib.util import find_spec
 
     if find_spec("sklearn") is None:
-        raise ConfigError("A report needs scikit-learn; pip install 'crystalformers[elements]'.")
+        raise ConfigError("A report needs scikit-learn", remedy="pip install 'crystalformers[elements]'")
 
 
 def _check_folder(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
         if not out.absolute().parent.is_dir():
-            raise ConfigError(f"{out}: there is no folder '{out.parent}'; create it first.")
+            raise ConfigError(f"there is no folder '{out.parent}'", where=str(out), remedy="create it first")
         return
     if not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a folder.")
+        raise ConfigError("is a file", where=str(out), remedy="name a folder")
     if any(out.iterdir()) and not _is_report(out):
-        raise ConfigError(f"{out} holds files that are no report; name another folder.")
+        raise ConfigError("holds files that are no report", where=str(out), remedy="name another folder")
     if any(out.iterdir()) and not overwrite:
-        raise ConfigError(f"{out} holds a report; name another folder, or replace it with --overwrite.")
+        remedy = "name another folder, or replace it with --overwrite"
+        raise ConfigError("holds a report", where=str(out), remedy=remedy)
 
 
 def _is_report(folder: Path) -> bool:
