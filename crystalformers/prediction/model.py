@@ -24,7 +24,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
-from crystalformers.paper_checkpoints import Config, is_published, load_published
+from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
 from crystalformers.prediction.batching import Budget, expected_images, no_progress, windows
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.target import Target
@@ -242,8 +242,8 @@ def load_model(
         tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
         dtype: floating-point type of the network.
         preset: which published model a file of the authors holds, where it does not tell (a state dict alone).
-        targets: what such a file predicts, where it does not tell. See `published.read_published`; what of it could
-            not be mapped stands in `card["unmapped"]`.
+        targets: what such a file predicts, where it does not tell, see `paper_checkpoints.read_paper_checkpoint`;
+            `card["unmapped"]` lists what of it could not be mapped.
 
     Raises:
         CheckpointError: if there is no such model or it cannot be read.
@@ -253,8 +253,8 @@ def load_model(
     with path.open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     name = path.stem if name_or_path is None else str(name_or_path)
-    if is_published(path):
-        checkpoint = load_published(path, preset, targets)
+    if is_paper_checkpoint(path):
+        checkpoint = load_paper_checkpoint(path, preset, targets)
     elif preset is None and targets is None:
         checkpoint = load_checkpoint(path)
     else:

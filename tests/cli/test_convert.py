@@ -13,7 +13,7 @@ from crystalformers.checkpoint import save_model
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints import save_published
+from crystalformers.paper_checkpoints import save_paper_checkpoint
 from crystalformers.prediction.model import load_model
 from crystalformers.target import Target
 
@@ -43,7 +43,7 @@ def test_there_and_back(tmp_path: Path, model: Crystalformer) -> None:
 
 def test_a_state_dict_needs_to_be_told(tmp_path: Path, model: Crystalformer) -> None:
     theirs, ours = tmp_path / "weights.pt", tmp_path / "ours.safetensors"
-    save_published(model, theirs)
+    save_paper_checkpoint(model, theirs)
 
     def fails(words: str, *options: str) -> None:
         result = invoke("convert", theirs, "-o", ours, *options)
