@@ -1,6 +1,6 @@
-"""Files of element vectors as other libraries write and read them, to and from `ElementTable`.
+"""File formats of element vectors: those of other libraries and our own.
 
-| format | file | read by |
+| format | file | for |
 |---|---|---|
 | `cgcnn`, `alignn` | JSON, "1" to "100" -> vector | CGCNN and its forks; jarvis-tools and with it ALIGNN |
 | `json` | JSON, symbol -> vector | aviary (Roost, Wren), ElementEmbeddings |
@@ -9,7 +9,7 @@
 | `matgl` | safetensors, rows in the order of matgl's elements | `matgl.into_matgl` |
 | `parquet`, `npz`, `safetensors` | with counts and metadata | pandas and others; numpy; this library |
 
-Numbers are written with as few digits as give the same float32 again.
+Numbers in text files have the fewest digits that give the same float32 when read back.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from crystalformers.errors import TableError
 from crystalformers.periodic import ELEMENTS
 
 ATOM_INIT_ELEMENTS = 100
-"""Rows of CGCNN's atom_init.json, H to Fm; its readers expect every one of them."""
+"""CGCNN's atom_init.json has the elements H to Fm; its readers expect all of them."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a table becomes a file.
+    """How a table is written.
 
     Attributes:
-        suffix: end of the file's name.
-        numbers: the elements the reader expects, all of them; None writes those the table has.
-        write: content of the file.
+        suffix: of the file.
+        numbers: atomic numbers of all elements that readers expect; None for those of the table.
+        write: gives the content of the file.
     """
 
     suffix: str
@@ -51,7 +51,7 @@ class Format:
 
 
 def _shortest(row: NDArray[np.float32]) -> list[float]:
-    """Numbers whose decimal form is the shortest that gives the same float32 again."""
+    """Numbers with the fewest decimal digits that give the same float32 when read back."""
     return [float(str(value)) for value in row]
 
 
@@ -92,7 +92,7 @@ def write_npz(table: ElementTable) -> bytes:
     if table.counts is not None:
         arrays["counts"] = table.counts
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type] # numpy declares the keyword allow_pickle beside the arrays
+    np.savez(content, **arrays)  # type: ignore[arg-type] # NumPy declares allow_pickle as one of the keywords
     return content.getvalue()
 
 
@@ -132,10 +132,11 @@ FORMATS = {
 
 
 def read(path: Path) -> ElementTable:
-    """A table from a file of any format; its name is that in the file, or the file's own.
+    """A table from a file of any format; its name is in the file, or else the name of the file.
 
     Raises:
-        TableError: naming file and element: unknown or twice, of another length, with NaN or text in its vector.
+        TableError: naming the file, and the element that is unknown, occurs twice, or whose vector has another length
+            than the others or is not made of finite numbers.
     """
     readers: dict[str, Callable[[Path], ElementTable]] = {
         ".safetensors": _read_safetensors,
@@ -158,7 +159,7 @@ def read(path: Path) -> ElementTable:
 
 
 def _read_safetensors(path: Path) -> ElementTable:
-    """A table as `save` or `matgl.write` leave it, or the one inside the weights of a trained model."""
+    """A table written by `ElementTable.save` or `matgl.write`, or that of a trained model."""
     header = read_header(path)
     if header.get("kind") == matgl.KIND:
         return matgl.read(path)
@@ -174,10 +175,10 @@ def _of_text(path: Path) -> ElementTable:
 
 
 def vectors_of_text(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Symbol -> vector of a JSON or CSV file, as they stand there.
+    """Symbol -> vector, from a JSON or CSV file; symbols are not checked.
 
     Raises:
-        TableError: if it is no such file, names an element twice or holds something that is no number.
+        TableError: if the file cannot be read, names an element twice or has anything but numbers in a vector.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -171,6 +171,7 @@ def test_every_bundled_table_opens_under_its_name() -> None:
         assert load_elements(name).counts is not None
     listed = invoke("elements", "show").stdout.splitlines()
     assert [line.split()[0] for line in listed[1:-1]] == library.bundled_names()
+    assert "seed: 0" in invoke("elements", "show", "crystaltransformer7-mp36k-seed0").stdout.splitlines()
     assert "formation_energy_per_atom, band_gap, e_fermi" in listed[-2]
 
 
