@@ -1,4 +1,4 @@
-"""What a model predicts: name, unit, basis, transform and scale. It is learned once and travels in the weights."""
+"""What a model predicts: name, unit, basis, transform and scale, stored with its weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ Transform = Literal["none", "log10"]
 
 @dataclass(frozen=True)
 class Target:
-    """A property in physical units and its map to the standardised numbers a model is trained on.
+    """A property in physical units and its map to the standardised numbers that a model is trained on.
 
-    z = (transform(y / divisor) - mean) / std, where the divisor is the number of atoms for a target given per
-    cell (a model averages over atoms, so only per-atom quantities do not depend on the choice of cell) and 1
-    otherwise.
+    z = (transform(y / divisor) - mean) / std. The divisor is the number of atoms for a target given per cell, since a
+    model averages over atoms and predicts quantities that do not depend on the choice of cell; otherwise it is 1.
 
     Attributes:
         name: column or property name, e.g. ``formation_energy_per_atom``.
@@ -31,6 +30,10 @@ class Target:
         transform: ``none`` or ``log10``.
         mean: mean of the transformed training values.
         std: their population standard deviation.
+
+    Raises:
+        TargetError: if name or unit is empty, basis or transform is unknown, or mean and std are not finite with a
+            positive std.
     """
 
     name: str
@@ -52,7 +55,7 @@ class Target:
             raise TargetError(f"mean {self.mean} and std {self.std} must be finite, std positive", where=self.name)
 
     def fitted(self, values: ArrayLike, n_atoms: ArrayLike) -> Target:
-        """The same target with mean and std of the training split.
+        """The same target with mean and std from the training split.
 
         Args:
             values: physical values, NaN where a label is missing, shape (rows,).
@@ -76,7 +79,11 @@ class Target:
         return Target(self.name, self.unit, self.basis, self.transform, mean, std)
 
     def standardise(self, values: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
-        """Physical values to standardised ones, shape (rows,); NaN stays NaN."""
+        """Standardised values, shape (rows,), from physical ones; NaN stays NaN.
+
+        Raises:
+            TargetError: if a value has no logarithm.
+        """
         scaled = np.asarray(values, dtype=np.float64)
         if self.basis == "per_cell":
             scaled = scaled / np.asarray(n_atoms)
@@ -88,7 +95,7 @@ class Target:
         return (scaled - self.mean) / self.std
 
     def physical(self, standardised: ArrayLike, n_atoms: ArrayLike) -> NDArray[np.float64]:
-        """Standardised values back to physical ones in `unit`, shape (rows,)."""
+        """Physical values in `unit`, shape (rows,), from standardised ones; inverse of `standardise`."""
         values = np.asarray(standardised, dtype=np.float64) * self.std + self.mean
         if self.transform == "log10":
             values = 10.0**values
@@ -97,7 +104,7 @@ class Target:
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON."""
+        """The fields as plain types, for JSON."""
         return asdict(self)
 
     @classmethod
