@@ -20,9 +20,8 @@ from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.published import angular_psi
 from crystalformers.crystal import SYMBOLS, Crystal
 from crystalformers.models.crystalformer import Crystalformer
-from crystalformers.paper_checkpoints import model_of
+from crystalformers.paper_checkpoints.crystalformer import model_of, to_ours
 from crystalformers.paper_checkpoints.params import config_of
-from crystalformers.paper_checkpoints.tensors import to_ours
 
 NEGLIGIBLE = 45.0
 """Logarithm of a weight that float64 cannot see beside 1."""

@@ -52,14 +52,14 @@ def convert_command(
     listed on stderr.
     """
     from crystalformers.checkpoint import load_checkpoint, save_model
-    from crystalformers.paper_checkpoints import is_published, load_published, save_published
+    from crystalformers.paper_checkpoints import is_paper_checkpoint, load_paper_checkpoint, save_paper_checkpoint
     from crystalformers.paper_checkpoints.files import TORCH
 
-    theirs = is_published(source)
+    theirs = is_paper_checkpoint(source)
     check_output(output, (".safetensors",) if theirs else (".safetensors", *TORCH), overwrite=overwrite)
     targets = _targets(target or [], unit or [], mean, std)
     if theirs:
-        found = load_published(source, preset, targets)
+        found = load_paper_checkpoint(source, preset, targets)
         save_model(output, found.model, found.targets, found.card)
         for note in found.card["unmapped"]:
             typer.echo(f"not mapped: {note}", err=True)
@@ -68,7 +68,7 @@ def convert_command(
         problem = "a file of this library holds its own settings and targets"
         raise ConfigError(problem, where=str(source), remedy="leave out yours")
     checkpoint = load_checkpoint(source)
-    save_published(checkpoint.model, output, checkpoint.targets)
+    save_paper_checkpoint(checkpoint.model, output, checkpoint.targets)
 
 
 def _targets(

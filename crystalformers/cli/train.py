@@ -85,7 +85,7 @@ def paired_targets(
     return [Target(*values) for values in zip(names, *given.values(), strict=True)]
 
 
-def merged_recipe(config: Path | None, overrides: dict[str, int | None]) -> Recipe:
+def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:
     """The recipe of a file, or the published one, with the settings of the command line in front."""
     from crystalformers.training.recipe import Recipe
 

@@ -1,6 +1,6 @@
-"""What a trained model attends to: per atom and block the weights of its images, widths of decay and local frames.
+"""What a trained model attends to: for each atom and block the weights of images, widths of decay and local frames.
 
-These are the very weights that attention computes; they tell where a model looks, not what it makes of it.
+The weights are those that the attention computes. They tell which images a model attends to, not how it uses them.
 
 Shapes: A atoms of the crystal, M images of one atom, H heads of one kind, F frames of one head. Lengths in Angstrom.
 """
@@ -44,10 +44,10 @@ def explain(model: Model, structure: Any, atom: int | None = None, block: int | 
     """The attention weights, widths and frames of a model for a crystal.
 
     Args:
-        model: from `load_model`; its radius decides how far images are listed.
+        model: from `load_model`; images are listed up to its radius.
         structure: a Crystal, pymatgen `Structure`, ASE `Atoms` or the path of a structure file.
-        atom: only this atom, from 0; by default every one.
-        block: only this block, from 0; by default every one.
+        atom: number of an atom, from 0; None for all.
+        block: number of a block, from 0; None for all.
 
     Raises:
         StructureError: if the structure cannot be used.
@@ -76,13 +76,13 @@ def _chosen(kind: str, number: int | None, count: int, owner: str) -> range:
     if number is None:
         return range(count)
     if not 0 <= number < count:
-        raise ConfigError(f"There is no {kind} {number}: {owner} {kind}s 0 to {count - 1}.")
+        raise ConfigError(f"There is no {kind} {number}: {owner} {kind}s 0 to {count - 1}")
     return range(number, number + 1)
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """Weights and frames of a block for all atoms, as its attention computes them."""
+    """Weights, widths and frames of all atoms in one block, as its attention computes them."""
 
     sigma: Tensor  # (A, H)
     real: Tensor | None  # (A, M, H)
@@ -91,7 +91,7 @@ class HeadWeights:
 
     @classmethod
     def of(cls, attention: InfiniteAttention, x: Tensor, geometry: Geometry) -> HeadWeights:
-        """From the atom vectors (A, dim) that enter the block."""
+        """Compute them from the atom vectors (A, dim) at the input of the block."""
         real = attention.real_heads
         q_AHD, k_AHD = (attention.heads(linear(x)) for linear in (attention.query, attention.key))
         inverse_variance, variance = attention.widths(q_AHD)
@@ -105,7 +105,7 @@ class HeadWeights:
         return cls(torch.cat([inverse_variance.rsqrt(), variance.sqrt()], 1), real_AMH, reciprocal_AHA, frames)
 
     def of_atom(self, i: int, block: int, images: Images) -> Attention:
-        """Those of one atom."""
+        """The attention of one atom."""
         sigma = _floats(self.sigma[i])
         real, others = None, None
         count = 0 if self.real is None else self.real.shape[2]
@@ -140,10 +140,10 @@ def _frames(
 def _frame_of_row(frames: Frames | PrincipalAxes, row: int) -> LocalFrame:
     if isinstance(frames, PrincipalAxes):
         return LocalFrame(_floats(frames.axes[row, None]), np.ones(1), _floats(frames.distinct[row]))
-    mine = frames.owner == row
-    share = _floats(frames.weight[mine])
+    own = frames.owner == row
+    share = _floats(frames.weight[own])
     order = np.argsort(-share, kind="stable")
-    return LocalFrame(_floats(frames.axes[mine])[order], share[order])
+    return LocalFrame(_floats(frames.axes[own])[order], share[order])
 
 
 def _floats(values: Tensor) -> Floats:

@@ -10,7 +10,7 @@ import torch
 
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.errors import ConfigError
-from crystalformers.paper_checkpoints import Config, is_published, load_published
+from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
@@ -33,8 +33,8 @@ def load_model(
         tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
         dtype: floating-point type of the network.
         preset: the published model whose weights are in an authors' file, if the file does not say (a state dict).
-        targets: what such a file predicts, if it does not say. See `paper_checkpoints.read_published`; what could not
-            be mapped is listed in `card["unmapped"]`.
+        targets: what such a file predicts, if it does not say. See
+            `paper_checkpoints.read_paper_checkpoint`; what could not be mapped is listed in `card["unmapped"]`.
 
     Raises:
         CheckpointError: if there is no such model or it cannot be read.
@@ -44,8 +44,8 @@ def load_model(
     with path.open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     name = path.stem if name_or_path is None else str(name_or_path)
-    if is_published(path):
-        checkpoint = load_published(path, preset, targets)
+    if is_paper_checkpoint(path):
+        checkpoint = load_paper_checkpoint(path, preset, targets)
     elif preset is None and targets is None:
         checkpoint = load_checkpoint(path)
     else:

@@ -14,7 +14,7 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints import save_published
+from crystalformers.paper_checkpoints import save_paper_checkpoint
 from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
@@ -44,7 +44,7 @@ def test_there_and_back(tmp_path: Path, model: Crystalformer) -> None:
 
 def test_a_state_dict_needs_to_be_told(tmp_path: Path, model: Crystalformer) -> None:
     theirs, ours = tmp_path / "weights.pt", tmp_path / "ours.safetensors"
-    save_published(model, theirs)
+    save_paper_checkpoint(model, theirs)
 
     def fails(words: str, *options: str) -> None:
         result = invoke("convert", theirs, "-o", ours, *options)

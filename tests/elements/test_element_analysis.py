@@ -50,9 +50,9 @@ def test_planted_families_are_found_by_density() -> None:
 
 def test_the_number_of_planted_families_is_found_and_is_no_chance() -> None:
     points = spaces.points_in("leading", planted(0), seed=0)
-    sharp = clusters.sharpness(points, seed=0, draws=39)
-    assert sharp.by_silhouette == sharp.by_gap == len(SIZES)
-    assert sharp.p_value("one cloud") == sharp.p_value("shuffled") == 1 / 40
+    found = clusters.separation(points, seed=0, draws=39)
+    assert found.by_silhouette == found.by_gap == len(SIZES)
+    assert found.p_value("one cloud") == found.p_value("shuffled") == 1 / 40
     stable = clusters.stability(points, TRUTH, seed=0, draws=19)
     assert stable.ari.min() == 1
     np.testing.assert_array_equal(stable.jaccard, 1)
@@ -62,9 +62,9 @@ def test_a_family_along_one_axis_is_no_chance_either() -> None:
     """Shuffling coordinates keeps two heaps on one axis; the rotated cloud dissolves them."""
     points = np.random.default_rng(0).normal(size=(60, 3))
     points[:30, 0] += 12
-    sharp = clusters.sharpness(spaces.principal_components(points), seed=0, draws=39)
-    assert sharp.p_value("one cloud") == 1 / 40
-    assert sharp.p_value("shuffled") > 0.1
+    found = clusters.separation(spaces.principal_components(points), seed=0, draws=39)
+    assert found.p_value("one cloud") == 1 / 40
+    assert found.p_value("shuffled") > 0.1
 
 
 @pytest.mark.parametrize("null", clusters.NULLS)
@@ -289,7 +289,7 @@ def test_errors_of_the_parts() -> None:
     with pytest.raises(ConfigError, match="40 elements cannot be divided into 40 families"):
         clusters.cluster(cloud(0), 40)
     with pytest.raises(ConfigError, match="3 elements are too few to look for families"):
-        clusters.sharpness(cloud(0)[:3], seed=0)
+        clusters.separation(cloud(0)[:3], seed=0)
     with pytest.raises(ConfigError, match="All elements are of one group"):
         probes.leave_one_class_out([3, 3, 3])
     with pytest.raises(ConfigError, match="3 elements are too few to learn"):

@@ -22,7 +22,7 @@ from crystalformers.models import build_model, crystaltransformer
 from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints.crystaltransformer import DEAD
+from crystalformers.paper_checkpoints.crystaltransformer import UNUSED
 from crystalformers.prediction.loading import load_model
 from crystalformers.testing import CONTROL, E3, assert_invariant, invariance_report, network_predictor
 
@@ -65,7 +65,7 @@ def published(targets: int, **changes: Any) -> CrystalTransformer:
 
 
 class TestPublishedSize:
-    dead = sum(int(np.prod([256 if size is None else size for size in shape])) for shape in DEAD.values())
+    dead = sum(int(np.prod([256 if size is None else size for size in shape])) for shape in UNUSED.values())
 
     def test_one_target(self) -> None:
         assert size(published(1)) == 4_263_297
