@@ -267,8 +267,8 @@ def _raise_first_rejected(rows: Iterable[Any], index: int | None = None) -> None
 def _device(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError(f"'{name}' is unknown", where="device", remedy="use cpu, cuda or cuda:0")
-    device, count = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        problem = f"'{name}' is not available: PyTorch sees {count} CUDA devices"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        problem = f"'{name}' is not available: PyTorch sees {torch.cuda.device_count()} CUDA devices"
         raise ConfigError(problem, where="device", remedy="use cpu")
     return device
