@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,43 @@ from crystalformers.io.overlap import check
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.text import open_text, read_text
 
+MOST_DIGITS = 12
+"""Digits of a number of atoms; longer ones are nonsense."""
+
+TOO_MANY_COLUMNS = re.compile(r":\d{5,}")
+"""A number of columns in the comment of a frame that would keep a parser busy for ever."""
+
 
 def read_xyz_file(path: Path) -> Iterator[Crystal | Rejected]:
     """Every frame of an extended XYZ file, one at a time."""
     iread = _ase_iread(path)
     with open_text(path) as file:
-        yield from _crystals(iread(file, index=":", format="extxyz"), path)
+        frames = (next(iread(StringIO(text), index=":", format="extxyz")) for text in _xyz_frames(file, path))
+        yield from _crystals(frames, path)
+
+
+def _xyz_frames(file: Iterable[str], path: Path) -> Iterator[str]:
+    """The text of each frame: the number of atoms, a comment, and as many lines; never more than the file holds."""
+    lines = iter(file)
+    for first in lines:
+        if not first.strip():
+            continue
+        if not (first.strip().isascii() and first.strip().isdigit()) or len(first.strip()) > MOST_DIGITS:
+            raise StructureError(
+                f"'{first.strip()[:20]}' is not a number of atoms", where=str(path), remedy="export the structure again"
+            )
+        frame = [first, *islice(lines, int(first) + 1)]
+        if len(frame) < int(first) + 2:
+            raise StructureError(
+                f"a frame should have {int(first)} atoms, but the file ends after {len(frame) - 2}",
+                where=str(path),
+                remedy="export the structure again",
+            )
+        if TOO_MANY_COLUMNS.search(frame[1]):
+            raise StructureError(
+                "a property is said to have more than 9999 columns", where=str(path), remedy="export the structure again"
+            )
+        yield "".join(frame)
 
 
 def read_json_file(path: Path) -> Iterator[Crystal | Rejected]:
@@ -29,7 +61,7 @@ def read_json_file(path: Path) -> Iterator[Crystal | Rejected]:
     text = read_text(path)
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, a number too long or lists too deep
         raise StructureError(
             f"not valid JSON ({error})", where=str(path), remedy="export the structure again"
         ) from error
@@ -85,6 +117,8 @@ def _next(frames: Iterator[Any], path: Path) -> Any:
     """The next frame, None after the last; an error where the parser fails, which also ends its iteration."""
     try:
         return next(frames, None)
+    except StructureError as error:
+        return error
     except Exception as error:  # a foreign parser on foreign input: any exception means "cannot be read"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return StructureError(

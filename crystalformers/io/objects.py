@@ -33,11 +33,11 @@ def from_pymatgen_dict(data: Any, name: str) -> Crystal:
     """A crystal from `Structure.as_dict()`, read without pymatgen (tables hold many of them)."""
     try:
         lattice, sites = data["lattice"]["matrix"], data["sites"]
-        periodic = data["lattice"].get("pbc", (True, True, True))
-        species = [[(s["element"], s["occu"]) for s in site["species"]] for site in sites]
+        periodic = [bool(flag) for flag in data["lattice"].get("pbc", (True, True, True))]
+        species = [[(str(s["element"]), float(s["occu"])) for s in site["species"]] for site in sites]
         frac_coords = np.array([site["abc"] for site in sites], dtype=np.float64)
         lattice = np.array(lattice, dtype=np.float64)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StructureError(
             f"not a pymatgen Structure ({type(error).__name__}: {error})",
             where=name,

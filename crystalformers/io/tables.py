@@ -215,7 +215,7 @@ def _json_rows(path: Path) -> Iterator[Any]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     yield error
 
 
@@ -249,7 +249,7 @@ def _json_crystal(row: dict[str, Any], name: str) -> Crystal:
         return Crystal(numbers.astype(np.int64), frac.reshape(len(numbers), 3), lattice.reshape(3, 3), name)
     except StructureError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise StructureError(
             f"{', '.join(STRUCTURE)} must hold N, 9 and 3N numbers ({str(error).splitlines()[0]})"
         ) from error
