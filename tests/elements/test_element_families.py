@@ -1,4 +1,4 @@
-"""Families of elements and the spaces in which they are found: what is planted is found, and chance looks like chance."""
+"""Families of elements and their spaces: what is planted is found, and chance looks like chance."""
 
 from __future__ import annotations
 
