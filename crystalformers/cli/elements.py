@@ -106,7 +106,7 @@ def export_command(
         Path | None,
         typer.Option(
             "--training-table",
-            help="For weights that do not tell the elements of their training: count them in this table's train rows.",
+            help="For weights without element counts: count the elements in the train rows of this table.",
             show_default=False,
         ),
     ] = None,

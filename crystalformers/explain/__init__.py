@@ -1,6 +1,6 @@
 """What a trained model attends to: for each atom and block the weights of images, widths of decay and local frames.
 
-The weights are those that the attention computes. They tell which images a model attends to, not how it uses them.
+The weights are those that the attention computes. They show which images a model attends to, not how it uses them.
 
 Shapes: A atoms of the crystal, M images of one atom, H heads of one kind, F frames of one head. Lengths in Angstrom.
 """

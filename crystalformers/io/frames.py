@@ -51,7 +51,7 @@ def _xyz_frames(file: Iterable[str], path: Path) -> Iterator[str]:
             )
         if TOO_MANY_COLUMNS.search(frame[1]):
             raise StructureError(
-                "a property is said to have more than 9999 columns", where=str(path), remedy="export the structure again"
+                "a property has more than 9999 columns", where=str(path), remedy="export the structure again"
             )
         yield "".join(frame)
 

@@ -6,7 +6,7 @@
 | CrystalTransformer | `.pth.tar` | tensors, options of the training script, mean and deviation of the target |
 | all three | `.pt`, `.pth`, `.safetensors` | tensors alone (a state dict) |
 
-Reading gives the network, the hyper-parameters and, if the file tells them, the targets; `PaperCheckpoint.unmapped`
+Reading gives the network, the hyper-parameters and, if the file has them, the targets; `PaperCheckpoint.unmapped`
 lists what has no counterpart here. A file whose pickle would run code is refused. Writing gives a state dict of any of
 the three models, or a Lightning checkpoint of Crystalformer or CrystalFramer.
 
@@ -72,7 +72,7 @@ class PaperCheckpoint:
 
     Attributes:
         model: the network, in evaluation mode.
-        targets: one per output; empty if neither the file nor the caller tells names and units.
+        targets: one per output; empty if neither the file nor the caller gives names and units.
         unmapped: what in the file has no counterpart in the model, one sentence each.
         params: the authors' hyper-parameters; None if the file has none.
     """
@@ -94,7 +94,7 @@ def read_paper_checkpoint(
     Args:
         path: `.ckpt`, `.pt`, `.pth`, `.pth.tar` or `.safetensors`.
         preset: name of a preset, or settings. Needed for a state dict of Crystalformer or CrystalFramer, whose tensors
-            do not tell, for example, the space or the frame; where a file has settings, the two must agree.
+            do not determine, for example, the space or the frame; where a file has settings, the two must agree.
         targets: names and units. Mean and standard deviation come from the file if it has them; a state dict has
             none, so that they must be those of its training (0 and 1 if they were multiplied into its last layer).
         weights: which set of weights, if the file holds two.

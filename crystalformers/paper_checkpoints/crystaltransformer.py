@@ -52,8 +52,8 @@ def model_of(state: Mapping[str, Tensor], given: CrystalTransformerConfig | None
 
     Args:
         state: their state dict, from `state_of`.
-        given: settings that must agree with the tensors, which do not tell the number of attention heads; by default
-            the published ones.
+        given: settings that must agree with the tensors, and the number of attention heads, which tensors do not
+            determine; None for the published settings.
 
     Raises:
         CheckpointError: naming a tensor that is missing, unknown, of another shape or not finite.

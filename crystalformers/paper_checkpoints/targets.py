@@ -21,7 +21,7 @@ UNITS: dict[str, tuple[str, Basis]] = {
 """Unit and basis of the targets in their data sets."""
 
 DATA_SETS = "jarvis__"
-"""Prefix of the names of their data sets; in any other data set the name of a target does not tell its unit."""
+"""Prefix of the names of their data sets; in any other data set the name of a target does not determine its unit."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from published_files import FIRST_PAPER, SECOND_PAPER, SMALL, lightning, state, written
+from paper_files import FIRST_PAPER, SECOND_PAPER, SMALL, lightning, state, written
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

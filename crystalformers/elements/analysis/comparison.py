@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from crystalformers.elements.analysis.spaces import DRAWS, p_value
-
-Floats = NDArray[np.float64]
+from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value
 
 
 def distances(vectors: ArrayLike) -> Floats:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crystalformers.elements.analysis.spaces import DRAWS, p_value
+from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value
 from crystalformers.errors import ConfigError
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 PENALTIES = np.logspace(-3, 5, 17)

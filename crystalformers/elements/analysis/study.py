@@ -8,17 +8,16 @@ from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from crystalformers.elements.analysis import clusters, comparison, probes, spaces
 from crystalformers.elements.analysis.clusters import Agreement, Labels, Separation, Stability
 from crystalformers.elements.analysis.comparison import Correlations, Likeness
 from crystalformers.elements.analysis.ensembles import Ensemble, common_elements, ensembles
-from crystalformers.elements.analysis.properties import PROPERTIES, Places, Property, places, values
+from crystalformers.elements.analysis.properties import PROPERTIES, Integers, Places, Property, places, values
+from crystalformers.elements.analysis.spaces import Floats
 from crystalformers.elements.table import ElementTable
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Progress = Callable[[str], None]
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ CAPTIONS = {
         "The {families} families (clusters) that Ward's method finds in the {leading} leading components of the "
         "vectors. The number on each tile is that of its family.{rare}",
         "Empty tiles have no vector: a trained table has none for elements that did not occur in training. The borders "
-        "between families are cuts through a tree, not sharp boundaries; the table below tells which families are "
+        "between families are cuts through a tree, not sharp boundaries; the table below shows which families are "
         "found again when some elements are left out.",
     ),
     "number": Caption(
@@ -77,7 +77,7 @@ CAPTIONS = {
         "Spearman correlation of each leading component with properties of the elements. Bold: larger than the largest "
         "of all cells in 95 % of permutations of the elements.",
         "A correlation does not imply a cause, and the properties are correlated with each other. The column 'training "
-        "crystals', if there is one, tells what may only reflect how often an element occurred in training.",
+        "crystals', if there is one, shows what may only reflect how often an element occurred in training.",
     ),
     "probes": Caption(
         "Properties predicted from the vectors",
@@ -86,7 +86,7 @@ CAPTIONS = {
         "periodic table left out; all lanthanides and actinides belong to group 3. Dots: single seeds, if there are "
         "several.",
         "Hatched: a column of the table is the property itself, so the probe says nothing. Tables of physical "
-        "properties also contain close relatives of the other properties. R² does not tell how useful a table is to a "
+        "properties also contain close relatives of the other properties. R² does not say how useful a table is to a "
         "model of crystals.",
     ),
     "likeness": Caption(

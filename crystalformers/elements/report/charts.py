@@ -12,6 +12,7 @@ from crystalformers.elements.analysis.clusters import Separation
 from crystalformers.elements.analysis.comparison import Correlations, Likeness
 from crystalformers.elements.analysis.ensembles import Ensemble
 from crystalformers.elements.analysis.properties import PROPERTIES
+from crystalformers.elements.analysis.spaces import Floats
 from crystalformers.elements.analysis.study import SPLITS, ProbeResult
 from crystalformers.elements.report.style import (
     CONTROL_COLOUR,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 LEAST_R2 = -0.6
 """Left end of the R2 axis; smaller values are drawn there and printed."""
 

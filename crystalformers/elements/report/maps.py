@@ -7,17 +7,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crystalformers.elements.analysis.clusters import Labels, ward_tree
 from crystalformers.elements.analysis.comparison import distances
+from crystalformers.elements.analysis.spaces import Floats
 from crystalformers.elements.report.style import RULE, SEQUENTIAL, family_colour, ink_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 10.5, 7.2
 PLACE = (0.035, 0.045, 0.735, 0.945)
 """Left, bottom, width and height of the map as shares of the figure."""

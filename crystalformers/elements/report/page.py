@@ -141,7 +141,7 @@ def _agreement_table(numbers: dict[str, Any]) -> str:
         [escape(" and ".join(pair["tables"])) + ", families of each", signed(pair["ari"]), f"{pair['p']:.3g}"]
         for pair in families["seeds"]
     ]
-    chance = "; ".join(f"{null}: p = {p:.3g}" for null, p in families["silhouette_p"].items())
+    chance = ", ".join(f"p = {p:.3g} ({null})" for null, p in families["silhouette_p"].items())
     lone = "" if families["seeds"] else "<p>Only one seed was given; another may divide the elements differently.</p>"
     return (
         f"<p>The silhouette criterion chooses {families['number_by_silhouette']} families, the gap statistic "
