@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crystalformers.data.split import split_rows
 from crystalformers.errors import ConfigError, TableError, TargetError
 from crystalformers.io import Rejected
 from crystalformers.target import Target
@@ -28,8 +29,6 @@ from crystalformers.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Dataset:
         rejected = table.check_rows()
         good = np.setdiff1d(np.arange(len(table)), list(rejected))
         usable = good[~np.isnan(values[good]).all(axis=1)]
-        splits, excluded = _without_excluded(table, _split(table, usable, recipe), recipe)
+        splits = split_rows(table, usable, recipe.val_fraction, recipe.test_fraction, recipe.seed)
+        splits, excluded = _without_excluded(table, splits, recipe)
         for k, target in enumerate(targets):
             infinite = usable[np.isinf(values[usable, k])]
             if len(infinite):
@@ -92,30 +92,6 @@ class Dataset:
     def ids(self) -> dict[str, list[str]]:
         """Ids of the rows of each split."""
         return {name: [self.table.ids[row] for row in rows] for name, rows in self.splits.items()}
-
-
-def _split(table: CrystalTable, usable: IntArray, recipe: Recipe) -> dict[str, IntArray]:
-    """The table's own split; what it does not say is drawn at random from the seed."""
-    rng = np.random.default_rng(recipe.seed)
-    if table.split is None:
-        shuffled = rng.permutation(usable)
-        n_val, n_test = (round(share * len(usable)) for share in (recipe.val_fraction, recipe.test_fraction))
-        cuts = np.split(shuffled, [n_val, n_val + n_test])
-        splits = {"val": cuts[0], "test": cuts[1], "train": cuts[2]}
-    else:
-        names = np.array(table.split, dtype=object)[usable]
-        splits = {name: usable[names == name] for name in SPLITS}
-        if not len(splits["val"]):
-            shuffled = rng.permutation(splits["train"])
-            n_val = round(recipe.val_fraction * len(shuffled))
-            splits["val"], splits["train"] = shuffled[:n_val], shuffled[n_val:]
-    for name in ("train", "val"):
-        if not len(splits[name]):
-            raise TableError(
-                f"The {name} split holds no usable row ({len(usable)} of {len(table)} rows are usable); "
-                "give a larger table or a column 'split' with train, val and test."
-            )
-    return {name: np.sort(splits[name]) for name in SPLITS}
 
 
 def _without_excluded(

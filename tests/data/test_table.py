@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crystalformers.data.split import assign_split
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io import Rejected, count_structures, read_structures
@@ -460,30 +459,6 @@ def test_split_column(make: Callable[[list[Row]], Path], tmp_path: Path) -> None
     bad = open_table(write_parquet(tmp_path / "bad.parquet", [salt("a", split="train"), salt("b", split=None)]))
     with pytest.raises(TableError, match=r"row 1 \(b\): 'None' in column 'split' is none of train, val, test"):
         _ = bad.split
-
-
-@given(n_rows=st.integers(10, 500), seed=st.integers(0, 99))
-def test_assign_split(n_rows: int, seed: int) -> None:
-    split = assign_split(n_rows, (0.7, 0.2, 0.1), seed)
-    counts = Counter(split)
-    assert len(split) == n_rows
-    assert abs(counts["train"] - 0.7 * n_rows) <= 1
-    assert abs(counts["val"] - 0.2 * n_rows) <= 1
-    assert split == assign_split(n_rows, (0.7, 0.2, 0.1), seed)
-    assert n_rows < 40 or split != assign_split(n_rows, (0.7, 0.2, 0.1), seed + 1)
-
-
-def test_assign_split_is_uniform() -> None:
-    splits = np.array([assign_split(20, (0.5, 0.5, 0), seed) for seed in range(400)]) == "val"
-    assert (np.abs(splits.mean(axis=0) - 0.5) < 0.12).all()
-
-
-@pytest.mark.parametrize("fractions", [(0.8, 0.1), (0.8, 0.3, 0.1), (1.1, -0.1, 0.0)])
-def test_assign_split_refuses(fractions: tuple[float, ...]) -> None:
-    with pytest.raises(TableError, match="must be three numbers"):
-        assign_split(100, fractions)
-    with pytest.raises(TableError, match="leaves 'val' empty"):
-        assign_split(3, (0.9, 0.05, 0.05))
 
 
 # Real size
