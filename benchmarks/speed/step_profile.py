@@ -42,8 +42,8 @@ from crystalformers.models import build_model
 from crystalformers.models.presets import preset
 from crystalformers.target import Target
 from crystalformers.training.averaging import WeightAverage
-from crystalformers.training.batching import ImageStore
 from crystalformers.training.fit import fit
+from crystalformers.training.image_store import ImageStore
 from crystalformers.training.recipe import Recipe
 
 TARGET = Target("energy", "eV/atom", "per_atom")

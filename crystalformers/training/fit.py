@@ -21,7 +21,8 @@ from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.target import Target
 from crystalformers.training import elements, report
 from crystalformers.training.averaging import learned
-from crystalformers.training.dataset import Batches, Dataset
+from crystalformers.training.batching import Batches
+from crystalformers.training.dataset import Dataset
 from crystalformers.training.recipe import OPERATIONAL, Recipe
 
 if TYPE_CHECKING:

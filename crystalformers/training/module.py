@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from crystalformers.errors import CrystalformersError
 from crystalformers.training.averaging import WeightAverage
-from crystalformers.training.batching import LabelledBatch, Loader
-from crystalformers.training.dataset import Batches
+from crystalformers.training.batching import Batches, LabelledBatch, Loader
 from crystalformers.training.loss import Loss
 from crystalformers.training.memory import memory_named
 from crystalformers.training.optimisation import learning_rate, optimizer, set_learning_rate
+from crystalformers.training.published_slips import without_dropout
 from crystalformers.training.recipe import Recipe
 
 
@@ -147,9 +147,8 @@ class TrainingModule(LightningModule):
         return chosen
 
     def on_train_epoch_start(self) -> None:
-        """The published code of CrystalTransformer switches dropout off after the first epoch and never on again."""
-        augment = self.recipe.augment
-        if augment is not None and augment.faithful_bugs and self.progress.epoch:
+        """Train without dropout where the recipe says so."""
+        if without_dropout(self.recipe, self.progress.epoch):
             self.model.eval()
 
     def train_dataloader(self) -> Loader:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crystalformers.checkpoint import write_atomically
-from crystalformers.data.split import SPLITS
+from crystalformers.data.split import SPLITS, IntArray
 from crystalformers.target import Target
-from crystalformers.training.batching import IntArray, Loader
-from crystalformers.training.dataset import Batches, Dataset
+from crystalformers.training.batching import Batches, Loader
+from crystalformers.training.dataset import Dataset
 from crystalformers.training.memory import memory_named
 from crystalformers.training.recipe import Recipe
 

@@ -24,9 +24,10 @@ from crystalformers.errors import ConfigError, CrystalformersError, TableError, 
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.target import Target
 from crystalformers.training.averaging import WeightAverage
-from crystalformers.training.batching import ImageStore, Loader, evaluation_order, training_order
-from crystalformers.training.dataset import Batches, Dataset
+from crystalformers.training.batching import Batches, Loader, evaluation_order, training_order
+from crystalformers.training.dataset import Dataset
 from crystalformers.training.fit import fit
+from crystalformers.training.image_store import ImageStore
 from crystalformers.training.recipe import Recipe
 
 TINY = {"dim": 8, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8}

@@ -19,10 +19,11 @@ from crystalformers.errors import BatchMemoryError, ConfigError, TableError
 from crystalformers.images import CrystalBatch, build_images, with_images
 from crystalformers.models import build_model
 from crystalformers.target import Target
-from crystalformers.training import augmentation, memory
+from crystalformers.training import augmentation, memory, published_slips
 from crystalformers.training.augmentation import posed
+from crystalformers.training.batching import Batches
 from crystalformers.training.callbacks import Keeper
-from crystalformers.training.dataset import Batches, Dataset
+from crystalformers.training.dataset import Dataset
 from crystalformers.training.exclusion import composition
 from crystalformers.training.fit import fit
 from crystalformers.training.loss import Loss
@@ -164,28 +165,41 @@ class TestPoses:
             recipe(augment={})
 
 
-class TestFaithfulBugs:
+class TestPublishedSlips:
     """What the published code does, behind its own switch."""
 
-    buggy = Augment(probability=0.5, faithful_bugs=True)
+    augment = Augment(probability=0.5)
 
     def test_a_third_of_the_reflections_distorts(self) -> None:
         rng = np.random.default_rng(0)
-        matrices = [augmentation.published_matrix(rng) for _ in range(3000)]
+        matrices = [published_slips.random_matrix(rng) for _ in range(3000)]
         isometric = np.array([np.allclose(m @ m.T, np.eye(3), atol=1e-9) for m in matrices])
         assert isometric.mean() == pytest.approx(2 / 3, abs=0.03)
         assert all(np.linalg.det(matrix) == pytest.approx(-1) for matrix in matrices)
 
     def test_a_pose_is_kept_for_the_run_and_worn_in_evaluation(self) -> None:
         crystals, rows = CrystalBatch.from_crystals(many(20)), np.arange(20)
-        first, again = (posed(crystals, rows, self.buggy, 1, None).positions for _ in range(2))
+        first, again = (published_slips.posed(crystals, rows, self.augment, 1, None).positions for _ in range(2))
         assert torch.equal(first, again)
         assert not torch.equal(first, crystals.positions)
-        assert torch.equal(posed(crystals, rows, Augment(), 1, None).positions, crystals.positions)
+        jittered = self.augment.model_copy(update={"jitter": 0.1})
+        assert torch.equal(published_slips.posed(crystals, rows, jittered, 1, None).positions, first)
 
-    @pytest.mark.parametrize("faithful", [True, False])
+    @pytest.mark.parametrize("slips", [True, False])
+    def test_they_are_off_unless_asked_for(self, tmp_path: Path, slips: bool) -> None:
+        settings = recipe(model=PUBLISHED, augment={}, published_slips=slips)
+        batches = Batches(Dataset.of(table_of(tmp_path), [ENERGY], settings), 1.0, settings)
+        for batch in batches.evaluation("val"):
+            plain = batches.store.batch(batch.rows).positions
+            assert torch.equal(batch.crystals.positions, plain) != slips
+
+    def test_they_are_those_of_random_poses(self) -> None:
+        with pytest.raises(ConfigError, match=r"published_slips: .*add 'augment'"):
+            recipe(model=PUBLISHED, published_slips=True)
+
+    @pytest.mark.parametrize("slips", [True, False])
     def test_dropout_ends_with_the_first_epoch(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faithful: bool
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slips: bool
     ) -> None:
         modes: list[bool] = []
         before = Keeper.on_train_batch_end
@@ -195,10 +209,9 @@ class TestFaithfulBugs:
             before(keeper, trainer, module, *args)
 
         monkeypatch.setattr(Keeper, "on_train_batch_end", watch)
-        fit(
-            table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(model=PUBLISHED, augment={"faithful_bugs": faithful})
-        )
-        assert modes == [True] * 4 + [not faithful] * 4
+        settings = recipe(model=PUBLISHED, augment={}, published_slips=slips)
+        fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
+        assert modes == [True] * 4 + [not slips] * 4
 
 
 class StoppedError(Exception):
