@@ -19,16 +19,16 @@ from crystalformers.errors import BatchMemoryError, ConfigError, TableError
 from crystalformers.images import CrystalBatch, build_images, with_images
 from crystalformers.models import build_model
 from crystalformers.target import Target
-from crystalformers.training import augmentation, memory, published_slips
+from crystalformers.training import Observer, Recipe, augmentation, fit, memory, published_slips
 from crystalformers.training.augmentation import posed
-from crystalformers.training.batching import Batches
-from crystalformers.training.callbacks import Keeper
+from crystalformers.training.batching import Batches, LabelledBatch
 from crystalformers.training.dataset import Dataset
 from crystalformers.training.exclusion import composition
-from crystalformers.training.fit import fit
+from crystalformers.training.loop import TrainingLoop
 from crystalformers.training.loss import Loss
 from crystalformers.training.optimisation import learning_rate, optimizer, set_learning_rate
-from crystalformers.training.recipe import Augment, Recipe
+from crystalformers.training.recipe import Augment
+from crystalformers.training.state import Progress
 
 ENERGY, GAP = Target("energy", "eV/atom", "per_atom"), Target("gap", "eV")
 NAN = float("nan")
@@ -202,20 +202,31 @@ class TestPublishedSlips:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slips: bool
     ) -> None:
         modes: list[bool] = []
-        before = Keeper.on_train_batch_end
+        before = TrainingLoop.step
 
-        def watch(keeper: Keeper, trainer: Any, module: Any, *args: Any) -> None:
-            modes.append(module.model.training)
-            before(keeper, trainer, module, *args)
+        def watch(loop: TrainingLoop, batch: LabelledBatch) -> None:
+            before(loop, batch)
+            modes.append(loop.state.model.training)
 
-        monkeypatch.setattr(Keeper, "on_train_batch_end", watch)
+        monkeypatch.setattr(TrainingLoop, "step", watch)
         settings = recipe(model=PUBLISHED, augment={}, published_slips=slips)
         fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
         assert modes == [True] * 4 + [not slips] * 4
 
 
 class StoppedError(Exception):
-    """Stands for a kill."""
+    """In place of a kill."""
+
+
+class StopAfter(Observer):
+    """Raises `StoppedError` after given steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def step(self, progress: Progress) -> None:
+        if progress.step in self.steps:
+            raise StoppedError
 
 
 @pytest.mark.parametrize(
@@ -225,24 +236,13 @@ class StoppedError(Exception):
         {"loss_balance": "uncertainty", "model": {"dropout": 0.2}},
     ],
 )
-def test_a_run_that_was_stopped_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
+def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path, changes: dict[str, Any]) -> None:
     table, settings = table_of(tmp_path), recipe(**changes)
     whole = fit(table, [ENERGY, GAP], tmp_path / "whole", settings).read_bytes()
 
-    with monkeypatch.context() as patch:
-        before = Keeper.on_train_batch_end
-
-        def stop(keeper: Keeper, trainer: Any, module: Any, *args: Any) -> None:
-            before(keeper, trainer, module, *args)
-            if module.progress.step in (3, 6):
-                raise StoppedError
-
-        patch.setattr(Keeper, "on_train_batch_end", stop)
-        for _ in range(2):
-            with pytest.raises(StoppedError):
-                fit(table, [ENERGY, GAP], tmp_path / "stopped", settings, resume=True)
+    for _ in range(2):
+        with pytest.raises(StoppedError):
+            fit(table, [ENERGY, GAP], tmp_path / "stopped", settings, resume=True, observer=StopAfter(3, 6))
     assert fit(table, [ENERGY, GAP], tmp_path / "stopped", settings, resume=True).read_bytes() == whole
 
 
@@ -339,12 +339,10 @@ class TestElements:
         with pytest.raises(TableError, match=r"x\d+ \(train\): mine: has no vector for Cl"):
             fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
 
-    def test_another_table_is_another_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_table_is_another_run(self, tmp_path: Path) -> None:
         settings = recipe("cgcnn", elements={"table": self.table(tmp_path)})
-        with monkeypatch.context() as patch:
-            patch.setattr(Keeper, "on_train_batch_end", lambda *args: (_ for _ in ()).throw(StoppedError))
-            with pytest.raises(StoppedError):
-                fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
+        with pytest.raises(StoppedError):
+            fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings, observer=StopAfter(1))
         self.table(tmp_path, seed=1)
         with pytest.raises(ConfigError, match="element table"):
             fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings, resume=True)
@@ -396,7 +394,7 @@ class TestMemory:
     def test_numbers_are_those_of_the_batch(self) -> None:
         batch = with_images(CrystalBatch.from_crystals([rock_salt(), *many(2)]), 4.0)
         assert batch.images is not None
-        said = memory.message(batch, recipe(max_atoms=None), "here")
+        said = str(memory.memory_error(batch, recipe(max_atoms=None), "here"))
         assert f"3 crystals, {batch.n_atoms} atoms" in said
         assert f"and {len(batch.images.distance)} images" in said
         assert "(now none)" in said
