@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.errors import TableError
-
-if TYPE_CHECKING:
-    from crystalformers.data.table import CrystalTable
 
 IntArray = NDArray[np.int64]
 
@@ -18,19 +15,20 @@ SPLITS = ("train", "val", "test")
 
 
 def split_rows(
-    table: CrystalTable,
     rows: IntArray,
+    names: Sequence[str] | None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
 ) -> dict[str, IntArray]:
-    """Rows of each split, ascending: the column `split` where a table has one; what it lacks is drawn at random.
+    """Rows of each split, ascending: as a table names them; what it does not name is drawn at random.
 
     Args:
-        table: with or without a column `split`; validation rows are taken from its training rows if it names none.
         rows: rows to divide; no others are in the answer.
+        names: split of every row of the table (`CrystalTable.split`), or None if it does not say; if no row is named
+            `val`, some of the training rows become validation rows.
         val_fraction: share of the rows (or of the training rows) to draw for validation.
-        test_fraction: share of the rows to draw for testing, if the table has no column `split`.
+        test_fraction: share of the rows to draw for testing, if the table does not say.
         seed: of the draw; the same arguments always give the same answer.
 
     Returns:
@@ -40,20 +38,19 @@ def split_rows(
         TableError: if nothing is left for training or validation.
     """
     rng = np.random.default_rng(seed)
-    if table.split is None:
+    if names is None:
         n_val, n_test = (round(share * len(rows)) for share in (val_fraction, test_fraction))
         val, test, train = np.split(rng.permutation(rows), [n_val, n_val + n_test])
     else:
-        names = np.array(table.split, dtype=object)[rows]
-        train, val, test = (rows[names == name] for name in SPLITS)
+        named = np.array(names, dtype=object)[rows]
+        train, val, test = (rows[named == name] for name in SPLITS)
         if not len(val):
             val, train = np.split(rng.permutation(train), [round(val_fraction * len(train))])
     splits = {name: np.sort(part) for name, part in zip(SPLITS, (train, val, test), strict=True)}
     for name in ("train", "val"):
         if not len(splits[name]):
             raise TableError(
-                f"the {name} split holds no usable row ({len(rows)} of {len(table)} rows are usable)",
-                where=str(table.path),
+                f"The {name} split holds no usable row, of {len(rows)} in all",
                 remedy="give a larger table or a column 'split' with train, val and test",
             )
     return splits

@@ -54,7 +54,7 @@ class Dataset:
         rejected = table.check_rows()
         good = np.setdiff1d(np.arange(len(table)), list(rejected))
         usable = good[~np.isnan(values[good]).all(axis=1)]
-        splits = split_rows(table, usable, recipe.val_fraction, recipe.test_fraction, recipe.seed)
+        splits = split_rows(usable, table.split, recipe.val_fraction, recipe.test_fraction, recipe.seed)
         splits, excluded = exclude(table, splits, recipe.exclude)
         for k, target in enumerate(targets):
             infinite = usable[np.isinf(values[usable, k])]

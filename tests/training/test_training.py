@@ -19,12 +19,12 @@ import torch
 from command import invoke, rows_of
 from samples import many, rock_salt, write_table
 
+from crystalformers import load_model
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import CheckpointError, ConfigError, CrystalformersError, TableError, TargetError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.prediction.evaluation import evaluate_model
-from crystalformers.prediction.model import load_model
 from crystalformers.target import Target
 from crystalformers.training import Observer, Recipe, TrainingInterrupted, fit
 from crystalformers.training.averaging import WeightAverage, other_weights

@@ -15,9 +15,9 @@ from command import rows_of
 from safetensors.torch import load_file
 from samples import many, write_table
 
+from crystalformers import load_model
 from crystalformers.data.table import open_table
 from crystalformers.prediction.evaluation import evaluate_model
-from crystalformers.prediction.model import load_model
 from crystalformers.target import Target
 from crystalformers.training.fit import fit
 from crystalformers.training.recipe import Recipe
