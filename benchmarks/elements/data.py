@@ -20,7 +20,7 @@ from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import CrystalBatch, Images, with_images
 from crystalformers.models.neighbours import Graph, GraphModel
 from crystalformers.target import Target
-from crystalformers.training.batching import CompactImages, pack_images, split_images
+from crystalformers.training.image_store import CompactImages, pack_images, split_images
 
 Rows = NDArray[np.int64]
 

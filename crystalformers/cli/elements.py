@@ -17,7 +17,7 @@ from crystalformers.cli.options import (
     TrainingTable,
 )
 from crystalformers.cli.output import check_output, print_table
-from crystalformers.cli.train import merged_recipe, paired_targets
+from crystalformers.cli.train import merged_recipe, paired_targets, run_training
 
 if TYPE_CHECKING:
     from crystalformers.elements import ElementTable
@@ -72,11 +72,9 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     targets = paired_targets(target, unit, basis, transform)
     recipe = merged_recipe(config, {"preset": preset, "epochs": epochs, "seed": seed})
 
-    from crystalformers.data.table import open_table
     from crystalformers.elements.trained import from_model
-    from crystalformers.training import fit
 
-    weights = fit(open_table(table), targets, output, recipe, resume=resume)
+    weights = run_training(table, targets, output, recipe, resume=resume)
     vectors = from_model(weights, name=name or output.resolve().name)
     vectors.save(output / TABLE_OF_RUN)
     typer.echo(f"table: {output / TABLE_OF_RUN} ({len(vectors)} elements, {vectors.dim} numbers each)")

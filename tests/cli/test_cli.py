@@ -252,7 +252,7 @@ def test_options_become_targets_and_a_recipe(table: Path, tmp_path: Path, monkey
     ]
     assert run == tmp_path / "run"
     assert (recipe.epochs, recipe.lr, recipe.average_epochs) == (7, 0.001, 0)
-    assert options == {"resume": True}
+    assert options["resume"] is True
 
 
 @pytest.mark.parametrize(
