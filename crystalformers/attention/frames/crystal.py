@@ -20,10 +20,9 @@ from crystalformers.attention.frames.local import (
     Frames,
     PrincipalAxes,
     principal_axes,
-    smooth_step,
 )
 from crystalformers.attention.frames.symmetry import nearest_differences, shortest_vectors, translation_lattice
-from crystalformers.images import CrystalBatch
+from crystalformers.images import CrystalBatch, smooth_step
 
 LENGTH_WIDTH = 0.01
 """How much longer than the shortest a lattice vector may be and still count, Angstrom."""

@@ -16,6 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from crystalformers.images import smooth_step
+from crystalformers.images.enumeration import ranges
+
 FrameMethod = Literal["max", "weighted-pca", "static-local", "pca", "lattice"]
 """`max` and `weighted-pca` follow the attention weights of each head; the others are fixed for the crystal."""
 
@@ -64,8 +67,7 @@ class Frames:
         order = torch.argsort(self.owner, stable=True)
         count = torch.bincount(self.owner, minlength=int(rows.max()) + 1)
         first = count.cumsum(0) - count
-        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count[rows])
-        within = torch.arange(len(owner), device=rows.device) - (count[rows].cumsum(0) - count[rows])[owner]
+        owner, within = ranges(count[rows])
         chosen = order[first[rows][owner] + within]
         return Frames(self.axes[chosen], owner, self.weight[chosen])
 
@@ -131,12 +133,6 @@ def _points_up(axes_X3: Tensor) -> Tensor:
     rounded = axes_X3.round(decimals=AXIS_DECIMALS)
     first = (rounded != 0).to(torch.uint8).argmax(1, keepdim=True)
     return rounded.gather(1, first).squeeze(1) > 0
-
-
-def smooth_step(x: Tensor) -> Tensor:
-    """0 for x <= 0, 1 for x >= 1, twice differentiable between."""
-    x = x.clamp(0, 1)
-    return x**3 * (10 + x * (6 * x - 15))
 
 
 def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float = TIE_WIDTH) -> Frames:

@@ -16,6 +16,7 @@ from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.attention.frames.encoding import AngularBasis
 from crystalformers.attention.frames.local import Frames, PrincipalAxes
 from crystalformers.attention.geometry import Geometry
+from crystalformers.images import pointers
 
 NEGLIGIBLE = 3e-7
 """Bound on the error of the angular functions, and on what sums over images with them may leave out."""
@@ -91,9 +92,8 @@ class PackedFrames:
             axes, owner, share = frames.axes, frames.owner, frames.weight[:, None].expand(-1, 3)
         row = owner // heads * padded + owner % heads
         order = torch.argsort(row, stable=True)
-        counts = torch.bincount(row, minlength=atoms * padded)
         return cls(
-            ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            ptr=pointers(torch.bincount(row, minlength=atoms * padded)),
             frames=torch.cat([axes.flatten(1), share], dim=1)[order].float().contiguous(),
             isotropic=isotropic,
         )
