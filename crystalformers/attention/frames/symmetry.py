@@ -12,7 +12,7 @@ from crystalformers.attention.lattice import reduced_basis
 from crystalformers.images import smooth_step
 
 SAME_PLACE = 1e-3
-"""Two atoms closer than this after a translation are the same place (Angstrom)."""
+"""Two atoms closer than this after a translation are at the same place (Angstrom)."""
 
 
 def translation_lattice(numbers: Tensor, frac: Tensor, lattice: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def shortest_vectors(basis: Tensor) -> Tensor:
     return coefficients[coefficients.abs().sum(1) > 0] @ reduced_basis(basis[None])[0]
 
 
-def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float = 0.01) -> tuple[Tensor, Tensor]:
+def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float) -> tuple[Tensor, Tensor]:
     """Differences of all pairs of atoms to their nearest images, (P, 3), and the share of each, (P,), adding up to 1.
 
     Images less than `tie_width` (Angstrom) farther than the nearest share the pair, with weight falling smoothly to 0.

@@ -92,7 +92,7 @@ def _frames(
         kernel_input = KernelInput.of(rows, series, None, 1.0, 0).pointers(q_ADH)
         in_parallel(Work("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
-        return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, series.orders)
+        return PackedFrames.of(principal_axes(symmetric, angular.tie_width), atoms, heads, padded, series.orders)
     return geometry.cached(_static_frames, angular.frame, angular.tie_width, heads, padded, series.orders)
 
 
