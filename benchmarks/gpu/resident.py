@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalformers.errors import ConfigError
-from crystalformers.images import CrystalBatch, Images
+from crystalformers.images import CrystalBatch, Images, pointers
 
 IntArray = NDArray[np.int64]
 
@@ -65,7 +65,7 @@ class ResidentCrystals:
         self.sizes: IntArray = sizes.cpu().numpy()
         """Atoms, pairs and images of each crystal, (3, N), on the host."""
         self.radius = radii.pop()
-        self._first = torch.cat([sizes.new_zeros(3, 1), sizes.cumsum(1)], dim=1)
+        self._first = torch.stack([pointers(counts) for counts in sizes])
         self._data = joined
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class ResidentCrystals:
         images = Images(
             distance=torch.where(image.real, data["distance"][image.index], 0.0),
             pair=torch.where(image.real, pair_of_image, (pair.total + image.beyond).clamp(max=last_pair)).int(),
-            ptr=_pointers(torch.where(atom.real, data["per_atom"][atom.index], 1)),
+            ptr=pointers(torch.where(atom.real, data["per_atom"][atom.index], 1)),
             pair_target=pair_target,
             pair_source=pair_source,
             radius=self.radius,
@@ -152,7 +152,7 @@ class Slots:
     @classmethod
     def of(cls, first: Tensor, count: Tensor, size: int) -> Slots:
         """For ranges of the data set that begin at `first` and hold `count` entries, (C,), one after the other."""
-        start = _pointers(count)
+        start = pointers(count)
         slot = torch.arange(size, device=first.device)
         owner = torch.searchsorted(start[1:], slot, right=True)
         real = slot < start[-1]
@@ -181,10 +181,6 @@ def _local(batch: CrystalBatch, images: Images) -> dict[str, Tensor]:
         "images": image_ptr.diff(),
         **({} if images.vectors is None else {"vectors": images.vectors.float()}),
     }
-
-
-def _pointers(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _rounded(number: float) -> int:

@@ -35,7 +35,7 @@ from crystalformers.attention.backends.reference.frames import (
 )
 from crystalformers.attention.frames.crystal import shortest_vector_frames
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
-from crystalformers.attention.frames.local import FrameMethod, Frames, PrincipalAxes, principal_axes
+from crystalformers.attention.frames.local import Frames, PrincipalAxes, principal_axes
 from crystalformers.attention.geometry import Geometry, RadialBasis
 from crystalformers.attention.reciprocal.lattice_sums import dual_lattice, log_factor
 from crystalformers.images import CrystalBatch, length
@@ -60,8 +60,7 @@ def attention(
     rows = []
     for crystal, (first, last) in enumerate(pairwise(batch.ptr.tolist())):
         atoms = slice(first, last)
-        method = None if angular is None else angular.frame
-        fixed = cell_frames(batch.positions[atoms], batch.lattice[crystal], method)
+        fixed = cell_frames(batch.positions[atoms], batch.lattice[crystal], angular)
         for i in range(first, last):
             delta_N3 = batch.positions[atoms] - batch.positions[i]
             r_NM3, log_factor_1MH = image_box(delta_N3, batch.lattice[crystal], inverse_variance_AH[i])
@@ -120,13 +119,15 @@ def static_local_frames(log_weight_NM: Tensor, unit_NM3: Tensor, d_NM: Tensor, t
     ]
 
 
-def cell_frames(positions_N3: Tensor, lattice: Tensor, method: FrameMethod | None) -> Frames | PrincipalAxes | None:
-    """Frames of the cell as it is given, the same for all its atoms, if the method has such."""
-    if method == "lattice":
-        return shortest_vector_frames([lattice.double().cpu()], positions_N3)
-    if method == "pca":
+def cell_frames(
+    positions_N3: Tensor, lattice: Tensor, angular: AngularEncoding | None
+) -> Frames | PrincipalAxes | None:
+    """Frames of the cell as it is given, the same for all its atoms, if the encoding uses such."""
+    if angular is not None and angular.frame == "lattice":
+        return shortest_vector_frames([lattice.double().cpu()], positions_N3, angular.tie_width)
+    if angular is not None and angular.frame == "pca":
         centred_N3 = positions_N3.double() - positions_N3.double().mean(0)
-        found = principal_axes(centred_N3.mT @ centred_N3 / len(centred_N3))
+        found = principal_axes(centred_N3.mT @ centred_N3 / len(centred_N3), angular.tie_width)
         return PrincipalAxes(found.axes.to(positions_N3), found.distinct.to(positions_N3))
     return None
 

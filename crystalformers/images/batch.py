@@ -161,7 +161,12 @@ def length(vectors: Tensor) -> Tensor:
 
 
 def envelope(distance: Tensor, radius: float | Tensor) -> Tensor:
-    """Quintic step from 1 at `radius - ENVELOPE_WIDTH` to 0 at `radius`; any shape, Angstrom."""
-    # In place: there are as many numbers as images, and fresh memory costs more than arithmetic.
-    t = (radius - distance).div_(ENVELOPE_WIDTH).clamp_(0, 1)
-    return (6 * t).sub_(15).mul_(t).add_(10).mul_(t**3)
+    """Cutoff envelope: from 1 at `radius - ENVELOPE_WIDTH` smoothly to 0 at `radius`; any shape, Angstrom."""
+    return smooth_step((radius - distance).div_(ENVELOPE_WIDTH))
+
+
+def smooth_step(x: Tensor) -> Tensor:
+    """x^3 (10 - 15 x + 6 x^2) between 0 and 1, 0 below and 1 above; twice differentiable, any shape."""
+    x = x.clamp(0, 1)
+    # In place: envelopes are as long as lists of images, and fresh memory costs more than arithmetic.
+    return (6 * x).sub_(15).mul_(x).add_(10).mul_(x**3)

@@ -30,11 +30,16 @@ def radius_for(tolerance: float, sigma: float) -> float:
 
     The envelope begins inside, at `radius - ENVELOPE_WIDTH`, so the tail is counted from there.
     """
+    return radius_of_tail(tolerance, sigma) + ENVELOPE_WIDTH
+
+
+def radius_of_tail(tolerance: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:
+    """The inverse of `tail` by bisection: the radius at which it falls to `tolerance`."""
     low, high = 0.0, 60 * sigma
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle, sigma) > tolerance else (low, middle)
-    return high + ENVELOPE_WIDTH
+        low, high = (middle, high) if tail(middle, sigma, density) > tolerance else (low, middle)
+    return high
 
 
 def tolerance_of(radius: float, sigma: float) -> float:

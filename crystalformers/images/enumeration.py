@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crystalformers.csrc.kernels import Work, in_parallel
+from crystalformers.csrc.kernels import BoundKernel, in_parallel
 
 CANDIDATES_PER_CHUNK = 1 << 20
 """Pairs of atoms whose images PyTorch enumerates at once; bounds the memory of the construction."""
@@ -162,7 +162,7 @@ def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Found:
     c_binned = CBinnedAtoms(*(t.data_ptr() for t in tensors), binned.radius)
     cost = pointers(bins.near[binned.crystal])
     image_count, pair_count = (torch.empty(atoms, dtype=torch.int64) for _ in range(2))
-    in_parallel(Work("images_count", c_binned, image_count, pair_count), cost)
+    in_parallel(BoundKernel("images_count", c_binned, image_count, pair_count), cost)
     ptr, pair_ptr = pointers(image_count), pointers(pair_count)
     total, pairs = int(ptr[-1]), int(pair_ptr[-1])
     distance, pair = torch.empty(total, dtype=torch.float64), torch.empty(total, dtype=torch.int32)
@@ -171,7 +171,7 @@ def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Found:
     vectors = torch.empty(total, 3, dtype=torch.float64) if directions else None
     filled = (ptr, pair_ptr, distance, pair, pair_target, pair_source, shift, vectors)
     lists = CImageLists(*(None if t is None else t.data_ptr() for t in filled))
-    in_parallel(Work("images_fill", c_binned, lists), cost)
+    in_parallel(BoundKernel("images_fill", c_binned, lists), cost)
     return Found(distance, pair, ptr, pair_target, pair_source, shift, vectors)
 
 

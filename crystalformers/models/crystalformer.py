@@ -71,7 +71,7 @@ class CrystalformerConfig(ModelConfig):
         angular_width: their standard deviation in units of their spacing.
         distance_coefficient: c_dist, factor on the radial part of the value encoding.
         angle_coefficient: c_angl, factor on the angular part.
-        tie_width: how far a frame may lie behind the best and still share in it (see `frames.max_frames`).
+        tie_width: how far a frame may lie behind the best and still share in it (see `frames.local.TIE_WIDTH`).
         dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
         element_dim: width of the element vectors of a table, which a linear layer brings to `dim`; 0 for an embedding
             of the model's own.

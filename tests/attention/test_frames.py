@@ -14,8 +14,9 @@ from torch import Tensor
 from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention, published
 from crystalformers.attention.frames import encoding
 from crystalformers.attention.frames.crystal import lattice_frames, pca_axes
-from crystalformers.attention.frames.local import FrameMethod, max_frames, principal_axes
-from crystalformers.attention.frames.symmetry import shortest_basis, translation_lattice
+from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod, max_frames, principal_axes
+from crystalformers.attention.frames.symmetry import translation_lattice
+from crystalformers.attention.lattice import reduced_basis
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
 from crystalformers.errors import ConfigError
@@ -129,7 +130,8 @@ def test_values_do_not_depend_on_cell_order_or_orientation(method: FrameMethod, 
 
 def published_axes(crystals: list[Crystal], method: FrameMethod) -> Tensor:
     """Axes of one crystal after the other."""
-    frames = (published.cell_frames(*map(torch.from_numpy, (c.positions, c.lattice)), method) for c in crystals)
+    encoding = AngularEncoding(torch.zeros(3, 1, 1, 2), AngularBasis(2, 1.0), method)
+    frames = (published.cell_frames(*map(torch.from_numpy, (c.positions, c.lattice)), encoding) for c in crystals)
     return torch.cat([found.axes.reshape(-1, 3, 3) for found in frames if found is not None])
 
 
@@ -138,7 +140,7 @@ def test_published_frames_are_those_of_the_cell_as_given() -> None:
     crystal = CRYSTALS["low"]
     moved = Crystal(crystal.numbers, crystal.frac_coords + np.eye(len(crystal), 3) * 2, crystal.lattice)
     batch = CrystalBatch.from_crystals([crystal, moved])
-    here, there = pca_axes(batch).axes
+    here, there = pca_axes(batch, TIE_WIDTH).axes
     torch.testing.assert_close(here, there, rtol=0, atol=1e-9)
     axes = published_axes([crystal, moved], "pca")
     positions = torch.from_numpy(moved.positions - moved.positions.mean(0))
@@ -149,7 +151,7 @@ def test_published_frames_are_those_of_the_cell_as_given() -> None:
     times = np.where(np.arange(3) == shortest, 4, 1)
     copies = [(crystal.frac_coords + np.eye(3)[shortest] * k) / times for k in range(4)]
     long = Crystal(np.tile(crystal.numbers, 4), np.concatenate(copies), crystal.lattice * times[:, None])
-    ours = lattice_frames(CrystalBatch.from_crystals([crystal, long])).axes
+    ours = lattice_frames(CrystalBatch.from_crystals([crystal, long]), TIE_WIDTH).axes
     assert (ours[0] - ours[-1]).abs().max() < 1e-9
     theirs = published_axes([crystal, long], "lattice")
     assert not (theirs[0] - theirs[-1]).abs().max() < 1e-9
@@ -223,7 +225,8 @@ def test_angular_means_over_circle_and_sphere() -> None:
 
 
 def test_equal_eigenvalues_are_not_distinct() -> None:
-    axes = principal_axes(torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [1.0, 2.0, 3.0]])))
+    moments = torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [1.0, 2.0, 3.0]]))
+    axes = principal_axes(moments, TIE_WIDTH)
     assert axes.distinct.tolist() == [[0, 0], [0, 1], [1, 1]]
 
 
@@ -235,19 +238,19 @@ def test_translation_lattice_finds_the_primitive_cell() -> None:
     tensors = [torch.from_numpy(a) for a in (np.repeat(diamond.numbers, 4), frac, conventional @ diamond.lattice)]
     basis = translation_lattice(*tensors)
     assert abs(float(torch.linalg.det(basis))) == pytest.approx(diamond.volume)
-    expected = shortest_basis(torch.from_numpy(diamond.lattice)).norm(dim=1)
+    expected = reduced_basis(torch.from_numpy(diamond.lattice)[None])[0].norm(dim=1)
     torch.testing.assert_close(basis.norm(dim=1), expected)
 
 
 def test_lattice_frames_of_a_cube_are_its_rotations() -> None:
-    frames = lattice_frames(CrystalBatch.from_crystals([CRYSTALS["simple cubic"]]))
+    frames = lattice_frames(CrystalBatch.from_crystals([CRYSTALS["simple cubic"]]), TIE_WIDTH)
     assert len(frames.weight) == 24
     torch.testing.assert_close(frames.weight, torch.full((24,), 1 / 24, dtype=torch.float64))
 
 
 def test_frames_of_a_cube_share_three_lines() -> None:
     batch = CrystalBatch.from_crystals([CRYSTALS["simple cubic"], CRYSTALS["low"]], torch.float64)
-    frames = lattice_frames(batch)
+    frames = lattice_frames(batch, TIE_WIDTH)
     axes, owner, share, reverse = frames.distinct_axes()
     assert torch.bincount(owner).tolist() == [3, 3]
     squares = torch.zeros(2, 3, 3, dtype=torch.float64)

@@ -65,6 +65,9 @@ CASES = {
     "angle_coefficient": Case((1.0, 0.5)),
     "tie_width": Case((0.01, 2.0)),
     "tie_width, static-local": Case((0.01, 2.0), {"frame": "static-local"}),
+    "tie_width, weighted-pca": Case((0.01, 0.8), {"frame": "weighted-pca"}),
+    "tie_width, pca": Case((0.01, 0.8), {"frame": "pca"}),
+    "tie_width, lattice": Case((0.01, 0.9), {"frame": "lattice"}),
 }
 """By the name of the setting, up to a comma."""
 
@@ -79,20 +82,22 @@ def geometry_of(config: CrystalformerConfig, radius: float, dtype: torch.dtype, 
     return Geometry(batch.to(dtype).to(device), basis)
 
 
-def solve(config: CrystalformerConfig, geometry: Geometry, backend: Backend) -> dict[str, Tensor]:
-    """The output of a layer with random weights and its gradients, on the CPU in float64."""
+def solve(
+    config: CrystalformerConfig, geometry: Geometry, backend: Backend, others: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The output of a layer with random weights and its gradients, of `others` too, on the CPU in float64."""
     like = geometry.batch.positions
     torch.manual_seed(0)
     layer = InfiniteAttention(config, BLOCK)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.copy_(0.7 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
     layer = layer.to(like)
     x = torch.randn(len(like), config.dim, generator=generator).to(like).requires_grad_()
     cotangent = torch.randn(x.shape, generator=generator).to(like)
     y = layer(x, geometry, backend)
-    leaves = {"x": x, **dict(layer.named_parameters())}
+    leaves = {"x": x, **dict(layer.named_parameters()), **(others or {})}
     gradients = torch.autograd.grad(y, list(leaves.values()), cotangent, allow_unused=True)
     found = {"y": y, **dict(zip(leaves, gradients, strict=True))}
     return {name: tensor.detach().cpu().double() for name, tensor in found.items() if tensor is not None}

@@ -16,40 +16,41 @@ from torch import Tensor
 
 from crystalformers.attention.frames.local import (
     AXIS_DECIMALS,
-    TIE_WIDTH,
     Frames,
     PrincipalAxes,
     principal_axes,
-    smooth_step,
 )
 from crystalformers.attention.frames.symmetry import nearest_differences, shortest_vectors, translation_lattice
-from crystalformers.images import CrystalBatch
-
-LENGTH_WIDTH = 0.01
-"""How much longer than the shortest a lattice vector may be and still count, Angstrom."""
+from crystalformers.images import CrystalBatch, smooth_step
 
 
-def pca_axes(batch: CrystalBatch) -> PrincipalAxes:
+def pca_axes(batch: CrystalBatch, tie_width: float) -> PrincipalAxes:
     """The PCA frame of each crystal: principal axes of the differences between its atoms, (C,) rows.
 
     Each pair of atoms counts with its nearest images by the lattice of all translations of the crystal (that of the
     primitive cell). For a molecule in a box these are the principal axes of its atoms, as published.
+
+    Args:
+        batch: the crystals.
+        tie_width: see `frames.local.TIE_WIDTH`; of two images at nearly the same distance, in Å.
     """
     moments = []
     for numbers, frac, lattice in _cells(batch):
-        vectors_P3, share_P = nearest_differences(frac @ lattice, translation_lattice(numbers, frac, lattice))
+        vectors_P3, share_P = nearest_differences(
+            frac @ lattice, translation_lattice(numbers, frac, lattice), tie_width
+        )
         moments.append(torch.einsum("p,px,py->xy", share_P, vectors_P3, vectors_P3))
-    axes = principal_axes(torch.stack(moments))
+    axes = principal_axes(torch.stack(moments), tie_width)
     return PrincipalAxes(axes.axes.to(batch.positions), axes.distinct.to(batch.positions))
 
 
-def lattice_frames(batch: CrystalBatch) -> Frames:
+def lattice_frames(batch: CrystalBatch, tie_width: float) -> Frames:
     """The lattice frame of each crystal, (C,) rows; see `shortest_vector_frames`."""
     lattices = (translation_lattice(numbers, frac, lattice) for numbers, frac, lattice in _cells(batch))
-    return shortest_vector_frames(lattices, batch.positions)
+    return shortest_vector_frames(lattices, batch.positions, tie_width)
 
 
-def shortest_vector_frames(lattices: Iterable[Tensor], like: Tensor) -> Frames:
+def shortest_vector_frames(lattices: Iterable[Tensor], like: Tensor, tie_width: float) -> Frames:
     """Unit vectors along the shortest vectors of each lattice, not orthogonal, (C,) rows.
 
     e_1 is the shortest; e_2 the shortest not parallel to it, with e_1 . e_2 >= 0; e_3 the shortest out of their plane,
@@ -58,10 +59,11 @@ def shortest_vector_frames(lattices: Iterable[Tensor], like: Tensor) -> Frames:
     Args:
         lattices: each (3, 3), float64 on the CPU.
         like: a tensor of the type and on the device of the frames.
+        tie_width: see `frames.local.TIE_WIDTH`.
     """
     axes, owner, weight = [], [], []
     for row, lattice in enumerate(lattices):
-        triples, shares = _lattice_triples(shortest_vectors(lattice))
+        triples, shares = _lattice_triples(shortest_vectors(lattice), tie_width)
         axes.append(triples)
         weight.append(shares)
         owner.append(torch.full((len(shares),), row))
@@ -76,18 +78,18 @@ def _cells(batch: CrystalBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield batch.numbers[first:last].cpu(), torch.linalg.solve(lattice.mT, positions.mT).mT, lattice
 
 
-def _lattice_triples(vectors_V3: Tensor) -> tuple[Tensor, Tensor]:
+def _lattice_triples(vectors_V3: Tensor, tie_width: float) -> tuple[Tensor, Tensor]:
     """Unit vectors (F, 3, 3) of every triple that may be the three shortest, and the share of each."""
     lengths = vectors_V3.norm(dim=1)
     units = vectors_V3 / lengths[:, None]
     triples, shares = [], []
-    for a, share_a in _shortest(lengths, torch.ones_like(lengths)):
+    for a, share_a in _shortest(lengths, torch.ones_like(lengths), tie_width):
         cosine = units @ units[a]
         out_of_line = (cosine.abs() < 1 - 1e-6).to(lengths)
-        for b, share_b in _shortest(lengths, out_of_line * _towards(cosine)):
+        for b, share_b in _shortest(lengths, out_of_line * _towards(cosine, tie_width), tie_width):
             volume = units @ torch.linalg.cross(units[a], units[b])
             out_of_plane = (volume.abs() > 1e-6).to(lengths)
-            for c, share_c in _shortest(lengths, out_of_plane * _towards(cosine)):
+            for c, share_c in _shortest(lengths, out_of_plane * _towards(cosine, tie_width), tie_width):
                 handed = 1.0 if volume[c] > 0 else -1.0
                 triples.append(handed * units[[a, b, c]])
                 shares.append(share_a * share_b * share_c)
@@ -99,15 +101,15 @@ def _lattice_triples(vectors_V3: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, lengths.new_zeros(len(rounded)).index_add(0, same, torch.stack(shares))
 
 
-def _shortest(lengths: Tensor, allowed: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _shortest(lengths: Tensor, allowed: Tensor, tie_width: float) -> Iterator[tuple[int, Tensor]]:
     """The shortest of the allowed vectors and those that tie with it, each with its share."""
     behind = lengths - lengths[allowed > 0].min()
-    share = allowed * smooth_step(1 - behind / LENGTH_WIDTH)
+    share = allowed * smooth_step(1 - behind / tie_width)
     share = share / share.sum()
     for index in share.nonzero().flatten().tolist():
         yield index, share[index]
 
 
-def _towards(cosine: Tensor) -> Tensor:
+def _towards(cosine: Tensor, tie_width: float) -> Tensor:
     """1 for a direction on the side of e_1, 0 for one on the other, smoothly so near the right angle."""
-    return smooth_step(0.5 + cosine / (2 * TIE_WIDTH))
+    return smooth_step(0.5 + cosine / (2 * tie_width))

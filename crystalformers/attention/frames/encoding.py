@@ -100,7 +100,7 @@ class AngularEncoding:
         W_3HDK: W_1, W_2, W_3 (with any coefficient), shape (3, heads, width, angular functions).
         basis: the angular functions.
         frame: which frame they refer to.
-        tie_width: see `frames.max_frames`.
+        tie_width: see `frames.local.TIE_WIDTH`.
     """
 
     W_3HDK: Tensor
@@ -148,7 +148,7 @@ def local_frames(
             frames: Frames | PrincipalAxes = max_frames(log_weight_RM, direction_RM3, encoding.tie_width)
         case "weighted-pca":
             weight_RM = p_RM if direction_AM3.requires_grad else p_RM.detach()
-            frames = weighted_pca(weight_RM, direction_RM3)
+            frames = weighted_pca(weight_RM, direction_RM3, encoding.tie_width)
         case _:
             frames = geometry.cached(static_frames, encoding.frame, encoding.tie_width).repeated(heads)
     return frames
@@ -160,9 +160,9 @@ def static_frames(geometry: Geometry, method: FrameMethod, tie_width: float) -> 
         case "static-local":
             return _static_local_frames(geometry, tie_width)
         case "lattice":
-            return lattice_frames(geometry.batch).of(geometry.batch.crystal_of_atom)
+            return lattice_frames(geometry.batch, tie_width).of(geometry.batch.crystal_of_atom)
         case "pca":
-            return pca_axes(geometry.batch).of(geometry.batch.crystal_of_atom)
+            return pca_axes(geometry.batch, tie_width).of(geometry.batch.crystal_of_atom)
     raise ValueError(f"'{method}' frames follow the attention weights.")
 
 

@@ -16,14 +16,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from crystalformers.images import smooth_step
+from crystalformers.images.enumeration import ranges
+
 FrameMethod = Literal["max", "weighted-pca", "static-local", "pca", "lattice"]
 """`max` and `weighted-pca` follow the attention weights of each head; the others are fixed for the crystal."""
 
 TIE_WIDTH = 0.01
-"""How far a candidate may lie behind the best, in units of the log weight, and still count."""
-
-GAP_WIDTH = 0.01
-"""Gap between two eigenvalues, relative to their sum, from which on they count as wholly distinct."""
+"""How far a candidate may lie behind the best and still share in the frame, unless a model sets it. The unit is that of
+what is compared: logarithm of the weight (max), Å² (static-local), eigenvalue over the sum of all (weighted-pca, pca),
+Å and cosine (lattice)."""
 
 DEGENERATE = 1e-8
 """Gap between two eigenvalues, relative to their sum, below which their plane alone has a gradient."""
@@ -64,8 +66,7 @@ class Frames:
         order = torch.argsort(self.owner, stable=True)
         count = torch.bincount(self.owner, minlength=int(rows.max()) + 1)
         first = count.cumsum(0) - count
-        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count[rows])
-        within = torch.arange(len(owner), device=rows.device) - (count[rows].cumsum(0) - count[rows])[owner]
+        owner, within = ranges(count[rows])
         chosen = order[first[rows][owner] + within]
         return Frames(self.axes[chosen], owner, self.weight[chosen])
 
@@ -133,13 +134,7 @@ def _points_up(axes_X3: Tensor) -> Tensor:
     return rounded.gather(1, first).squeeze(1) > 0
 
 
-def smooth_step(x: Tensor) -> Tensor:
-    """0 for x <= 0, 1 for x >= 1, twice differentiable between."""
-    x = x.clamp(0, 1)
-    return x**3 * (10 + x * (6 * x - 15))
-
-
-def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float = TIE_WIDTH) -> Frames:
+def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float) -> Frames:
     """The max frame: e_1 towards the image of largest weight, e_2 towards the largest that is not along e_1.
 
         e_1 = argmax w,   e_2 ~ argmax w (1 - |e_1 . r|) made orthogonal to e_1,   e_3 = e_1 x e_2
@@ -193,8 +188,10 @@ def _orthonormal(e1_F3: Tensor, towards_F3: Tensor) -> Tensor:
     return torch.stack([e1_F3, e2, torch.linalg.cross(e1_F3, e2)], dim=1)
 
 
-def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
+def principal_axes(second_moment_R33: Tensor, tie_width: float) -> PrincipalAxes:
     """Eigenvectors of a symmetric matrix, smallest eigenvalue first; of a vanishing one none is distinct.
+
+    Two are wholly distinct where their eigenvalues differ by `tie_width` times the sum of all three, or more.
 
     Gradients are those of first-order perturbation theory, V dV = V^T dM V / (lambda_j - lambda_i), without the terms
     of degenerate pairs: what mixes them weighs nothing (see `distinct`).
@@ -208,9 +205,9 @@ def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
     vectors_R33 = vectors_R33 + vectors_R33 @ mixing_R33
     values_R3 = values_R3 + change_R33.diagonal(dim1=-2, dim2=-1)
     gap_R2 = values_R3.diff(dim=-1) / values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)
-    return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / GAP_WIDTH))
+    return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / tie_width))
 
 
-def weighted_pca(weight_RM: Tensor, direction_RM3: Tensor) -> PrincipalAxes:
+def weighted_pca(weight_RM: Tensor, direction_RM3: Tensor, tie_width: float) -> PrincipalAxes:
     """The weighted PCA frame: principal axes of sum w r r^T over the images (unit vectors, as the paper has it)."""
-    return principal_axes(torch.einsum("rm,rmx,rmy->rxy", weight_RM, direction_RM3, direction_RM3))
+    return principal_axes(torch.einsum("rm,rmx,rmy->rxy", weight_RM, direction_RM3, direction_RM3), tie_width)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from crystalformers.attention.reciprocal.lattice_sums import Block, LatticeSums
+from crystalformers.attention.reciprocal.lattice_sums import LatticeSums, SumBlock
 
 
 def attention(q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> Tensor:
@@ -47,14 +47,14 @@ def attention(q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, 
 
 
 def _attend(
-    block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor
+    block: SumBlock, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor
 ) -> Tensor:
     """The rows of one block, padding left out, (targets, H, D)."""
     p_GIHN = _pair_weights(block, sums, q_AHD, k_AHD, variance_AH)
     return torch.einsum("gihn,gnhd->gihd", p_GIHN, v_AHD[block.source])[block.is_target]
 
 
-def _pair_weights(block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor) -> Tensor:
+def _pair_weights(block: SumBlock, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor) -> Tensor:
     """Attention weights of a block, 0 where a source is padding, (G, I, H, N)."""
     q_GIHD, k_GNHD = q_AHD[block.target], k_AHD[block.source]
     score_GIHN = torch.einsum("gihd,gnhd->gihn", q_GIHD, k_GNHD) / math.sqrt(q_AHD.shape[-1])
@@ -72,7 +72,7 @@ def alpha(variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
     return _by_crystal(sums, lambda block: sums.alpha(block, variance_AH.double()))
 
 
-def _by_crystal(sums: LatticeSums, compute: Callable[[Block], Tensor]) -> list[Tensor]:
+def _by_crystal(sums: LatticeSums, compute: Callable[[SumBlock], Tensor]) -> list[Tensor]:
     """Values (G, I, H, N) of all blocks, padding left out, crystal by crystal, (targets, heads, sources)."""
     rows: list[list[Tensor]] = [[] for _ in range(len(sums.batch))]
     for block in sums.blocks:

@@ -19,7 +19,7 @@ from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, 
 from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
 from crystalformers.attention.frames.local import FrameMethod, principal_axes
 from crystalformers.attention.geometry import Geometry
-from crystalformers.csrc.kernels import Work, in_parallel, library
+from crystalformers.csrc.kernels import BoundKernel, in_parallel, library
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
@@ -90,9 +90,9 @@ def _frames(
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
         kernel_input = KernelInput.of(rows, series, None, 1.0, 0).pointers(q_ADH)
-        in_parallel(Work("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
+        in_parallel(BoundKernel("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
-        return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, series.orders)
+        return PackedFrames.of(principal_axes(symmetric, angular.tie_width), atoms, heads, padded, series.orders)
     return geometry.cached(_static_frames, angular.frame, angular.tie_width, heads, padded, series.orders)
 
 
@@ -132,7 +132,7 @@ def _image_sum(
     """
     y, sums, share = _outputs(q, decay, counts)
     pointers = KernelInput(tensors, numbers, counts).pointers(q)
-    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, sums, share), tensors[PTR])
+    in_parallel(BoundKernel("image_sum_forward", pointers, q, k, v, decay, y, sums, share), tensors[PTR])
     return y, sums, share
 
 
@@ -168,9 +168,9 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
     pointers = KernelInput(tensors, numbers, counts).pointers(q)
     by_target = (q, k, v, decay, share, grad_y, grad_sums, weight, grad_score, grad_q, grad_decay)
-    in_parallel(Work("image_sum_backward", pointers, *by_target), tensors[PTR])
+    in_parallel(BoundKernel("image_sum_backward", pointers, *by_target), tensors[PTR])
     gathered = (pair_target, by_source, source_ptr, q, grad_y, weight, grad_score, grad_k, grad_v)
-    in_parallel(Work("image_sum_pull", pointers, *gathered), source_ptr)
+    in_parallel(BoundKernel("image_sum_pull", pointers, *gathered), source_ptr)
     return grad_q, grad_k, grad_v, grad_decay
 
 

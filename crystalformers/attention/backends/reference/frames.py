@@ -19,7 +19,6 @@ from crystalformers.attention.frames.encoding import AngularBasis, AngularEncodi
 from crystalformers.attention.frames.local import (
     COLLINEAR,
     EXACTLY_COLLINEAR,
-    GAP_WIDTH,
     PENALTY_FLOOR,
     VANISHING,
     Frames,
@@ -90,7 +89,8 @@ def frames_of_head(
             return max_frames(nearest_NM, unit_NM3, angular.tie_width)
         case "weighted-pca":
             weight_NM = torch.softmax(log_weight_NM.flatten(), 0).view_as(d_NM) * around_NM
-            return principal(torch.einsum("nm,nmx,nmy->xy", weight_NM, unit_NM3, unit_NM3))
+            moment = torch.einsum("nm,nmx,nmy->xy", weight_NM, unit_NM3, unit_NM3)
+            return principal(moment, angular.tie_width)
         case "lattice":
             assert isinstance(fixed, Frames)
             return [(float(w), axes) for w, axes in zip(fixed.weight, fixed.axes, strict=True)]
@@ -103,9 +103,9 @@ def fixed_frames(geometry: Geometry, crystal: int, angular: AngularEncoding | No
     """Frames that are the same for all atoms of a crystal, if the encoding uses such."""
     row = torch.tensor([crystal], device=geometry.batch.ptr.device)
     if angular is not None and angular.frame == "lattice":
-        return lattice_frames(geometry.batch).of(row)
+        return lattice_frames(geometry.batch, angular.tie_width).of(row)
     if angular is not None and angular.frame == "pca":
-        return pca_axes(geometry.batch).of(row)
+        return pca_axes(geometry.batch, angular.tie_width).of(row)
     return None
 
 
@@ -158,11 +158,11 @@ def gram_schmidt(e1: Tensor, towards: Tensor) -> Tensor:
     return torch.stack([e1, e2, torch.linalg.cross(e1, e2)])
 
 
-def principal(moment: Tensor) -> PrincipalAxes:
+def principal(moment: Tensor, tie_width: float) -> PrincipalAxes:
     """Eigenvectors and how distinct they are, by the definition."""
     values, vectors = torch.linalg.eigh(moment)
     gaps = (values[1:] - values[:-1]) / values.sum().clamp(min=VANISHING)
-    x = (gaps / GAP_WIDTH).clamp(0, 1)
+    x = (gaps / tie_width).clamp(0, 1)
     return PrincipalAxes(vectors.mT, x**3 * (10 - 15 * x + 6 * x**2))
 
 
