@@ -1,8 +1,8 @@
 """A whole data set in the memory of one device, and batches gathered from it in one fixed shape.
 
 A training step that waits for nothing and always has the same shapes can be captured in a CUDA graph. So batches are
-filled up: with one more crystal, made of atoms that see nothing but themselves, whose prediction is to be dropped.
-Choosing rows is all that is left to the host.
+filled up with one more crystal, made of atoms that see nothing but themselves, whose prediction is to be dropped. All
+that the host does is to choose rows.
 
 Shapes: N crystals of the data set, C of a batch; A atoms, P pairs and E images of a filled batch.
 """
@@ -48,7 +48,7 @@ class ResidentCrystals:
     Args:
         batches: the crystals in order, packed with their images (as many at a time as memory allows on the host), all
             with directions or none.
-        device: where to keep them.
+        device: where they are stored.
     """
 
     def __init__(self, batches: Iterable[CrystalBatch], device: torch.device | str) -> None:
@@ -137,7 +137,7 @@ class Slots:
         index: entry of the data set; any, where the slot is not real.
         owner: crystal of the batch, C for one that fills up.
         real: whether a slot belongs to a crystal.
-        beyond: how many slots before it are not real either.
+        beyond: how many slots before it are not real either; negative for a real one.
         start: first slot of each crystal, and of what fills up, (C + 1,).
         total: real slots, ().
     """
@@ -162,7 +162,7 @@ class Slots:
 
 
 def _local(batch: CrystalBatch, images: Images) -> dict[str, Tensor]:
-    """What is kept of a batch: atoms and pairs counted from 0 in every crystal, sizes per crystal."""
+    """What is stored of a batch: atoms and pairs counted from 0 in every crystal, sizes per crystal."""
     ptr = batch.ptr
     image_ptr = images.ptr[ptr]
     pair_ptr = torch.searchsorted(images.pair_target, ptr)

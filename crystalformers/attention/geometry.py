@@ -1,4 +1,4 @@
-"""What attention needs to know of a batch's geometry; the same for every head and layer, so computed once.
+"""The geometry of a batch as attention needs it: the same for all heads and layers, so computed once.
 
 Shapes: A atoms, E images, P pairs, M most images of one atom, K radial functions.
 """
@@ -48,7 +48,7 @@ class RadialBasis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A batch with its images, and what follows from them, each computed when a backend first asks.
+    """A batch with its images, and what follows from them, computed when a backend first asks for it.
 
     Attributes:
         batch: crystals with `images` built.
@@ -84,7 +84,7 @@ class Geometry:
 
     @cached_property
     def slots(self) -> tuple[Tensor, Tensor]:
-        """Images of each atom side by side: index of the image (A, M), and which slots are real (A, M)."""
+        """Images of each atom side by side in slots: index of the image and whether the slot holds one, both (A, M)."""
         counts = self.images.ptr.diff()
         column = torch.arange(int(counts.max()), device=counts.device)
         real = column < counts.unsqueeze(-1)
@@ -107,5 +107,5 @@ class Geometry:
 
     @cached_property
     def basis_AMK(self) -> Tensor:
-        """Radial functions of every slot, (A, M, K); slots that are not real hold values to be ignored."""
+        """Radial functions of every slot, (A, M, K); those of slots that hold no image are to be ignored."""
         return self.basis(self.images.distance)[self.slots[0]]

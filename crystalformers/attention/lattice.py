@@ -1,4 +1,4 @@
-"""Reduced bases of lattices: what frames of a crystal and bounds on lattice sums begin with.
+"""Reduced bases of lattices, on which frames of a crystal and bounds on lattice sums are built.
 
 Shapes: C lattices, with their vectors as rows. Lengths in Angstrom.
 """

@@ -1,7 +1,7 @@
-"""Attention as the authors' code computes it, to be compared with that code and for nothing else.
+"""Attention as the authors' code computes it, for comparison with that code only.
 
-It is another function than that of the backends, because it sums over other images; docs/differences.md tells what
-follows from that. The equations are those of the reference, with
+It is not the function that the backends compute, because it sums over other images; docs/differences.md tells what
+follows from this. The equations are those of the reference, with
 
 * a box of cells, |n_k| <= max(ceil((3.5 sigma_i + 0.01) |b_k| / 2 pi), 2), around the raw difference of coordinates
   in place of the sphere of images: it depends on how the cell is drawn;
@@ -96,7 +96,7 @@ def angular_psi(
     angular: AngularEncoding,
     fixed: Frames | PrincipalAxes | None,
 ) -> Tensor:
-    """The angular part of psi for one target atom, (N, M, H, D), as in the reference but for static local frames."""
+    """The angular part of psi for one target atom, (N, M, H, D); the reference but for static local frames."""
     unit_NM3 = unit_vectors(r_NM3, d_NM)
     frames_H = [
         static_local_frames(w_NM, unit_NM3, d_NM, angular.tie_width)

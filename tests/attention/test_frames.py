@@ -94,7 +94,9 @@ def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod, names: tuple[st
         for backend, found in squares.items():
             y, gradients = encode(batch.to(torch.float32), method, backend, seed, width=1.0)
             pairs = zip([y, *gradients], [exact, *exact_gradients], strict=True)
-            found.append([((ours - law) / law.abs().max().clamp(min=1)).square().mean().item() for ours, law in pairs])
+            found.append(
+                [((ours - theirs) / theirs.abs().max().clamp(min=1)).square().mean().item() for ours, theirs in pairs]
+            )
     ours, plain = (np.sqrt(np.mean(found, axis=0)) for found in squares.values())
     factors = ours / np.maximum(plain, 0.2 * np.finfo(np.float32).eps)
     print(f"{method}, {radius} A: error over that of plain float32: {factors.round(1)}")

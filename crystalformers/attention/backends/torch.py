@@ -56,7 +56,7 @@ def image_weights(
     """
     images = geometry.images
     slot_AM, real_AM = geometry.slots
-    # An image on the very edge weighs nothing, but if its score were the largest, all others would underflow beside it.
+    # An image at the radius itself weighs nothing, but if its score were the largest, all others would underflow.
     real_AM = real_AM & (images.envelope[slot_AM] > 0)
     pair_AM = images.pair[slot_AM]
     score_PH = (q_AHD[images.pair_target] * k_AHD[images.pair_source]).sum(-1) / math.sqrt(q_AHD.shape[-1])

@@ -1,4 +1,4 @@
-"""Frames that are the same for all atoms of a crystal (CrystalFramer, section 3): principal axes and lattice vectors.
+"""Frames that are the same for all atoms of a crystal (CrystalFramer, ICLR 2025): principal axes and lattice vectors.
 
 The published ones refer to the cell as it is given. Here they refer to the lattice of all translations of the crystal,
 so that they depend on the crystal alone. Tied ones are averaged, see `frames.local`.
@@ -27,12 +27,12 @@ from crystalformers.images import CrystalBatch, smooth_step
 def pca_axes(batch: CrystalBatch, tie_width: float) -> PrincipalAxes:
     """The PCA frame of each crystal: principal axes of the differences between its atoms, (C,) rows.
 
-    Each pair of atoms counts with its nearest images by the lattice of all translations of the crystal (that of the
-    primitive cell). For a molecule in a box these are the principal axes of its atoms, as published.
+    The difference of a pair is that between nearest images in the lattice of all translations of the crystal (that of
+    the primitive cell). For a molecule in a box these are the principal axes of its atoms, as published.
 
     Args:
         batch: the crystals.
-        tie_width: see `frames.local.TIE_WIDTH`; of two images at nearly the same distance, in Å.
+        tie_width: see `frames.local.TIE_WIDTH`; also, in Å, of images at nearly the same distance.
     """
     moments = []
     for numbers, frac, lattice in _cells(batch):
@@ -111,5 +111,5 @@ def _shortest(lengths: Tensor, allowed: Tensor, tie_width: float) -> Iterator[tu
 
 
 def _towards(cosine: Tensor, tie_width: float) -> Tensor:
-    """1 for a direction on the side of e_1, 0 for one on the other, smoothly so near the right angle."""
+    """1 for a direction on the side of e_1, 0 for one on the other, with a smooth step at the right angle."""
     return smooth_step(0.5 + cosine / (2 * tie_width))

@@ -27,8 +27,8 @@ from crystalformers.attention.frames.local import (
 from crystalformers.attention.geometry import Geometry
 
 CHUNK, CHUNK_CPU = 1 << 24, 1 << 18
-"""Values of angular functions held at once: as many as memory bears, or on a CPU those that fit its cache (which makes
-the sums four times faster)."""
+"""Values of angular functions held at a time: as many as memory allows, or on a CPU as fit its cache, which makes the
+sums four times faster."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AngularBasis:
         """Mean over all axes in a plane, for directions with these cosines to its normal, (..., K).
 
         With s the sine, (1 / 2 pi) int b(s cos phi) dphi is an even polynomial in s to rounding; its Chebyshev series
-        is computed once, and T_2k(s) = T_k(2 s^2 - 1) keeps square roots out of it.
+        is computed once, and T_2k(s) = T_k(2 s^2 - 1) avoids square roots.
         """
         series = _circle_series(self.count, self.width).to(cosine)
         x = 1 - 2 * cosine.square()
@@ -99,7 +99,7 @@ class AngularEncoding:
     Attributes:
         W_3HDK: W_1, W_2, W_3 (with any coefficient), shape (3, heads, width, angular functions).
         basis: the angular functions.
-        frame: which frame they refer to.
+        frame: which kind of frame they refer to.
         tie_width: see `frames.local.TIE_WIDTH`.
     """
 
@@ -215,8 +215,8 @@ def _principal_sums(weight_RM: Tensor, direction_RM3: Tensor, frames: PrincipalA
         e_2:  s t b'_2 + (1 - s) t c_3 + s (1 - t) c_1 + (1 - s) (1 - t) u
         e_3:  t b'_3 + (1 - t) (s c_1 + (1 - s) u)
 
-    where c_k averages over the plane normal to e_k. Handedness drops out: the four proper choices of sign have every
-    axis as often up as down, and psi is a sum over axes.
+    where c_k averages over the plane normal to e_k. Handedness does not matter: the four choices of sign that keep it
+    have every axis as often up as down, and psi is a sum over axes.
     """
     out = []
     sphere_K = basis.sphere(weight_RM)

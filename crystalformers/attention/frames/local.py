@@ -1,9 +1,9 @@
 """Local frames (CrystalFramer, ICLR 2025): axes on which the directions of an atom's images are projected.
 
 A frame is orthonormal and right-handed and follows the crystal. Where symmetry or accident makes several equally
-right, none is chosen: their features are averaged, with weights that fall smoothly to zero for a frame that
-loses the race. So nothing depends on the order of atoms, the choice of cell or chance, and the result is continuous
-in the positions (after Dym, Lawrence and Siegel 2024). A site with one clear frame pays nothing for it.
+right, none is chosen: their features are averaged, with weights that fall smoothly to zero as a frame falls behind the
+best. So nothing depends on the order of atoms, the choice of cell or chance, and the result is continuous in the
+positions (after Dym, Lawrence and Siegel 2024). A site with one clear frame costs no more than without averaging.
 
 Shapes: R rows (an atom, or an atom and head), M image slots of an atom, F frames of all rows together.
 """
@@ -34,14 +34,13 @@ VANISHING = 1e-9
 """Sum of eigenvalues (weight, or Å²) below which a second moment says nothing about directions."""
 
 COLLINEAR = 0.9999
-"""|cos| beyond which a direction is not taken as second axis while any other is there (published)."""
+"""|cos| beyond which a direction is the second axis only where there is no other (published)."""
 
 PENALTY_FLOOR = 1e-5
 """Least value of 1 - |cos| in the score of the second axis (published)."""
 
 EXACTLY_COLLINEAR = 1e-6
 """1 - |cos| below which a direction says nothing about the second axis."""
-
 
 AXIS_DECIMALS = 9
 """To how many decimals two axes must agree to be one."""
@@ -108,7 +107,7 @@ class PrincipalAxes:
     """Eigenvectors of a second moment, ascending, with how distinct they are.
 
     The sign of an eigenvector means nothing, and two of nearly equal eigenvalue mean nothing but the plane they span;
-    features are averaged over both freedoms (see `attention.angles`).
+    features are averaged over both (see `frames.encoding`).
 
     Attributes:
         axes: e_1, e_2, e_3 as rows, (R, 3, 3).
@@ -169,9 +168,9 @@ def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float) -
 def _near_best(score_RM: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
     """Row, slot and share of the best entry of each row and of those less than `width` behind it."""
     best_R1 = score_RM.amax(1, keepdim=True) if score_RM.shape[1] else score_RM.new_zeros(len(score_RM), 1)
-    there = score_RM > -torch.inf
-    behind_RM = torch.where(there, best_R1 - score_RM, torch.inf)
-    share_RM = torch.where(there, smooth_step(1 - behind_RM.clamp(max=2 * width) / width), 0.0)
+    finite = score_RM > -torch.inf
+    behind_RM = torch.where(finite, best_R1 - score_RM, torch.inf)
+    share_RM = torch.where(finite, smooth_step(1 - behind_RM.clamp(max=2 * width) / width), 0.0)
     share_RM = share_RM / share_RM.sum(1, keepdim=True).clamp(min=1)
     row, slot = torch.nonzero(share_RM, as_tuple=True)
     return row, slot, share_RM[row, slot]

@@ -1,4 +1,4 @@
-"""The lattice of all translations of a crystal, whatever cell it is given in; needed by frames that refer to a lattice.
+"""The lattice of all translations of a crystal, for frames that must not depend on the cell it is given in.
 
 Everything here is float64 and about one crystal. Shapes: N atoms, P pairs. Lengths in Angstrom.
 """
@@ -73,7 +73,7 @@ def _merged(basis: Tensor, offset: Tensor) -> Tensor:
 def shortest_vectors(basis: Tensor) -> Tensor:
     """Lattice vectors among which are the three shortest independent ones and all that tie with them, (V, 3).
 
-    For a shortest basis they are combinations with coefficients -1, 0 and 1.
+    They are the combinations of a reduced basis with coefficients -1, 0 and 1.
     """
     coefficients = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=basis.dtype)] * 3)
     return coefficients[coefficients.abs().sum(1) > 0] @ reduced_basis(basis[None])[0]

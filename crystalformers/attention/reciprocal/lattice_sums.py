@@ -14,8 +14,8 @@ S_ij >= S_ii exp(-d^2 / 2 s^2). Hence
   `tolerance` of the nearest, however wide the Gaussian.
 
 So log S is right to 1e-8 for `tolerance` 1e-12, however small S is; nothing is clamped, and every gradient is that of
-the sum. Small cells have no far pairs at all. Sums are computed in float64 whatever the type of the features: cosines
-of large phases that nearly cancel are no place for float32.
+the sum. Small cells have no far pairs at all. Sums are computed in float64 also for features of another type: float32
+is too coarse for cosines of large phases that nearly cancel.
 
 Shapes: A atoms of a batch, C crystals, P far pairs, E their images, H heads. Within a block: G crystals side by side,
 I target atoms, N source atoms, M frequencies, padded to the largest.
@@ -35,10 +35,10 @@ from crystalformers.attention.reciprocal.far_pairs import NEAR, FarPairs, far_pa
 from crystalformers.images import CrystalBatch, build_images, pointers, radius_of_tail
 
 LARGEST_TOLERANCE = NEAR / 10
-"""No sum is less accurate than this, whatever is asked for: those of near pairs must stay positive."""
+"""Largest tolerance that is used: sums of near pairs must stay positive."""
 
 BLOCK_ELEMENTS = 1 << 19
-"""Target atoms times frequencies (or sources) that are summed at once, per head; bounds the memory."""
+"""Target atoms times frequencies (or sources) of one block, per head; bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LatticeSums:
         frac: fractional coordinates, wrapped to keep phases small, (A, 3).
         frequencies: reciprocal lattice vectors within the cutoff.
         squared: |w|^2 of every frequency, 1/Å².
-        blocks: what is summed at once.
+        blocks: parts that are summed one after the other.
     """
 
     batch: CrystalBatch
@@ -64,9 +64,9 @@ class LatticeSums:
         """Choose frequencies and far images for Gaussians no narrower than `sigma_min` (Angstrom).
 
         Args:
-            batch: crystals; positions and lattice may want gradients. Images are not needed.
+            batch: crystals; positions and lattice may require gradients. Images are not needed.
             sigma_min: lower bound of s; there is no upper one.
-            tolerance: largest error of a weight relative to the atom's weight on itself; 1e-5 where more is asked for.
+            tolerance: largest error of a weight relative to the atom's weight on itself, at most LARGEST_TOLERANCE.
         """
         batch = replace(batch, images=None).to(torch.float64)
         tolerance = min(tolerance, LARGEST_TOLERANCE)

@@ -40,7 +40,8 @@ def attention(q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, 
     rows = []
     for block in sums.blocks:
         arguments = (block, sums, q_AHD, k_AHD, v_AHD, variance_AH)
-        # Blocks of a crystal too large for one are computed again in the backward pass, or all would be kept.
+        # Blocks of a crystal too large for a single one are computed again in the backward pass: all of them together
+        # would not fit in memory.
         again = block.partial and torch.is_grad_enabled()
         rows.append(checkpoint(_attend, *arguments, use_reentrant=False) if again else _attend(*arguments))
     return torch.cat(rows)[sums.order]
@@ -63,12 +64,12 @@ def _pair_weights(block: SumBlock, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tens
 
 
 def pair_weights(q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
-    """Attention weights of each crystal, (targets, heads, sources); to look at, memory grows as atoms squared."""
+    """Attention weights of each crystal, (targets, heads, sources), to be looked at: memory grows as atoms squared."""
     return _by_crystal(sums, lambda block: _pair_weights(block, sums, q_AHD, k_AHD, variance_AH))
 
 
 def alpha(variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
-    """alpha_ij of each crystal, (targets, heads, sources), float64; to look at, memory grows as atoms squared."""
+    """alpha_ij of each crystal, (targets, heads, sources), float64, to be looked at as well."""
     return _by_crystal(sums, lambda block: sums.alpha(block, variance_AH.double()))
 
 

@@ -1,7 +1,7 @@
 """The fused CPU kernel of `attention.c` as an operator that PyTorch can differentiate and compile; float32.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors), D their width, K radial or angular functions,
-L orders of the series in cosines, N sums that stand for the encodings, z the three axes of a frame.
+L orders of the series in cosines, N sums that represent the encodings, z the three axes of a frame.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from crystalformers.csrc.kernels import BoundKernel, in_parallel, library
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
-    """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
-    # What a compiler traces may not look for files; without the library the operator fails when it runs.
+    """See `BackendModule`."""
+    # Code that a compiler traces must not look for files; without the library the operator fails when it runs.
     if not torch.compiler.is_compiling() and library() is None:
         return "needs the compiled kernels; reinstall with a C compiler"
     if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
@@ -52,16 +52,16 @@ def attention(
 
     q_ADH, k_ADH, v_ADH = (padded(t.mT) for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD))
     decay_AH = padded(0.5 * inverse_variance_AH, 1.0)
-    rows = geometry.cached(CpuImages.of, torch.is_grad_enabled())
+    images = geometry.cached(CpuImages.of, torch.is_grad_enabled())
     count = 0 if W_HDK is None else geometry.basis.count
     series = frames = None
     if angular is not None:
         series = geometry.cached(CosineSeries.of, angular.basis)
-        frames = _frames(q_ADH, k_ADH, decay_AH, rows, series, geometry, angular, heads)
-    kernel_input = KernelInput.of(rows, series, frames, 1.0 if angular is None else angular.tie_width, count)
+        frames = _frames(q_ADH, k_ADH, decay_AH, images, series, geometry, angular, heads)
+    kernel_input = KernelInput.of(images, series, frames, 1.0 if angular is None else angular.tie_width, count)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
     y_ADH, sums_HAN, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *kernel_input)  # type: ignore[no-untyped-call]
-    if pad:  # a slice of everything is not free: its gradient is copied
+    if pad:  # not free even where nothing is cut off: the gradient of a slice is copied
         y_ADH, sums_HAN = y_ADH[..., :heads], sums_HAN[:heads]
     y_AHD: Tensor = y_ADH.mT
     W_HDN = [] if W_HDK is None else [W_HDK]
@@ -77,7 +77,7 @@ def _frames(
     q_ADH: Tensor,
     k_ADH: Tensor,
     decay_AH: Tensor,
-    rows: CpuImages,
+    images: CpuImages,
     series: CosineSeries,
     geometry: Geometry,
     angular: AngularEncoding,
@@ -89,8 +89,8 @@ def _frames(
         return None
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
-        kernel_input = KernelInput.of(rows, series, None, 1.0, 0).pointers(q_ADH)
-        in_parallel(BoundKernel("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
+        kernel_input = KernelInput.of(images, series, None, 1.0, 0).pointers(q_ADH)
+        in_parallel(BoundKernel("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), images.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
         return PackedFrames.of(principal_axes(symmetric, angular.tie_width), atoms, heads, padded, series.orders)
     return geometry.cached(_static_frames, angular.frame, angular.tie_width, heads, padded, series.orders)
@@ -126,7 +126,7 @@ def _image_sum(
     numbers: list[float],
     counts: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over images of values, (A, D, H), and of radial functions and cosines' polynomials, (H, A, K + 3 (L + 1)).
+    """Sums over images of values, (A, D, H), and of radial functions and polynomials of cosines, (H, A, K + 3 (L + 1)).
 
     From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H); also 1 / Z, (A, H), for the backward pass.
     """
@@ -201,11 +201,11 @@ torch.library.register_autograd("crystalformers::cpu_image_sum", _differentiate,
 
 
 class ImageSum(torch.autograd.Function):
-    """The operator as eager code calls it: the same functions without the dispatcher, which costs 0.2 ms a call."""
+    """The operator for eager code: the same functions without the dispatcher, which costs 0.2 ms per call."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        """The operator, and what its backward pass needs."""
+        """The operator; saves what its backward pass needs."""
         output = _image_sum(*inputs)
         _remember(ctx, inputs, output)
         return output

@@ -30,9 +30,9 @@ class CosineSeries:
     """Angular functions as series of Chebyshev polynomials: b_k(t) = sum_l C_lk T_l(t); one per batch.
 
     Attributes:
-        direction: unit vectors of the images and some zeros, (E + READ_AHEAD, 3) float32.
+        direction: unit vectors of the images, then zeros, (E + READ_AHEAD, 3) float32.
         coefficients: C with an even number of orders, then a row of means over all axes, (orders + 1, K) float32.
-        tail: what the orders l, l + 1, ... add to a function at most, over SERIES_ERROR, (orders,) float32.
+        tail: what the orders l, l + 1, ... add to a function at most, in units of SERIES_ERROR, (orders,) float32.
     """
 
     direction: Tensor
@@ -46,7 +46,7 @@ class CosineSeries:
 
     @property
     def orders(self) -> int:
-        """Polynomials in the series; as many directions, evenly spread in a plane, stand for all of them."""
+        """Polynomials in the series; as many directions, evenly spread in a plane, have the mean of all in it."""
         return len(self.coefficients) - 1
 
 
@@ -102,7 +102,7 @@ class PackedFrames:
 def _frames_of(principal: PrincipalAxes, angles: int) -> tuple[Tensor, Tensor, Tensor]:
     """Principal axes as frames with a share for each axis: axes (F, 3, 3), owner (F,), share (F, 3).
 
-    Both signs of distinct axes, and `angles` directions in the plane of two that are not; see `attention.angles`.
+    Both signs of distinct axes, and `angles` directions in the plane of two that are not; see `frames.encoding`.
     """
     s, t = principal.distinct.unbind(-1)
     none = torch.zeros_like(s)

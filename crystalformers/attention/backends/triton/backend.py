@@ -1,4 +1,4 @@
-"""The backend `triton`: what it can do, and attention put together from the operators of `operators.py`.
+"""The backend `triton`: what it cannot compute, and attention from the operators of `operators.py`.
 
 Shapes: A atoms, E images, H heads, D their width, K radial functions.
 """
@@ -18,8 +18,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
-    """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
-    compiling = torch.compiler.is_compiling()  # what a compiler traces may not look at the environment
+    """See `BackendModule`."""
+    compiling = torch.compiler.is_compiling()  # code that a compiler traces must not look at the environment
     if not compiling and not operators.installed():
         return 'needs Triton; install it with: pip install "crystalformers[gpu]"'
     if q_AHD.device.type != "cuda" and not (compiling or operators.interpreted()):

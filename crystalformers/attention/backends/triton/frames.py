@@ -27,20 +27,19 @@ FRAMES = ("max", "static-local", "lattice")
 
 
 FRAMES_PER_ROW = 64
-"""Room for frames, on average over the rows of a batch; ties of high symmetry make a few dozen."""
+"""Frames that a list can hold, on average over the rows of a batch; ties of high symmetry make a few dozen."""
 
-LEAST_ROOM = 4096
-"""Room for frames in a small batch."""
-
+LEAST_FRAMES = 4096
+"""Frames that a list can hold beyond these, for small batches."""
 
 WARPS = 1
-"""Of a program that looks for frames."""
+"""Of a program that finds frames."""
 
 
 def angular_values(p_EH: Tensor, geometry: Geometry, angular: AngularEncoding) -> Tensor:
     """The angular part of sum_e p_e psi_e, (A, H, D); no gradient flows through the choice of frames.
 
-    Were there more frames than there is room for (`FRAMES_PER_ROW`), all values would be NaN.
+    If there are more frames than the list can hold (`FRAMES_PER_ROW`), all values are NaN.
     """
     directions = geometry.cached(_directions)
     ptr, heads, basis = geometry.images.ptr, p_EH.shape[1], angular.basis
@@ -90,7 +89,7 @@ torch.library.define(
 
 @lru_cache(maxsize=1)
 def _kernels() -> tuple[ModuleType, ModuleType]:
-    """The compiled kernels, of angles and of frames; imported late, for Triton is not everywhere."""
+    """The modules of the kernels, of angles and of frames; imported here, for Triton may not be installed."""
     from crystalformers.attention.backends.triton import angle_kernels as triton_angle_kernels
     from crystalformers.attention.backends.triton import frame_kernels as triton_frame_kernels
 
@@ -106,9 +105,9 @@ def _constants(heads: int, count: int) -> dict[str, Any]:
 
 
 def _capacity(p: Tensor, ptr: Tensor) -> tuple[int, int]:
-    """Rows, and frames that a list of them has room for."""
+    """Rows, and frames that a list of them can hold."""
     rows = (ptr.shape[0] - 1) * p.shape[1]
-    return rows, rows * FRAMES_PER_ROW + LEAST_ROOM
+    return rows, rows * FRAMES_PER_ROW + LEAST_FRAMES
 
 
 def _max_frames(p: Tensor, direction: Tensor, ptr: Tensor, tie_width: float) -> tuple[Tensor, Tensor, Tensor]:
