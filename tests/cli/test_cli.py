@@ -337,7 +337,8 @@ for arguments in ([], *([command] for command in sys.argv[1:])):
         main()
     except SystemExit as stop:
         assert stop.code == 0
-slow = {"torch", "numpy", "pandas", "pyarrow", "pymatgen", "lightning", "matplotlib", "filelock", "rich", "pydantic"}
+slow = {"torch", "numpy", "pandas", "pyarrow", "pymatgen", "lightning_fabric", "matplotlib"}
+slow |= {"filelock", "rich", "pydantic"}
 print(sorted(slow & set(sys.modules)))
 """
 

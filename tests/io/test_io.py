@@ -627,7 +627,7 @@ import sys
 from crystalformers.io import Rejected, read_structures
 found = list(read_structures([{str(tmp_path)!r}]))
 assert [len(crystal) for crystal in found] == [2, 8], found
-loaded = sorted({{"torch", "pandas", "matplotlib", "scipy", "pymatgen", "ase", "lightning"}} & set(sys.modules))
+loaded = sorted({{"torch", "pandas", "matplotlib", "scipy", "pymatgen", "ase", "lightning_fabric"}} & set(sys.modules))
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)
