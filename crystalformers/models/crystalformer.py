@@ -398,10 +398,6 @@ class Crystalformer(CrystalModel):
             return self.embedding(self.elements(batch.numbers))
         return self.embedding(batch.numbers - 1)
 
-    def geometry(self, batch: CrystalBatch) -> Geometry:
-        """What all blocks share."""
-        return self.blocks.geometry(batch)
-
     @torch.no_grad()
     def element_vectors(self) -> Tensor:
         """The table if there is one, (100, element_dim), otherwise the embedding, (98, dim)."""
