@@ -104,9 +104,10 @@ class CrystalformerConfig(ModelConfig):
         super().__post_init__()
         self.check_at_least(1, "heads", "blocks", "feedforward")
         self.check_at_least(0, "radial_functions", "element_dim")
-        self.check_at_least(2, "angular_functions")
         self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma")
         self.check_positive("angular_width", "tie_width")
+        if self.angular_functions < 2:
+            raise ConfigError("Model setting angular_functions must be at least 2.")
         if self.dim % self.heads:
             raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
         if self.space not in get_args(Space):
@@ -439,10 +440,6 @@ class Crystalformer(CrystalModel):
         if self.elements is not None:
             return self.embedding(self.elements(batch.numbers))
         return self.embedding(batch.numbers - 1)
-
-    def geometry(self, batch: CrystalBatch) -> Geometry:
-        """What all blocks share."""
-        return self.blocks.geometry(batch)
 
     @torch.no_grad()
     def element_vectors(self) -> Tensor:

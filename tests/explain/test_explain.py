@@ -25,7 +25,7 @@ from crystalformers.testing import randomly_rebased, repeated, unwrapped
 
 def block_input(model: Model, crystal: Crystal, block: int) -> tuple[Tensor, Any]:
     batch = with_images(CrystalBatch.from_crystals([crystal]), model.radius, directions=True)
-    geometry, x = model.network.geometry(batch), model.network.embed(batch)
+    geometry, x = model.network.blocks.geometry(batch), model.network.embed(batch)
     for layer in model.network.blocks[:block]:
         x = layer(x, geometry, "torch")
     return x, geometry

@@ -146,7 +146,7 @@ def test_geometry_is_that_of_the_oracle(shared: Path) -> None:
     """The radial basis of the published model: 64 centres from 0.21875 Å to 14 Å, one spacing wide."""
     oracle = read_oracle(shared, "crystalformer-real")
     batch = CrystalBatch.from_crystals(oracle.crystals[:1])
-    geometry: Geometry = oracle.model.geometry(batch)
+    geometry: Geometry = oracle.model.blocks.geometry(batch)
     assert geometry.basis.spacing == pytest.approx(0.21875)
     assert geometry.basis(torch.zeros((), dtype=torch.float64))[:2].tolist() == pytest.approx([0.60653066, 0.13533528])
 
