@@ -73,7 +73,7 @@ class TestRefusing:
             ({"frame_method": "max_wo_orthogonal"}, "frame_method = 'max_wo_orthogonal'"),
             ({"frame_method": "no"}, "frame_method = 'no'"),
             ({"domain": "multihead"}, "only 'real' is with frames"),
-            ({"value_pe_angle_real": 1}, "angular_functions = 1 must be at least 2"),
+            ({"value_pe_angle_real": 1}, "angular_functions must be at least 2"),
         ],
     )
     def test_frames_of_another_model(self, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
