@@ -1,7 +1,7 @@
 """One run of the experiment on element vectors: a back-end with a table, trained on a sample and tested.
 
 This is not `crystalformers.fit`, since hundreds of runs of some seconds each would spend most of their time on run
-folders, resume files and the start of Lightning. Models, targets, graphs and tables are those of the library.
+folders, resume files and the start of each run. Models, targets, graphs and tables are those of the library.
 """
 
 from __future__ import annotations
