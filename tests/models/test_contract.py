@@ -88,7 +88,7 @@ def test_one_file_and_one_line_add_a_model(tmp_path: Path) -> None:
     assert loaded.embed(crystals).shape == (3, 8)
     assert loaded.radius == 4
     assert torch.equal(torch.from_numpy(load_elements(path)["Na"]), model.element_vectors()[10])
-    slope = CrystalformersCalculator(loaded).slope(rock_salt())
+    slope = CrystalformersCalculator(loaded).derivatives(rock_salt())
     assert np.abs(slope.stress).max() > 0
     with pytest.raises(ConfigError, match="no periodic attention"):
         explain(loaded, rock_salt())
