@@ -1,0 +1,138 @@
+"""Matbench by its official folds: recipes compared inside a training fold, then every fold trained and predicted.
+
+    python -m benchmarks.accuracy.matbench search --task matbench_phonons            # validation errors inside fold 0
+    python -m benchmarks.accuracy.matbench run --task matbench_phonons --recipe NAME # every fold; resumable
+
+The recipes are those of `matbench.yaml`. `search` drops the test rows of fold 0 and trains on nine tenths of what is
+left, once a recipe and seed; the validation errors on the other tenth decide, so no test row is ever looked at. `run`
+trains one model a fold and seed, a tenth of the fold's training rows for validation, and predicts the fold's test
+rows. Run folders are in runs/matbench and continue where they were interrupted; results go to
+benchmarks/results/accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from benchmarks.harness import RESULTS, ROOT, machine, shared, versions
+from crystalformers import Recipe, Target, fit, load_model, open_table
+
+TARGETS = {
+    "matbench_perovskites": Target("e_form", "eV", basis="per_cell"),
+    "matbench_phonons": Target("last_phdos_peak", "1/cm"),
+}
+"""What each task predicts; perovskites in eV per cell of five atoms, as Matbench scores them."""
+
+FOLDS = range(5)
+RUNS = ROOT / "runs" / "matbench"
+OUT = RESULTS / "accuracy"
+
+
+def recipes(task: str) -> dict[str, dict[str, Any]]:
+    """Settings of each named recipe of a task: what all share, and its own."""
+    settings = yaml.safe_load(Path(__file__).with_name("matbench.yaml").read_text(encoding="utf-8"))[task]
+    return {name: {**settings["all"], **(own or {})} for name, own in settings["recipes"].items()}
+
+
+def table_of(task: str, fold: int, *, with_test: bool) -> Path:
+    """The task's rows as a table whose column `split` names the fold's test rows, or without these rows."""
+    path = RUNS / task / f"fold{fold}-{'all' if with_test else 'train'}.parquet"
+    if not path.exists():
+        rows = pq.read_table(shared() / "data" / f"{task}.parquet")
+        test = rows["matbench_fold"].to_numpy() == fold
+        split = pa.array(np.where(test, "test", "train"))
+        rows = rows.drop_columns(["matbench_fold"]).append_column("split", split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(rows if with_test else rows.filter(pa.array(~test)), temporary)
+        temporary.replace(path)
+    return path
+
+
+def train(task: str, name: str, fold: int, seed: int, *, with_test: bool) -> Path:
+    """The finished run folder of one recipe, fold and seed."""
+    run = RUNS / task / ("run" if with_test else "search") / f"{name}-fold{fold}-seed{seed}"
+    recipe = Recipe.parse({**recipes(task)[name], "seed": seed})
+    if not (run / "summary.json").exists():
+        fit(open_table(table_of(task, fold, with_test=with_test)), [TARGETS[task]], run, recipe, resume=True)
+    return run
+
+
+def search(task: str, names: Sequence[str], seeds: Sequence[int]) -> None:
+    """Add the validation error of each recipe and seed that is not there yet."""
+    path = OUT / f"{task}-search.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for seed in seeds:
+        for name in names:
+            settings = recipes(task)[name]
+            if any(row["settings"] == settings and row["seed"] == seed for row in done):
+                continue
+            start = time.monotonic()
+            run = train(task, name, 0, seed, with_test=False)
+            summary = json.loads((run / "summary.json").read_text())
+            error = summary["errors"]["val"][TARGETS[task].name]
+            row = {"task": task, "recipe": name, "seed": seed, "val_mae": error["mae"], "unit": error["unit"]}
+            row |= {"rows": summary["rows"], "seconds": round(time.monotonic() - start), "settings": settings}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**row, "machine": machine(), "versions": versions()}) + "\n")
+            print(f"{name} seed {seed}: val MAE {error['mae']:.4g} {error['unit']}", flush=True)
+
+
+def run_folds(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) -> None:
+    """Train and predict every fold and seed; write all test predictions that are there."""
+    target = TARGETS[task]
+    parts: list[dict[str, Any]] = []
+    for seed in seeds:
+        for fold in folds:
+            run = train(task, name, fold, seed, with_test=True)
+            table = open_table(table_of(task, fold, with_test=True))
+            rows = [row for row, split in enumerate(table.split or []) if split == "test"]
+            model = load_model(run)
+            predicted = model.values([table[row] for row in rows])[:, 0]
+            labels = table.labels(target.name)[rows]
+            ids = [table.ids[row] for row in rows]
+            parts += [
+                {"fold": fold, "id": i, "member": seed, "label": y, "prediction": p}
+                for i, y, p in zip(ids, labels.tolist(), predicted.tolist(), strict=True)
+            ]
+            error = np.abs(predicted - labels).mean()
+            print(f"{name} fold {fold} seed {seed}: test MAE {error:.4g} {target.unit}", flush=True)
+    path = OUT / task / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"task": task, "recipe": name, "unit": target.unit, "settings": json.dumps(recipes(task)[name])}
+    pq.write_table(pa.Table.from_pylist(parts).replace_schema_metadata(about), path)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["search", "run"])
+    parser.add_argument("--task", choices=TARGETS, required=True)
+    parser.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
+    parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    names = given.recipe or list(recipes(given.task))
+    if given.action == "search":
+        search(given.task, names, given.seeds)
+    else:
+        for name in names:
+            run_folds(given.task, name, given.folds, given.seeds)
+
+
+if __name__ == "__main__":
+    main()
