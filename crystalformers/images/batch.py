@@ -160,9 +160,9 @@ def length(vectors: Tensor) -> Tensor:
     return torch.where(origin, 0.0, torch.where(origin, 1.0, squared).sqrt())
 
 
-def envelope(distance: Tensor, radius: float | Tensor) -> Tensor:
-    """Cutoff envelope: from 1 at `radius - ENVELOPE_WIDTH` smoothly to 0 at `radius`; any shape, Angstrom."""
-    return smooth_step((radius - distance).div_(ENVELOPE_WIDTH))
+def envelope(distance: Tensor, radius: float | Tensor, width: float = ENVELOPE_WIDTH) -> Tensor:
+    """Cutoff envelope: from 1 at `radius - width` smoothly to 0 at `radius`; any shape, Angstrom."""
+    return smooth_step((radius - distance).div_(width))
 
 
 def smooth_step(x: Tensor) -> Tensor:

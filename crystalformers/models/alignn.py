@@ -43,6 +43,7 @@ class ALIGNNConfig(GraphConfig):
         bond_layers: layers after them that pass messages between atoms only.
         neighbours: how many nearest neighbours send messages.
         cutoff: farthest neighbour, Angstrom.
+        cutoff_width: over which the weight of a neighbour falls to zero, Angstrom.
         radial_functions: Gaussians of the distance.
         angular_functions: Gaussians of the cosine.
         embedding: hidden width of the embedding of distances and cosines.
@@ -169,7 +170,7 @@ class ALIGNN(GraphModel):
 
     def graph(self, batch: CrystalBatch) -> Graph:
         """The nearest neighbours."""
-        return nearest(batch, self.config.neighbours, self.config.cutoff)
+        return nearest(batch, self.config.neighbours, self.config.cutoff, self.config.cutoff_width)
 
     def encode(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the atoms after the last layer, (A, dim)."""

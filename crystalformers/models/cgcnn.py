@@ -35,6 +35,7 @@ class CGCNNConfig(GraphConfig):
         hidden_layers: hidden layers of the head.
         neighbours: how many nearest neighbours send messages.
         cutoff: farthest neighbour, Angstrom.
+        cutoff_width: over which the weight of a neighbour falls to zero, Angstrom.
         step: distance between the centres of the Gaussians, and their width sqrt(2) sigma, Angstrom.
         n_targets: numbers predicted per crystal.
     """
@@ -105,7 +106,7 @@ class CGCNN(GraphModel):
 
     def graph(self, batch: CrystalBatch) -> Graph:
         """The nearest neighbours."""
-        return nearest(batch, self.config.neighbours, self.config.cutoff)
+        return nearest(batch, self.config.neighbours, self.config.cutoff, self.config.cutoff_width)
 
     def encode(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the atoms after the last convolution, (A, dim)."""

@@ -42,6 +42,7 @@ class MEGNetConfig(GraphConfig):
         blocks: MEGNet blocks.
         steps: iterations of Set2Set.
         cutoff: longest bond, Angstrom.
+        cutoff_width: over which the weight of a bond falls to zero, Angstrom.
         radial_functions: Gaussians of the bond length.
         radial_maximum: centre of the last of them, Angstrom.
         radial_width: sigma in exp(-(d - c)^2 / sigma^2), Angstrom.
@@ -179,7 +180,7 @@ class MEGNet(GraphModel):
 
     def graph(self, batch: CrystalBatch) -> Graph:
         """All neighbours within the cutoff."""
-        return within(batch, self.config.cutoff)
+        return within(batch, self.config.cutoff, self.config.cutoff_width)
 
     def update(self, batch: CrystalBatch) -> tuple[Tensor, Tensor, Tensor, Bonds]:
         """Bonds (E, dim), atoms (A, dim) and crystals (C, dim) after the last block."""

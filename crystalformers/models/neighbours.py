@@ -2,7 +2,7 @@
 
 "The 12 nearest neighbours" are not well-defined: where the 12th and the 13th are equally far away, as symmetry often
 makes them, rounding or the order of the atoms decides. Here every neighbour has a weight, which is 1 up to the 12th
-distance and falls smoothly to 0 within `ENVELOPE_WIDTH` beyond it. So equally distant neighbours have equal weight, and
+distance and falls smoothly to 0 within a width beyond it. So equally distant neighbours have equal weight, and
 predictions are continuous in the positions.
 
 Shapes: A atoms of a batch, E neighbours (directed edges), C crystals.
@@ -58,21 +58,21 @@ def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, *values.shape[1:]).index_add(0, index, values)
 
 
-def within(batch: CrystalBatch, cutoff: float) -> Graph:
-    """All neighbours closer than `cutoff` (Angstrom), with weights that fall to zero there."""
+def within(batch: CrystalBatch, cutoff: float, width: float) -> Graph:
+    """All neighbours closer than `cutoff`, with weights that fall to zero there over `width`, both Angstrom."""
     images = _images(batch, cutoff)
-    return _graph(images, images.distance.new_full((images.n_atoms,), cutoff))
+    return _graph(images, images.distance.new_full((images.n_atoms,), cutoff), width)
 
 
-def nearest(batch: CrystalBatch, count: int, cutoff: float) -> Graph:
-    """The `count` nearest neighbours within `cutoff` (Angstrom), and those slightly farther with a smaller weight."""
+def nearest(batch: CrystalBatch, count: int, cutoff: float, width: float) -> Graph:
+    """The `count` nearest neighbours within `cutoff`, and with less weight those up to `width` farther, Angstrom."""
     images = _images(batch, cutoff)
     # The first image of an atom is the atom itself.
     last = images.ptr[:-1] + count
     enough = last < images.ptr[1:]
     farthest = images.distance[last.clamp(max=len(images.distance) - 1)]
-    reach = torch.where(enough, (farthest + ENVELOPE_WIDTH).clamp(max=cutoff), cutoff)
-    return _graph(images, reach)
+    reach = torch.where(enough, (farthest + width).clamp(max=cutoff), cutoff)
+    return _graph(images, reach, width)
 
 
 def _images(batch: CrystalBatch, cutoff: float) -> Images:
@@ -84,13 +84,13 @@ def _images(batch: CrystalBatch, cutoff: float) -> Images:
     return images
 
 
-def _graph(images: Images, reach: Tensor) -> Graph:
+def _graph(images: Images, reach: Tensor, width: float) -> Graph:
     """Images closer than `reach`, (A,), to their target atom, without the atom itself."""
     target = images.target
     near = ((images.distance < reach[target]) & (images.distance > 0)).nonzero().squeeze(1)
     target, distance = target[near], images.distance[near]
     vectors = None if images.vectors is None else images.vectors[near]
-    weight = envelope(distance, reach[target])
+    weight = envelope(distance, reach[target], width)
     return Graph(target, images.source[near], distance, weight, images.n_atoms, vectors)
 
 
@@ -116,15 +116,17 @@ class GraphConfig(ModelConfig):
     Attributes:
         element_dim: width of the element vectors of a table; 0 for the model's own, learned ones.
         cutoff: farthest neighbour, Angstrom.
+        cutoff_width: over which the weight of a neighbour falls to zero, Angstrom.
     """
 
     element_dim: int = 0
     cutoff: float
+    cutoff_width: float = ENVELOPE_WIDTH
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(0, "element_dim")
-        self.check_positive("cutoff")
+        self.check_positive("cutoff", "cutoff_width")
 
 
 class GraphModel(CrystalModel):

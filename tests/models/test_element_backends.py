@@ -107,7 +107,7 @@ def brute_force(crystal: Crystal, reach: int = 4) -> list[list[float]]:
 @pytest.mark.parametrize("kind", ["random", "symmetric", "left-handed"])
 def test_nearest_neighbours_are_those_of_brute_force(kind: str) -> None:
     crystal = make_crystal(kind, 4, seed=3)
-    graph = nearest(with_images(CrystalBatch.from_crystals([crystal]), 8.0), 12, 8.0)
+    graph = nearest(with_images(CrystalBatch.from_crystals([crystal]), 8.0), 12, 8.0, 0.3)
     for atom, distances in enumerate(brute_force(crystal)):
         expected = [d for d in distances if d < min(8.0, distances[11] + ENVELOPE_WIDTH)]
         mine = graph.target == atom
@@ -119,7 +119,7 @@ def test_nearest_neighbours_are_those_of_brute_force(kind: str) -> None:
 
 def test_an_atom_with_few_neighbours_keeps_them_all_and_a_lone_one_has_none() -> None:
     far = Crystal(np.array([2, 3, 4]), np.array([[0, 0, 0], [0.1, 0, 0], [0.5, 0.5, 0.5]]), 30 * np.eye(3))
-    graph = nearest(with_images(CrystalBatch.from_crystals([far]), 8.0), 12, 8.0)
+    graph = nearest(with_images(CrystalBatch.from_crystals([far]), 8.0), 12, 8.0, 0.3)
     assert graph.degree.tolist() == [1, 1, 0]
     assert graph.weight.tolist() == [1, 1]
     for name in GRAPHS:
@@ -131,12 +131,12 @@ def test_images_too_short_for_a_model_are_refused() -> None:
     batch = CrystalBatch.from_crystals([rock_salt()])
     for short in (batch, with_images(batch, 3.0)):
         with pytest.raises(ConfigError, match="needs images within 4 Å"):
-            within(short, 4.0)
+            within(short, 4.0, 0.3)
 
 
 def test_pairs_of_neighbours_are_all_ordered_pairs_at_one_atom() -> None:
     batch = with_images(CrystalBatch.from_crystals([rock_salt(), make_crystal("random", 3)]), 8.0, directions=True)
-    graph = nearest(batch, 6, 8.0)
+    graph = nearest(batch, 6, 8.0, 0.3)
     pairs = pairs_of_neighbours(graph)
     expected = {
         (int(a), int(b))

@@ -57,7 +57,7 @@ class Toy(CrystalModel):
 
     def encode(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the atoms, (A, dim)."""
-        graph = within(batch, self.config.cutoff)
+        graph = within(batch, self.config.cutoff, 0.5)
         x = self.project(self.elements(batch.numbers))
         message = torch.tanh(self.send(x))[graph.source] / graph.distance.unsqueeze(-1)
         return x + graph.total(message)
