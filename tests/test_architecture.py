@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
 LEVELS = (
-    ("errors", "periodic"),
+    ("errors", "files", "periodic"),
     ("crystal", "target"),
     ("csrc",),
     ("images",),
