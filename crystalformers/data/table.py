@@ -30,29 +30,37 @@ from crystalformers.io.rows import STRUCTURE, TableRows
 from crystalformers.io.tables import Source, open_source
 
 SPLIT_COLUMN = "split"
-SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val", "training": "train"}
+UNUSED = "unused"
+"""What a `split` column holds for rows that belong to no part."""
+
+SPLIT_NAMES = {name: name for name in (*SPLITS, UNUSED)} | {"valid": "val", "validation": "val", "training": "train"}
 """Values a `split` column may hold, any case, and what they mean."""
 
 
-def open_table(path: Path | str, scratch: Path | str | None = None) -> CrystalTable:
-    """Open a `.parquet`, `.csv` (beside structure files) or `.jsonl` table.
+def open_table(path: Path | str, scratch: Path | str | None = None, split: str = "") -> CrystalTable:
+    """Open a `.parquet`, `.csv` (beside structure files) or `.jsonl` table, or a public data set by its name.
 
     Args:
-        path: the table. Parquet and JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows
-            a, b, c in Angstrom), `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a
-            pymatgen dictionary `structure` instead. CSV: the id first, naming a structure file beside the table,
-            then labels; without a header line id and one value, then called `target`.
+        path: the table, or the name of a data set that has been fetched (`crystalformers data list`). Parquet and
+            JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows a, b, c in Angstrom),
+            `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a pymatgen dictionary
+            `structure` instead. CSV: the id first, naming a structure file beside the table, then labels; without a
+            header line id and one value, then called `target`.
         scratch: directory for the converted file (about the size of the decoded table); by default that of
             temporary files. The file has no name any more once it is open, so that nothing is left behind.
+        split: which split of a table with several: `NAME` for the column `split_NAME`, empty for `split`.
 
     Raises:
         TableError: if the table is empty, lacks a column, cannot be read or holds an id twice.
+        DataSetError: if the data set has not been fetched.
     """
-    source = open_source(Path(path))
+    from crystalformers.data.sets import locate
+
+    source = open_source(locate(path))
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
         store = Path(folder) / "table.arrow"
         _convert(source, store)
-        return CrystalTable(source, pa.ipc.open_file(pa.memory_map(os.fspath(store))))
+        return CrystalTable(source, pa.ipc.open_file(pa.memory_map(os.fspath(store))), split)
 
 
 def _convert(source: Source, store: Path) -> None:
@@ -79,8 +87,9 @@ class CrystalTable:
         ids: one per row, no two equal.
     """
 
-    def __init__(self, source: Source, file: pa.RecordBatchFileReader) -> None:
+    def __init__(self, source: Source, file: pa.RecordBatchFileReader, split: str = "") -> None:
         self.path = source.path
+        self._split_column = f"{SPLIT_COLUMN}_{split}" if split else SPLIT_COLUMN
         self.columns = list(source.labels)
         self._rows: list[TableRows] = []
         self._first: list[int] = []
@@ -195,19 +204,21 @@ class CrystalTable:
 
     @cached_property
     def split(self) -> list[str] | None:
-        """`train`, `val` or `test` of each row from the column `split`; None if the table has no such column.
+        """`train`, `val`, `test` or `unused` of each row from the column `split`; None if the table has no such column.
 
         Raises:
-            TableError: naming the first row whose value is none of these.
+            TableError: naming the first row whose value is none of these; if there is no split of the name asked for.
         """
-        if SPLIT_COLUMN not in self.columns:
+        if self._split_column not in (SPLIT_COLUMN, *self.columns):
+            raise TableError(f"{self.path}: there is no column '{self._split_column}'.")
+        if self._split_column not in self.columns:
             return None
-        values = self.column(SPLIT_COLUMN)
+        values = self.column(self._split_column)
         split = [SPLIT_NAMES.get(str(value).strip().lower()) for value in values]
         if None in split:
             row = split.index(None)
             raise TableError(
-                f"{self.path} row {row} ({self.ids[row]}): '{values[row]}' in column '{SPLIT_COLUMN}' is none of "
+                f"{self.path} row {row} ({self.ids[row]}): '{values[row]}' in column '{self._split_column}' is none of "
                 f"{', '.join(SPLITS)}; correct it."
             )
         return [name for name in split if name]
