@@ -13,11 +13,14 @@ import textwrap
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import requests
+from filelock import FileLock
 from host import Host, Page, visible
 from miniatures import jarvis, matbench_gzip, modulus_pickles, play, zipped
 
@@ -494,8 +497,19 @@ def test_two_processes_at_once(host: Host, store: Store) -> None:
     printed = [process.communicate(timeout=120)[0].split("\n") for process in processes]
     assert [lines[-2] for lines in printed] == ["40", "40"]
     assert [path for path, _ in host.asked] == [PATH]
-    assert sorted(len(lines) for lines in printed) == [2, 3], printed  # one of them said that it waits
     assert len(open_table(JARVIS)) == 40
+
+
+def test_who_comes_second_says_that_it_waits(host: Host, store: Store) -> None:
+    dataset = jarvis(host)
+    said = Queue[str]()
+    store.root.mkdir(parents=True)
+    with ThreadPoolExecutor() as pool:
+        with FileLock(store.root / f".{JARVIS}.lock"):
+            second = pool.submit(store.get, dataset, Request(store.root, say=said.put))
+            assert said.get(timeout=60) == f"another process works on {JARVIS}; waiting for it"
+            assert host.asked == []
+        assert second.result(timeout=60)["rows"] == 40
 
 
 def test_what_a_killed_process_left_is_cleared(host: Host, store: Store) -> None:
