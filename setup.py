@@ -16,7 +16,9 @@ setup(
         Extension(
             f"crystalformers.csrc._kernels_{name}",
             [f"crystalformers/csrc/{source}.c" for source in ("attention", "images", "threads")],
-            depends=[f"crystalformers/csrc/{header}.h" for header in ("cosines", "frames", "heads", "image_search")],
+            depends=[
+                f"crystalformers/csrc/{name}.h" for name in ("cosines", "frames", "heads", "image_search", "table")
+            ],
             extra_compile_args=[] if WINDOWS else FLAGS.split() + flags,
             # Without a compiler the installation succeeds, and plain PyTorch does the work.
             optional=True,

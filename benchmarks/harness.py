@@ -178,7 +178,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write JSON beside the older file, then in its place."""
-    from crystalformers.checkpoint import write_atomically
+    from crystalformers.files import write_atomically
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())

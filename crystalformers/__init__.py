@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from crystalformers.images import CrystalBatch
     from crystalformers.io import Rejected, as_crystal, read_crystal, read_structures
     from crystalformers.prediction.evaluation import evaluate_model
-    from crystalformers.prediction.model import Model, Prediction, load_model
+    from crystalformers.prediction.loading import load_model
+    from crystalformers.prediction.model import Model
+    from crystalformers.prediction.rows import Prediction
     from crystalformers.target import Target
     from crystalformers.training.fit import fit
     from crystalformers.training.recipe import Recipe
@@ -30,7 +32,7 @@ _MODULE_OF = {
     "CrystalTable": "data.table",
     "CrystalformersError": "errors",
     "Model": "prediction.model",
-    "Prediction": "prediction.model",
+    "Prediction": "prediction.rows",
     "Recipe": "training",
     "Rejected": "io",
     "StructureError": "errors",
@@ -38,7 +40,7 @@ _MODULE_OF = {
     "as_crystal": "io",
     "evaluate_model": "prediction.evaluation",
     "fit": "training",
-    "load_model": "prediction.model",
+    "load_model": "prediction.loading",
     "open_table": "data.table",
     "read_crystal": "io",
     "read_structures": "io",

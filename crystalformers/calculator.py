@@ -1,11 +1,11 @@
-"""An ASE calculator: energy, forces and stress of a model that was trained on energies.
+"""An ASE calculator: energy, forces and stress from a model that was trained on energies.
 
 >>> from crystalformers.calculator import CrystalformersCalculator
 >>> atoms.calc = CrystalformersCalculator("runs/textbook")  # doctest: +SKIP
 >>> atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()  # doctest: +SKIP
 
-A model that only ever saw relaxed crystals knows little of what happens away from them: its forces are the true slope
-of what it predicts, not a promise that this resembles the true energy.
+Forces and stress are exact derivatives of the predicted energy. They are only as good as that energy away from the
+training data: a model that was trained on relaxed crystals has learned little about displaced atoms.
 """
 
 from __future__ import annotations
@@ -24,29 +24,26 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError, TargetError
 from crystalformers.images import CrystalBatch, build_images
 from crystalformers.io import as_crystal
-from crystalformers.prediction.model import Model, load_model
+from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.model import Model
 from crystalformers.target import Target
 
 try:
     from ase.calculators.calculator import Calculator, all_changes
 except ImportError as error:
-    raise ImportError("The calculator needs ASE; install it with `pip install ase`.") from error
-
-SMOOTH_FRAMES = (None, "max", "static-local", "weighted-pca")
-"""Local frames that follow the atoms; those of the whole crystal follow its translations, which the smallest
-displacement breaks."""
+    raise ConfigError("The calculator needs ASE", remedy="pip install ase") from error
 
 VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 """Rows and columns of the six independent entries of a stress, in ASE's order."""
 
 
 @dataclass(frozen=True, eq=False)
-class Slope:
-    """An energy and its derivatives.
+class Derivatives:
+    """An energy and its derivatives. Shapes: N atoms.
 
     Attributes:
         energy: of the cell, eV.
-        forces: -dE/dp, (N, 3), eV/Å.
+        forces: -dE/dp for positions p, (N, 3), eV/Å.
         stress: dE/d(strain) / V, (3, 3), eV/Å³, positive under tension.
     """
 
@@ -58,19 +55,19 @@ class Slope:
 class CrystalformersCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and stress (eV/Å³, ASE's order and sign) of periodic structures.
 
-    Everything is computed in float64. The images of every atom are found anew at each call within a radius that the
-    tolerance of the model fixes; their weights fall smoothly to zero there, so nothing jumps when one enters or leaves.
-    The slope is exact. It jumps a little where a ReLU changes sign and, for a model with frames, where two images
-    change rank while a third shares the frame with them; the energy itself jumps only where an image comes into line
-    with the first axis of a frame.
+    Everything is computed in float64. Each call finds the images of every atom within a radius that follows from the
+    tolerance of the model; their weights fall smoothly to zero there, so that the energy is continuous when an image
+    enters or leaves. Forces are exact derivatives, with small steps where a ReLU changes sign and, for a model with
+    frames, where two images change their order by weight while a third contributes to the frame. The energy itself is
+    discontinuous only where an image becomes parallel to the first axis of a frame.
 
     Args:
         model: a loaded model, or what `load_model` takes.
-        target: name of the energy; may be left out where the model has exactly one.
+        target: name of the energy; may be left out if the model has exactly one.
 
     Raises:
         TargetError: if the target is not an energy of the whole crystal.
-        ConfigError: if there is no such target or the model's frames have no gradient.
+        ConfigError: if there is no such target or the model's frames do not change smoothly.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - ASE declares it so
@@ -78,12 +75,8 @@ class CrystalformersCalculator(Calculator):
     def __init__(self, model: Model | str | os.PathLike[str] | None = None, target: str | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model if isinstance(model, Model) else load_model(model)
-        frame = getattr(self.model.network.config, "frame", None)
-        if frame not in SMOOTH_FRAMES:
-            raise ConfigError(
-                f"Model '{self.model.name}' has '{frame}' frames, which do not follow the atoms smoothly; use a "
-                f"model with {' or '.join(name for name in SMOOTH_FRAMES if name)} frames, or without."
-            )
+        if reason := self.model.network.forces_unsupported_reason:
+            raise ConfigError(f"it has no forces: {reason}", where=f"Model '{self.model.name}'")
         self.target = energy_target(self.model.targets, target)
         self.network = copy.deepcopy(self.model.network).double().requires_grad_(False)
         self.network.backend = "torch"
@@ -94,21 +87,21 @@ class CrystalformersCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Fill `results`; ASE calls this when the structure has changed.
+        """Compute `results`; ASE calls this when the structure has changed.
 
         Raises:
-            StructureError: if the structure is not periodic in three directions, or has atoms on one spot.
+            StructureError: if the structure is not periodic in three directions, or two atoms coincide.
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        slope = self.slope(as_crystal(self.atoms))
+        found = self.derivatives(as_crystal(self.atoms))
         self.results = {
-            "energy": slope.energy,
-            "free_energy": slope.energy,
-            "forces": slope.forces,
-            "stress": slope.stress[VOIGT],
+            "energy": found.energy,
+            "free_energy": found.energy,
+            "forces": found.forces,
+            "stress": found.stress[VOIGT],
         }
 
-    def slope(self, crystal: Crystal) -> Slope:
+    def derivatives(self, crystal: Crystal) -> Derivatives:
         """Energy, forces and stress of a crystal, by automatic differentiation."""
         batch = CrystalBatch.from_crystals([crystal]).to(self.model.device)
         images = build_images(batch, self.model.radius, directions=True)
@@ -122,7 +115,7 @@ class CrystalformersCalculator(Calculator):
         per_z = n * self.target.std
         by_strain = (by_strain + by_strain.mT) / 2
         energy = self.target.physical(z.item(), n) * (n if self.target.basis == "per_atom" else 1)
-        return Slope(
+        return Derivatives(
             float(energy),
             -per_z * by_position.cpu().numpy(),
             per_z / crystal.volume * by_strain.cpu().numpy(),
@@ -130,28 +123,28 @@ class CrystalformersCalculator(Calculator):
 
 
 def energy_target(targets: Sequence[Target], name: str | None = None) -> Target:
-    """The target of that name, or the only energy of the whole crystal among them.
+    """The target with this name or, without a name, the only energy of the whole crystal.
 
     Raises:
-        TargetError: if it is no energy, or the energies are none or several and no name is given.
-        ConfigError: if there is no target of that name.
+        TargetError: if the target is not an energy, or without a name if there is not exactly one energy.
+        ConfigError: if there is no target of this name.
     """
     known = ", ".join(target.name for target in targets)
     if name is None:
         energies = [target for target in targets if not _why_not(target)]
         if len(energies) != 1:
-            raise TargetError(f"The model has {len(energies)} energies among its targets ({known}); name one.")
+            raise TargetError(f"The model has {len(energies)} energies among its targets ({known})", remedy="name one")
         return energies[0]
     for target in targets:
         if target.name == name:
             if reason := _why_not(target):
-                raise TargetError(f"{name}: forces need an energy, but {reason}.")
+                raise TargetError(f"forces need an energy, but {reason}", where=name)
             return target
-    raise ConfigError(f"The model has no target '{name}'; it has {known}.")
+    raise ConfigError(f"The model has no target '{name}'; it has {known}")
 
 
 def _why_not(target: Target) -> str:
-    """Why a target is no energy of the crystal, or nothing."""
+    """Why a target is not an energy of the crystal; empty if it is one."""
     units = {"per_atom": ("eV/atom", "eV"), "per_cell": ("eV",)}.get(target.basis)
     if units is None:
         return f"its basis is {target.basis}, not per_atom or per_cell"

@@ -1,14 +1,13 @@
-"""Weights on disk: one safetensors file whose header carries the description as JSON.
+"""Weights on disk: one safetensors file whose header contains the description as JSON.
 
-One file rather than two, so that weights and description are replaced together by a single rename and can
-never be torn apart. Nothing in it is executable; reading it needs neither the training code nor pickle.
+One file rather than two, so that a single rename replaces weights and description together. Nothing in it is
+executable; reading it needs neither the training code nor pickle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
 from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
-from crystalformers.models import MODELS, build_model
+from crystalformers.files import write_atomically
+from crystalformers.models import MODELS, CrystalModel, build_model
 from crystalformers.target import Target
 
 HEADER_KEY = "crystalformers"
@@ -37,33 +36,36 @@ class Checkpoint:
         card: free JSON: training data, measured errors, seed, versions.
     """
 
-    model: Any
+    model: CrystalModel
     targets: tuple[Target, ...]
     card: dict[str, Any]
 
 
-def save_model(path: Path, model: nn.Module, targets: Sequence[Target], card: dict[str, Any]) -> None:
+def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card: dict[str, Any]) -> None:
     """Write weights and description to `path`, replacing an older file only once all bytes are on disk.
 
     Args:
-        path: file to write, by custom ``*.safetensors``.
-        model: a model of `crystalformers.models.MODELS`.
+        path: file to write, usually ``*.safetensors``.
+        model: of a class in `crystalformers.models.MODELS`.
         targets: one per output of the model.
         card: JSON-serialisable description.
 
     Raises:
-        CheckpointError: if the model is not of a known architecture or the targets do not fit it.
+        CheckpointError: if the model is not of a listed architecture or the targets do not fit it.
     """
-    architecture = next((name for name, (_, cls) in MODELS.items() if type(model) is cls), None)
+    architecture = next((name for name, listed in MODELS.items() if type(model) is listed), None)
     if architecture is None:
-        raise CheckpointError(f"{path}: {type(model).__name__} is not an architecture that can be saved.")
-    config: Any = model.config
-    if len(targets) != config.n_targets:
-        raise CheckpointError(f"{path}: {len(targets)} targets do not fit {config.n_targets} model outputs.")
+        raise CheckpointError(
+            f"{type(model).__name__} is not an architecture that can be saved",
+            where=str(path),
+            remedy="list it in crystalformers.models.MODELS",
+        )
+    if len(targets) != model.n_targets:
+        raise CheckpointError(f"{len(targets)} targets do not fit {model.n_targets} model outputs", where=str(path))
     description = {
         "format": FORMAT,
         "architecture": architecture,
-        "config": asdict(config),
+        "config": asdict(model.config),
         "targets": [target.to_dict() for target in targets],
         "elements": _elements_hash(),
         "card": card,
@@ -76,33 +78,33 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a file written by `save_model`.
 
     Raises:
-        CheckpointError: if the file is absent, truncated, of another kind, or does not fit its architecture.
+        CheckpointError: if the file is absent, truncated, of another kind, or its tensors do not fit its description.
     """
     path = Path(path)
     description = read_description(path)
     if description.get("elements") != _elements_hash():
-        raise CheckpointError(f"{path}: the weights order the elements differently from this library.")
+        raise CheckpointError("the weights order the elements differently from this library", where=str(path))
     try:
         model = build_model(description["architecture"], description["config"])
         targets = tuple(Target.from_dict(target) for target in description["targets"])
         card = description["card"]
-        if len(targets) != model.config.n_targets:
-            raise TargetError(f"{len(targets)} targets do not fit {model.config.n_targets} outputs.")
+        if len(targets) != model.n_targets:
+            raise TargetError(f"{len(targets)} targets do not fit {model.n_targets} outputs.")
     except (KeyError, TypeError, ConfigError, TargetError) as error:
-        raise CheckpointError(f"{path}: the description in the file cannot be used: {error}") from error
+        raise CheckpointError(f"the description in the file cannot be used: {error}", where=str(path)) from error
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() ^ tensors.keys()):
         problem = "is missing" if name in expected else "is not part of the architecture"
-        raise CheckpointError(f"{path}: tensor '{name}' {problem}.")
+        raise CheckpointError(f"tensor '{name}' {problem}", where=str(path))
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise CheckpointError(
-                f"{path}: tensor '{name}' has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}."
+                f"tensor '{name}' has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}", where=str(path)
             )
         if not tensors[name].isfinite().all():
-            raise CheckpointError(f"{path}: tensor '{name}' holds NaN or infinite numbers.")
+            raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers", where=str(path))
     model.load_state_dict(tensors)
     return Checkpoint(model.eval(), targets, card)
 
@@ -115,43 +117,31 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such weight file.")
+        raise CheckpointError("there is no such weight file", where=str(path))
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); it may be truncated, copy it again."
+            f"not a readable safetensors file ({error})",
+            where=str(path),
+            remedy="it may be truncated, copy it again",
         ) from error
     if header is None:
-        raise CheckpointError(f"{path}: a safetensors file, but not one that crystalformers wrote.")
+        raise CheckpointError("a safetensors file, but not one that crystalformers wrote", where=str(path))
     try:
         description: dict[str, Any] = json.loads(header)
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: the description in the file is not JSON ({error}).") from error
+        raise CheckpointError(f"the description in the file is not JSON ({error})", where=str(path)) from error
     if not isinstance(description, dict):
-        raise CheckpointError(f"{path}: the description in the file is not a JSON object.")
+        raise CheckpointError("the description in the file is not a JSON object", where=str(path))
     if description.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: format {description.get('format')} is not known to this version (it reads {FORMAT}); "
-            "update crystalformers."
+            f"format {description.get('format')} is not known to this version (it reads {FORMAT})",
+            where=str(path),
+            remedy="update crystalformers",
         )
     return description
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that either the old or the whole new content is there, whatever happens meanwhile."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _elements_hash() -> str:

@@ -11,15 +11,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crystalformers.errors import StructureError
-from crystalformers.periodic import ELEMENTS
+from crystalformers.periodic import MAX_ATOMIC_NUMBER, SYMBOLS
 
-SYMBOLS = ELEMENTS[:98]
-"""Chemical symbols of the elements the models know; the atomic number is the index plus one."""
-
-MAX_ATOMIC_NUMBER = len(SYMBOLS)
+__all__ = [
+    "MAX_ATOMIC_NUMBER",
+    "MAX_COORDINATE",
+    "MAX_LENGTH",
+    "MIN_SOLIDITY",
+    "SYMBOLS",
+    "Crystal",
+    "check_coordinates",
+]
 
 MIN_SOLIDITY = 1e-6
 """Volume over the product of the three lengths below which a cell counts as flat (a cube has 1)."""
+
+MAX_COORDINATE = 1e9
+"""Largest fractional coordinate. Wrapped into the cell, a larger one would keep fewer than six decimals: a floating
+point number has 16 digits in all."""
+
+MAX_LENGTH = 1e6
+"""Longest lattice vector, Å: a tenth of a millimetre. Far longer ones would overflow in the volume."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +40,12 @@ class Crystal:
 
     Attributes:
         numbers: atomic numbers, shape (N,), 1 to 98.
-        frac_coords: fractional coordinates, shape (N, 3); any real number, they need not be wrapped.
+        frac_coords: fractional coordinates, shape (N, 3); they need not be wrapped into the cell.
         lattice: lattice vectors as rows, shape (3, 3), Angstrom; right- or left-handed.
         name: what to call the crystal in messages and tables (a file name, an id).
 
     Raises:
-        StructureError: on wrong shapes, numbers that are not finite, unknown elements or a flat cell.
+        StructureError: on wrong shapes, numbers that are not finite or too large, unknown elements or a flat cell.
     """
 
     numbers: NDArray[np.int64]
@@ -42,48 +54,23 @@ class Crystal:
     name: str = ""
 
     def __post_init__(self) -> None:
-        numbers = np.asarray(self.numbers)
-        if numbers.ndim != 1 or numbers.size == 0:
-            raise StructureError(f"{self._label}: the structure holds no atoms.")
-        if not np.issubdtype(numbers.dtype, np.number) or (numbers != np.round(numbers)).any():
-            raise StructureError(f"{self._label}: atomic numbers must be integers.")
-        unknown = sorted({int(z) for z in numbers if not 1 <= z <= MAX_ATOMIC_NUMBER})
-        if unknown:
-            raise StructureError(
-                f"{self._label}: atomic number {unknown[0]} is not an element the models know "
-                f"(H to {SYMBOLS[-1]}, 1 to {MAX_ATOMIC_NUMBER}); remove or replace the atom."
-            )
-        object.__setattr__(self, "numbers", numbers.astype(np.int64))
-        object.__setattr__(self, "frac_coords", self._array("frac_coords", (len(numbers), 3)))
-        object.__setattr__(self, "lattice", self._array("lattice", (3, 3)))
-        lengths = np.linalg.norm(self.lattice, axis=1)
-        if self.volume <= MIN_SOLIDITY * np.prod(lengths):
-            raise StructureError(
-                f"{self._label}: the cell has no volume ({self.volume:.3g} Å³); give three independent lattice "
-                "vectors in Å."
-            )
-
-    def _array(self, field: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        array = np.array(getattr(self, field), dtype=np.float64)
-        if array.shape != shape:
-            raise StructureError(f"{self._label}: {field} has shape {array.shape}, expected {shape}.")
-        if not np.isfinite(array).all():
-            raise StructureError(f"{self._label}: {field} holds NaN or infinite numbers.")
-        return array
-
-    @property
-    def _label(self) -> str:
-        return self.name or "structure"
+        label = self.name or "structure"
+        numbers = _numbers(self.numbers, label)
+        frac_coords = _array(self.frac_coords, "frac_coords", (len(numbers), 3), label)
+        check_coordinates(frac_coords, label)
+        object.__setattr__(self, "numbers", numbers)
+        object.__setattr__(self, "frac_coords", frac_coords)
+        object.__setattr__(self, "lattice", _lattice(self.lattice, label))
 
     @classmethod
     def from_positions(cls, numbers: ArrayLike, positions: ArrayLike, lattice: ArrayLike, name: str = "") -> Crystal:
         """Build from Cartesian positions, shape (N, 3), Angstrom."""
-        lattice = np.asarray(lattice, dtype=np.float64)
-        try:
-            frac_coords = np.asarray(positions, dtype=np.float64) @ np.linalg.inv(lattice)
-        except np.linalg.LinAlgError:
-            raise StructureError(f"{name or 'structure'}: the cell has no volume.") from None
-        return cls(np.asarray(numbers), frac_coords, lattice, name)
+        label = name or "structure"
+        numbers, lattice = _numbers(numbers, label), _lattice(lattice, label)
+        cartesian = _array(positions, "positions", (len(numbers), 3), label)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as not finite
+            frac_coords = cartesian @ np.linalg.inv(lattice)
+        return cls(numbers, frac_coords, lattice, name)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -102,3 +89,65 @@ class Crystal:
     def symbols(self) -> list[str]:
         """Chemical symbols, one per atom."""
         return [SYMBOLS[z - 1] for z in self.numbers]
+
+
+def check_coordinates(frac_coords: NDArray[np.float64], where: str) -> None:
+    """Raise a StructureError if fractional coordinates are larger than `MAX_COORDINATE`."""
+    largest = np.abs(frac_coords).max()
+    if largest > MAX_COORDINATE:
+        raise StructureError(
+            f"a fractional coordinate of {largest:.3g} is too large, no decimals would be left within the cell",
+            where=where,
+            remedy="correct the coordinates or wrap them into the cell before they are rounded",
+        )
+
+
+def _numbers(values: ArrayLike, label: str) -> NDArray[np.int64]:
+    """Atomic numbers, (N,), of elements that the models know; at least one."""
+    numbers = np.asarray(values)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise StructureError("the structure holds no atoms", where=label)
+    if not np.issubdtype(numbers.dtype, np.number) or (numbers != np.round(numbers)).any():
+        raise StructureError("atomic numbers must be integers", where=label)
+    unknown = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)]
+    if unknown.size:
+        raise StructureError(
+            f"atomic number {unknown.min():g} is not an element the models know (H to {SYMBOLS[-1]}, 1 to "
+            f"{MAX_ATOMIC_NUMBER})",
+            where=label,
+            remedy="remove or replace the atom",
+        )
+    return numbers.astype(np.int64)
+
+
+def _lattice(values: ArrayLike, label: str) -> NDArray[np.float64]:
+    """Lattice vectors, (3, 3), that span a volume."""
+    lattice = _array(values, "lattice", (3, 3), label)
+    longest = np.abs(lattice).max()
+    if longest > MAX_LENGTH:
+        raise StructureError(
+            f"a lattice vector of {longest:.3g} Å is longer than {MAX_LENGTH:g} Å",
+            where=label,
+            remedy="give the lattice vectors in Å",
+        )
+    volume = abs(np.linalg.det(lattice))
+    if volume <= MIN_SOLIDITY * np.prod(np.linalg.norm(lattice, axis=1)):
+        raise StructureError(
+            f"the cell has no volume ({volume:.3g} Å³)",
+            where=label,
+            remedy="give three independent lattice vectors in Å",
+        )
+    return lattice
+
+
+def _array(values: ArrayLike, what: str, shape: tuple[int, ...], label: str) -> NDArray[np.float64]:
+    """A copy of finite numbers in the given shape."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise StructureError(f"{what} must hold numbers ({error})", where=label) from error
+    if array.shape != shape:
+        raise StructureError(f"{what} has shape {array.shape}, expected {shape}", where=label)
+    if not np.isfinite(array).all():
+        raise StructureError(f"{what} holds NaN or infinite numbers", where=label)
+    return array

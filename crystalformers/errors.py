@@ -1,5 +1,9 @@
 """Errors that a user can act on: one sentence that names the file or row and the remedy."""
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class CrystalformersError(Exception):
     """Base of every error this library raises on purpose; the command line prints it without a traceback.
@@ -18,6 +22,12 @@ class CrystalformersError(Exception):
 
     def __str__(self) -> str:
         return sentence(self.problem, self.where, self.remedy)
+
+    @classmethod
+    def within(cls, where: object, error: CrystalformersError) -> Self:
+        """The same problem as an error of this class; `where`, for example a file, comes before the place it names."""
+        place = f"{where}: {error.where}" if error.where else str(where)
+        return cls(error.problem, where=place, remedy=error.remedy)
 
 
 def sentence(problem: str, where: str = "", remedy: str = "") -> str:

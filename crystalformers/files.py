@@ -1,11 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and by one process at a time."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from crystalformers.errors import ConfigError
 
 
 @contextmanager
@@ -30,3 +32,44 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep out other processes that lock the same path, while the block runs.
+
+    The lock is on a hidden file next to it. The operating system releases it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: if another process has locked the path, with the id and the host of that process.
+    """
+    import socket
+
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+    lock: BaseFileLock = FileLock(path.with_name(f".{path.name}.lock"))
+    file = Path(lock.lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(f"{path} is in use by {_holder(file)}", remedy="wait until it ends") from None
+    try:
+        # Windows lets nobody write to a locked file. The soft lock, for file systems without locks, writes the same.
+        if not isinstance(lock, SoftFileLock):
+            with suppress(PermissionError):
+                file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        # Unix keeps the file after its release, when another process may already hold it. Windows deletes it then.
+        with suppress(PermissionError):
+            file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(lock: Path) -> str:
+    """The process that holds a lock, as it is named in the lock file."""
+    try:
+        process, host = lock.read_text(encoding="utf-8").split()[:2]
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {process} on {host}"

@@ -1,4 +1,4 @@
-"""The elements by number and symbol; knows nothing else, so that it costs nothing to import."""
+"""The elements by number and symbol; imports nothing but the errors, so that it costs nothing to import."""
 
 from __future__ import annotations
 
@@ -17,16 +17,28 @@ ELEMENTS = tuple(
 NUMBER_OF = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)}
 """Atomic number of each symbol."""
 
+MAX_ATOMIC_NUMBER = NUMBER_OF["Cf"]
+"""Atomic number of the heaviest element that the models know."""
+
+SYMBOLS = ELEMENTS[:MAX_ATOMIC_NUMBER]
+"""Symbols of the elements that the models know; the atomic number is the index plus one."""
+
+ATOMIC_NUMBERS = {symbol: NUMBER_OF[symbol] for symbol in SYMBOLS} | {"D": 1, "T": 1}
+"""Atomic number of each symbol that a structure may use. Deuterium and tritium are hydrogen: the models know elements,
+not isotopes."""
+
 
 def element_number(element: str | int, where: str) -> int:
     """Atomic number of a symbol (`Fe`) or number (26).
 
     Raises:
-        TableError: beginning with `where`, if there is no such element.
+        TableError: about `where`, if there is no such element.
     """
     number = NUMBER_OF.get(element) if isinstance(element, str) else int(element)
     if number is None or not 1 <= number <= len(ELEMENTS):
-        raise TableError(f"{where}: '{element}' is no element; write a symbol such as Fe, or its atomic number.")
+        raise TableError(
+            f"'{element}' is no element", where=where, remedy="write a symbol such as Fe, or its atomic number"
+        )
     return number
 
 

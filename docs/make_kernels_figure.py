@@ -1,4 +1,4 @@
-"""Draw docs/kernels.png: what one atom's program reads, and which passes store what.
+"""Draw docs/kernels.png: how far each head of an atom reads, and what each pass reads and stores.
 
 python docs/make_kernels_figure.py
 """
@@ -32,14 +32,14 @@ STEPS = (
     ),
     (
         "backward, by source",
-        "recomputes p\nreads ∂logit by the transposed list",
+        "recomputes p; reads ∂logit\nthrough the transposed list",
         "stores ∂k, ∂v\nA × H × D",
     ),
 )
 
 
 def draw_images(ax: Axes) -> None:
-    """Weights of the images of one atom of rock salt by distance, where heads stop, and how images fall into tiles."""
+    """Weights of the images around one atom of rock salt by distance, where heads stop, and the tiles of images."""
     batch = with_images(CrystalBatch.from_crystals([read_crystal(ROOT / "examples" / "NaCl.cif")]), RADIUS)
     images = batch.images
     assert images is not None
@@ -55,17 +55,21 @@ def draw_images(ax: Axes) -> None:
         last = min(first + TILING.images, len(distance) - 1)
         ax.axvspan(distance[first], distance[last], ymax=0.04, color="0.35" if k % 2 else "0.75", lw=0)
     ax.axhline(floor, color="0.4", lw=0.8)
-    ax.text(0.1, floor * 1.4, "half a rounding of float32: a head stops here", fontsize=7)
-    ax.text(0.1, 3e-9, f"tiles of {TILING.images} images", fontsize=7)
+    ax.text(0.1, floor * 1.4, f"exp(-{NEGLIGIBLE}) of the largest: a head stops here", fontsize=7)
+    ax.text(0.1, 3.2e-10, f"tiles of {TILING.images} images", fontsize=7)
     ax.set(
-        yscale="log", ylim=(1e-9, 3), xlim=(0, RADIUS), xlabel="distance / Å", ylabel="weight beside the atom itself"
+        yscale="log",
+        ylim=(1e-10, 3),
+        xlim=(0, RADIUS),
+        xlabel="distance / Å",
+        ylabel="weight relative to the atom itself",
     )
-    ax.set_title("nearest first, each head as far as it sees", fontsize=10)
+    ax.set_title("nearest first; each head stops on its own", fontsize=10)
     ax.legend(fontsize=7, loc="upper right")
 
 
 def draw_passes(ax: Axes) -> None:
-    """Three passes, what each reads and recomputes, and what it leaves."""
+    """The three passes: what each reads and recomputes, and what it stores."""
     for row, (title, reads, stores) in enumerate(STEPS):
         y = 2 - row
         for x, width, text, color in ((0.0, 0.52, reads, "#dde6f2"), (0.56, 0.44, stores, "#f2e3dd")):

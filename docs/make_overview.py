@@ -1,4 +1,4 @@
-"""Draw docs/overview.png: attention over periodic images, and the bundled model on the test split.
+"""Draw docs/overview.png: attention over periodic images, and the bundled model on its test split.
 
 python docs/make_overview.py --table ../shared/data/mp36k.parquet
 """
@@ -18,6 +18,8 @@ from crystalformers.images import with_images
 ROOT = Path(__file__).parents[1]
 SIGMA = 1.4
 """Width of the Gaussian decay that is drawn, Angstrom: the published r_0."""
+LABEL_ANGLE = np.radians(67)
+"""Where the circles are labelled, from the y axis: no atom lies there."""
 
 
 def draw_images(ax: Axes) -> None:
@@ -39,9 +41,13 @@ def draw_images(ax: Axes) -> None:
         ax.scatter(*vectors[chosen, :2].T, s=size, c=color, ec="0.25", lw=0.6, label=label, zorder=2)
     for multiple in (1, 2, 4):
         ax.add_patch(plt.Circle((0, 0), multiple * SIGMA, fill=False, ls=":", color="0.4", lw=0.8, zorder=3))
-        ax.text(0, multiple * SIGMA + 0.12, rf"{multiple}$\sigma$", ha="center", fontsize=8, zorder=4)
+        x, y = multiple * SIGMA * np.sin(LABEL_ANGLE), multiple * SIGMA * np.cos(LABEL_ANGLE)
+        label = rf"{multiple}$\sigma$"
+        ax.text(
+            x, y, label, ha="center", va="center", fontsize=9, zorder=4, bbox={"fc": "white", "ec": "none", "pad": 1}
+        )
     ax.set(aspect="equal", xlim=(-7.5, 7.5), ylim=(-7.5, 7.5), xlabel="x / Å", ylabel="y / Å")
-    ax.set_title("one atom attends to every periodic image", fontsize=10)
+    ax.set_title("one atom attends to all periodic images", fontsize=10)
     ax.legend(loc="lower right", fontsize=8, framealpha=1)
 
 

@@ -25,7 +25,7 @@ class Prototype:
     """A structure type.
 
     Attributes:
-        name: what crystallographers call it.
+        name: its usual name.
         space_group: short Hermann-Mauguin symbol.
         hall_number: entry of the spglib database, which also fixes the choice of origin.
         sites: one (element, "x y z") per occupied Wyckoff position. The element counts the elements of the
@@ -75,7 +75,7 @@ def _coordinate(word: str, parameters: Mapping[str, float]) -> float:
 
 
 def _orbit(hall_number: int, point: FloatArray) -> FloatArray:
-    """Every position that the space group makes of one point, wrapped into the cell and sorted."""
+    """Every position that the space group generates from one point, wrapped into the cell and sorted."""
     symmetry = spglib.get_symmetry_from_database(hall_number)
     if symmetry is None:
         raise ValueError(f"{hall_number} is not a Hall number; spglib counts them from 1 to 530.")

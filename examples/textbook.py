@@ -1,4 +1,4 @@
-"""Published constants of simple crystals and the table of experimental labels that is made of them."""
+"""Published constants of simple crystals and the table of experimental labels made from them."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Row:
         return ev_per_atom(self.enthalpy, sum(self.counts.values()))
 
     def record(self, split: str) -> dict[str, object]:
-        """The row as it stands in the JSON lines: a primitive cell, then the labels."""
+        """The row as a JSON record: a primitive cell, then the labels."""
         parameters = {} if self.u is None else {"u": self.u}
         elements, coords, lattice = PROTOTYPES[self.prototype].primitive(self.a, self.c, parameters)
         symbols = list(self.counts)

@@ -21,7 +21,7 @@ def invoke(*arguments: object) -> Any:
 
 def leftovers(folder: Path) -> list[str]:
     """Files no user asked for."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix in {".tmp", ".partial"})
+    return sorted(path.name for path in folder.iterdir() if path.suffix in {".tmp", ".partial", ".lock"})
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from crystalformers.attention.backends.reference import frames as reference_frames
-from crystalformers.attention.backends.reference.frames import angular_psi, max_frames
+from crystalformers.attention.backends.reference.frames import max_frames
 from crystalformers.attention.frames.encoding import AngularEncoding
+from crystalformers.attention.published import angular_psi
 from crystalformers.crystal import SYMBOLS, Crystal
 from crystalformers.models.crystalformer import Crystalformer
-from crystalformers.paper_checkpoints import model_of
+from crystalformers.paper_checkpoints.crystalformer import model_of, to_ours
 from crystalformers.paper_checkpoints.params import config_of
-from crystalformers.paper_checkpoints.tensors import to_ours
 
 NEGLIGIBLE = 45.0
 """Logarithm of a weight that float64 cannot see beside 1."""
@@ -67,7 +67,7 @@ def read_crystals(shared: Path) -> list[Crystal]:
 
 
 class FramesOfTheAuthors:
-    """In place of `angular_psi` of the reference: of the frames that tie, the one that the authors' run drew.
+    """In place of `published.angular_psi`: of the frames that tie, the one that the authors' run drew.
 
     It also leaves out images whose weight vanishes in float64, and recomputes in the backward pass, for which the
     memory of a machine would not do otherwise.
@@ -78,7 +78,7 @@ class FramesOfTheAuthors:
         self.queue = frames
 
     def __call__(
-        self, r_NM3: Tensor, d_NM: Tensor, log_weight_NMH: Tensor, angular: AngularEncoding, *_: Any, **rule: Any
+        self, r_NM3: Tensor, d_NM: Tensor, log_weight_NMH: Tensor, angular: AngularEncoding, *_: Any
     ) -> Tensor:
         drawn_H33 = self.queue.pop(0).double()
         seen = (log_weight_NMH > log_weight_NMH.amax((0, 1)) - NEGLIGIBLE).any(-1)
@@ -94,7 +94,7 @@ class FramesOfTheAuthors:
                 return [(1.0, best)]
 
             with patch.object(reference_frames, "max_frames", nearest):
-                return angular_psi(*arguments, replace(angular, W_3HDK=W_3HDK, tie_width=1e-3), None, **rule)
+                return angular_psi(*arguments, replace(angular, W_3HDK=W_3HDK, tie_width=1e-3), None)
 
         out = r_NM3.new_zeros(*d_NM.shape, *angular.W_3HDK.shape[1:3])
         return out.index_put(seen.nonzero(as_tuple=True), checkpoint(psi, angular.W_3HDK, use_reentrant=False)[:, 0])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in mod
 NUMERICAL = ("errors", "periodic", "crystal", "target", "csrc", "images", "attention", "models")
 """Modules that know nothing of files or training."""
 
-HEAVY = {"pymatgen", "lightning", "pandas", "pyarrow", "ase", "matplotlib", "plotly", "spglib"}
+HEAVY = {"pymatgen", "lightning_fabric", "pandas", "pyarrow", "ase", "matplotlib", "plotly", "spglib"}
 
 
 def sources() -> list[Path]:
@@ -54,10 +55,13 @@ def type_checking_only(tree: ast.Module) -> set[ast.AST]:
     return {node for guard in guarded for statement in guard.body for node in ast.walk(statement)}
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything a file imports when it runs, at the top or inside a function."""
+def imports(path: Path, *, when_run: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything a file imports, at the top, inside a function or for type checkers.
+
+    With `when_run` those for type checkers are left out.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    unused = type_checking_only(tree)
+    unused = type_checking_only(tree) if when_run else set()
     package = ("crystalformers", *path.relative_to(PACKAGE).parts[:-1])
     for node in ast.walk(tree):
         if node in unused:
@@ -76,6 +80,27 @@ def modules_imported(path: Path) -> Iterator[tuple[int, str]]:
         parts = name.split(".")
         if parts[0] == "crystalformers" and len(parts) > 1:
             yield line, parts[1]
+
+
+def import_graph(files: Iterable[Path]) -> dict[str, set[str]]:
+    """The modules that each module imports, by their dotted names; a package stands for its `__init__.py`."""
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in files}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = [name for _, name in imports(path)]
+        targets = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = targets & modules.keys() - {module}
+    return graph
+
+
+def cycle(graph: dict[str, set[str]]) -> str:
+    """One cycle of a graph as `a -> b -> a`; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " -> ".join(reversed(error.args[1]))
+    return ""
 
 
 def where(path: Path, line: int) -> str:
@@ -98,18 +123,20 @@ def test_imports_point_down() -> None:
     assert violations == [], "\n" + "\n".join(violations)
 
 
-def test_modules_of_one_level_do_not_import_each_other_in_a_circle() -> None:
+def test_parts_of_one_level_do_not_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {name: set() for name in LEVEL}
     for path in sources():
         if module_of(path):
             graph[module_of(path)] |= {target for _, target in modules_imported(path) if target in LEVEL} - {
                 module_of(path)
             }
-    while graph:
-        ready = [name for name, targets in graph.items() if not targets & graph.keys()]
-        assert ready, f"these import each other: {graph}"
-        for name in ready:
-            del graph[name]
+    assert not cycle(graph)
+
+
+def test_single_modules_do_not_import_each_other_in_a_circle() -> None:
+    graph = import_graph(sources())
+    assert sum(map(len, graph.values())) > 300, "the imports are not found"
+    assert not cycle(graph)
 
 
 def test_nothing_imports_from_the_command_line() -> None:
@@ -129,34 +156,68 @@ def test_the_numerical_modules_stay_light(name: str) -> None:
         f"{where(path, line)}: {imported}"
         for path in sources()
         if module_of(path) == name
-        for line, imported in imports(path)
+        for line, imported in imports(path, when_run=True)
         if imported.split(".")[0] in HEAVY
     ]
     assert violations == [], violations
 
 
-def test_a_violation_would_be_found(tmp_path: Path) -> None:
-    """The parser sees imports of every form, and skips those for type checkers only."""
-    folder = PACKAGE / "attention"
-    source = (
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty package to write files into, in place of ours."""
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "crystalformers")
+    (tmp_path / "crystalformers" / "attention").mkdir(parents=True)
+    return tmp_path / "crystalformers"
+
+
+def test_a_violation_would_be_found(package: Path) -> None:
+    """The parser sees imports of every form, and tells those for type checkers from those that run."""
+    fake = package / "attention" / "fake.py"
+    fake.write_text(
         "from __future__ import annotations\nimport crystalformers.models\nfrom crystalformers import io\n"
         "from ..cli import main\nfrom . import geometry\nif TYPE_CHECKING:\n    from crystalformers.data import x\n"
         "def f():\n    from crystalformers.training import fit\n    import pymatgen.core\n"
     )
+    found = {target for _, target in modules_imported(fake)}
+    assert found == {"models", "io", "cli", "attention", "training", "data"}
+    assert "pymatgen.core" in {name for _, name in imports(fake)}
+    assert "crystalformers.data.x" in {name for _, name in imports(fake)}
+    assert "crystalformers.data.x" not in {name for _, name in imports(fake, when_run=True)}
 
-    class Fake(type(Path())):  # type: ignore[misc]
-        def read_text(self, *args: object, **kwargs: object) -> str:
-            return source
 
-    found = {target for _, target in modules_imported(Fake(folder / "fake.py"))}
-    assert found == {"models", "io", "cli", "attention", "training"}
-    assert "pymatgen.core" in {name for _, name in imports(Fake(folder / "fake.py"))}
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import crystalformers.attention.a",
+        "from crystalformers.attention.a import x",
+        "from crystalformers.attention import a",
+        "from . import a",
+        "if TYPE_CHECKING:\n    from .a import x",
+        "def f():\n    from crystalformers.attention.a import x",
+    ],
+)
+def test_a_cycle_between_modules_would_be_found(package: Path, back: str) -> None:
+    def write(name: str, source: str) -> Path:
+        (package / name).write_text(source)
+        return package / name
+
+    files = [
+        write("attention/__init__.py", "from crystalformers.attention.a import x"),
+        write("attention/a.py", "from crystalformers.attention.b import y\nimport torch"),
+        write("attention/b.py", ""),
+    ]
+    assert cycle(import_graph(files)) == ""
+    write("attention/b.py", back)
+    a, b = "crystalformers.attention.a", "crystalformers.attention.b"
+    assert cycle(import_graph(files)) in (f"{a} -> {b} -> {a}", f"{b} -> {a} -> {b}")
+    write("attention/b.py", "from crystalformers.attention import x")
+    assert cycle(import_graph(files)).count("->") == 3, "through the package itself"
 
 
 def test_the_package_and_the_help_page_import_nothing_heavy() -> None:
     script = (
         "import sys; import crystalformers\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'pymatgen', 'lightning', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'pymatgen', 'lightning_fabric', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -157,11 +157,11 @@ def test_forces_and_stress_turn_with_the_crystal(variant: str) -> None:
     rng = np.random.default_rng(1)
     turned = rotated(GENERAL, rng)
     rotation = np.linalg.solve(GENERAL.lattice, turned.lattice)
-    one, other = calc.slope(GENERAL), calc.slope(turned)
+    one, other = calc.derivatives(GENERAL), calc.derivatives(turned)
     assert other.energy == pytest.approx(one.energy, abs=1e-10)
     np.testing.assert_allclose(other.forces, one.forces @ rotation, atol=1e-10)
     np.testing.assert_allclose(other.stress, rotation.T @ one.stress @ rotation, atol=1e-10)
-    rebased = calc.slope(randomly_rebased(GENERAL, rng))
+    rebased = calc.derivatives(randomly_rebased(GENERAL, rng))
     np.testing.assert_allclose(rebased.forces, one.forces, atol=1e-10)
     np.testing.assert_allclose(rebased.stress, one.stress, atol=1e-10)
 
@@ -170,13 +170,13 @@ def test_energies_per_atom_and_per_cell_are_of_the_cell() -> None:
     per_atom, per_cell = (calculator("real", (ENERGY, CELL_ENERGY), name) for name in ("energy", "cell_energy"))
     crystal = Crystal(GENERAL.numbers[:2], GENERAL.frac_coords[:2], GENERAL.lattice)
     for calc in (per_atom, per_cell):
-        once, thrice = calc.slope(crystal), calc.slope(supercell(crystal, 3))
+        once, thrice = calc.derivatives(crystal), calc.derivatives(supercell(crystal, 3))
         assert thrice.energy == pytest.approx(3 * once.energy, rel=1e-10)
         np.testing.assert_allclose(thrice.forces, np.tile(once.forces, (3, 1)), atol=1e-10)
         np.testing.assert_allclose(thrice.stress, once.stress, atol=1e-10)
     predicted = per_atom.model.predict(crystal)[0].values
-    assert per_atom.slope(crystal).energy == pytest.approx(2 * predicted["energy"], rel=1e-5)
-    assert per_cell.slope(crystal).energy == pytest.approx(predicted["cell_energy"], rel=1e-5)
+    assert per_atom.derivatives(crystal).energy == pytest.approx(2 * predicted["energy"], rel=1e-5)
+    assert per_cell.derivatives(crystal).energy == pytest.approx(predicted["cell_energy"], rel=1e-5)
 
 
 def test_the_energy_is_continuous_where_images_enter_and_leave() -> None:
@@ -184,7 +184,7 @@ def test_the_energy_is_continuous_where_images_enter_and_leave() -> None:
     calc = calculator("real")
     energies, slopes = [], []
     for a in np.linspace(4.0, 4.4, 81):
-        slope = calc.slope(rock_salt(a=a))
+        slope = calc.derivatives(rock_salt(a=a))
         energies.append(slope.energy)
         slopes.append(np.trace(slope.stress) * (a**3 / 4) / a)
     energies_from_slopes = np.concatenate([[0], np.cumsum((np.array(slopes[1:]) + slopes[:-1]) / 2 * 0.005)])

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from strategies import random_crystals
 from torch import Tensor, nn
 
-from crystalformers.checkpoint import HEADER_KEY, load_checkpoint, read_description, save_model, write_atomically
+from crystalformers.checkpoint import HEADER_KEY, load_checkpoint, read_description, save_model
 from crystalformers.errors import CheckpointError
+from crystalformers.files import write_atomically
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import build_model
 from crystalformers.target import Target
@@ -207,7 +208,7 @@ def test_a_failure_while_writing_leaves_the_old_file(
 def test_a_process_killed_while_writing_leaves_the_old_file(weights: Path) -> None:
     old = weights.read_bytes()
     script = (
-        "import os, sys; from pathlib import Path; from crystalformers.checkpoint import write_atomically\n"
+        "import os, sys; from pathlib import Path; from crystalformers.files import write_atomically\n"
         "os.fsync = lambda number: os._exit(9)\n"
         "write_atomically(Path(sys.argv[1]), b'new' * 1000)"
     )

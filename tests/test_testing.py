@@ -190,6 +190,6 @@ def test_rows_make_a_frame_and_a_table() -> None:
 def test_it_works_without_a_test_framework() -> None:
     script = (
         "import sys; import crystalformers.testing\n"
-        "assert not {'pytest', 'hypothesis', 'pymatgen', 'lightning', 'spglib'} & set(sys.modules)"
+        "assert not {'pytest', 'hypothesis', 'pymatgen', 'lightning_fabric', 'spglib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import RESULTS, print_table, shared, versions, write_results
 from crystalformers import evaluate_model, load_model, open_table
-from crystalformers.checkpoint import write_atomically
+from crystalformers.files import write_atomically
 from crystalformers.prediction import bundled
-from crystalformers.prediction.model import column_name
+from crystalformers.prediction.rows import header
 
 if TYPE_CHECKING:
     from crystalformers import Model
@@ -36,12 +36,11 @@ def measure(model: Model, table: CrystalTable, split: str) -> tuple[dict[str, An
     return report, evaluation
 
 
-def predictions_csv(model: Model, evaluation: Evaluation) -> bytes:
+def predictions_csv(evaluation: Evaluation) -> bytes:
     """Ids and predicted values, nothing that belongs to the data."""
-    headers = {target.name: column_name(target) for target in model.targets}
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", *(headers[score.target] for score in evaluation.scores)])
+    writer.writerow(["id", *(header(score.target, score.unit) for score in evaluation.scores)])
     for name, values in zip(evaluation.ids, evaluation.predictions.tolist(), strict=True):
         writer.writerow([name, *(f"{value:.6g}" for value in values)])
     return text.getvalue().encode()
@@ -80,7 +79,7 @@ def main() -> None:
         report, evaluation = measure(model, table, given.split)
         reports.append(report)
         predictions = given.output.with_name(f"predictions-{Path(report['model']).stem}.csv")
-        write_atomically(predictions, predictions_csv(model, evaluation))
+        write_atomically(predictions, predictions_csv(evaluation))
     print_scores(reports)
     data = {"file": given.table.name, "fingerprint": table.fingerprint, "split": given.split}
     packages = versions("crystalformers", "torch", "numpy")

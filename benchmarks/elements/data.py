@@ -1,4 +1,4 @@
-"""Data of the experiment on element vectors: tasks, fixed splits, graphs kept in memory, overlap with mp36k."""
+"""Data of the experiment on element vectors: tasks, fixed splits, cached graphs, overlap with mp36k."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from torch import Tensor
 from benchmarks.harness import shared
 from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
-from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models.neighbours import GraphModel, pruned
+from crystalformers.images import CrystalBatch, Images, with_images
+from crystalformers.models.neighbours import Graph, GraphModel
 from crystalformers.target import Target
-from crystalformers.training.batching import CompactImages, pack_images, split_images
+from crystalformers.training.image_store import CompactImages, pack_images, split_images
 
 Rows = NDArray[np.int64]
 
 TEST_SEED = 20250101
-"""Draws the test rows of the tables that bring no split."""
+"""Seed of the test rows of tables without a split."""
 
 TEST_ROWS = 1000
-"""How many those are, but at most a fifth of the table."""
+"""Number of those test rows, at most a fifth of the table."""
 
 FRONT_END = "mp36k"
-"""The table whose training split the element vectors of this library come from."""
+"""The table on whose training split the front-ends are trained."""
 
 EXCLUDED = ("matbench_perovskites", "matbench_phonons", "oqmd_a3bc", "mp_binary_elasticity")
-"""Tables that vectors are transferred to; no crystal with a composition from them taught the vectors."""
+"""Tables that vectors are transferred to; front-ends are not trained on crystals with a composition in them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Task:
     Attributes:
         table: name of the Parquet file.
         target: the column; errors are measured in its unit, after its transform.
-        split: `given` (columns train and test), `folds` (official folds; seed k is tested on fold k mod 5) or `drawn`.
+        split: `given` by the table, official `folds` (seed k is tested on fold k mod 5) or `drawn` at random.
     """
 
     table: str
@@ -77,7 +77,7 @@ def load(name: str) -> CrystalTable:
 
 @cache
 def usable_rows(task: Task) -> Rows:
-    """Rows with a readable crystal and a label that can be transformed."""
+    """Rows with a usable crystal and a label that can be transformed."""
     table = load(task.table)
     values = table.labels(task.target.name)
     usable = np.isfinite(values) & (values > 0 if task.target.transform == "log10" else True)
@@ -87,7 +87,7 @@ def usable_rows(task: Task) -> Rows:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one run and their labels, (rows, 1); standardised by the training rows, NaN elsewhere."""
+    """Rows of one run, and the labels (table rows, 1), standardised by the training rows; NaN without a label."""
 
     train: Rows
     val: Rows
@@ -98,10 +98,10 @@ class Split:
 
 @cache
 def split_of(task: Task, size: int | None, seed: int) -> Split:
-    """Training and validation rows (together `size`, None for all) and the test rows, which no size changes.
+    """Training and validation rows (together `size`, None for all) and test rows, which do not depend on `size`.
 
-    The samples of one seed are nested: that of 100 is part of that of 500. A fifth of a sample of up to 500, a tenth
-    of a larger one is for validation.
+    The samples of one seed are nested: 100 rows are part of the 500 rows. A fifth of a sample of up to 500 rows and a
+    tenth of a larger one are for validation.
 
     Raises:
         ValueError: if the table is too small.
@@ -142,10 +142,35 @@ def error(split: Split, predicted: NDArray[np.float64], rows: Rows, n_atoms: NDA
     return float(np.mean(np.abs(predicted - split.labels[rows, 0].double().numpy()) * scale))
 
 
-class Graphs:
-    """Crystals with the neighbours that one kind of model looks at, built once and kept.
+def pruned(batch: CrystalBatch, graph: Graph) -> CrystalBatch:
+    """The batch with only the images that are in a graph, which give the same graph again; saves memory and time.
 
-    A model is given only the images it would choose itself (`neighbours.pruned`), so nothing changes but the time.
+    The first image of each atom remains the atom itself. Every image is a pair of its own.
+    """
+    images = batch.images
+    assert images is not None
+    atoms = torch.arange(graph.n_atoms, device=graph.target.device)
+    order = torch.argsort(torch.cat([atoms, graph.target]), stable=True)
+    target, source = (torch.cat([atoms, index])[order] for index in (graph.target, graph.source))
+    vectors = None
+    if graph.vectors is not None:
+        vectors = torch.cat([graph.vectors.new_zeros(graph.n_atoms, 3), graph.vectors])[order]
+    remaining = Images(
+        distance=torch.cat([graph.distance.new_zeros(graph.n_atoms), graph.distance])[order],
+        pair=torch.arange(len(order), dtype=torch.int32, device=order.device),
+        ptr=torch.cat([atoms.new_zeros(1), (graph.degree + 1).cumsum(0)]),
+        pair_target=target,
+        pair_source=source,
+        radius=images.radius,
+        vectors=vectors,
+    )
+    return replace(batch, images=remaining)
+
+
+class Graphs:
+    """Crystals with the images that a model uses, built once and cached.
+
+    Only the images that the model itself would choose are stored (`neighbours.pruned`), so that only the time changes.
     """
 
     def __init__(self, table: CrystalTable, model: Any, tolerance: float) -> None:
@@ -161,7 +186,7 @@ class Graphs:
         return replace(CrystalBatch.from_crystals(crystals, torch.float32), images=pack_images(parts, self.radius))
 
     def prepare(self, rows: Iterable[int]) -> None:
-        """Build what is missing."""
+        """Build the images of rows that are not cached yet."""
         missing = [int(row) for row in rows if int(row) not in self._cache]
         for start in range(0, len(missing), 64):
             chunk = missing[start : start + 64]
@@ -173,7 +198,7 @@ class Graphs:
             self._cache |= dict(zip(chunk, zip(crystals, split_images(batch), strict=True), strict=True))
 
     def batches(self, rows: Rows, size: int = 128) -> list[CrystalBatch]:
-        """All rows in order, for evaluation; kept, since every run on the same test rows asks for them."""
+        """All rows in order, for evaluation; cached, since many runs have the same test rows."""
         key = rows.tobytes()
         if key not in self._batches:
             self._batches[key] = [self.batch(rows[k : k + size]) for k in range(0, len(rows), size)]
@@ -188,7 +213,7 @@ def composition(crystal: Crystal) -> tuple[tuple[int, int], ...]:
 
 
 def overlap(name: str) -> dict[str, Any]:
-    """How many test crystals of a task (of seed 0) have a composition that the front-end's training split holds."""
+    """How many test crystals of a task (of seed 0) have a composition of the front-ends' training crystals."""
     task = TASKS[name]
     table, test = load(task.table), split_of(task, None, 0).test
     shared_rows = sum(composition(table[int(row)]) in _front_end_compositions() for row in test)

@@ -1,17 +1,17 @@
-"""Do better vectors of the elements help? Every table in front of every back-end, on small and large samples.
+"""Do better element vectors help? Tables in front of several back-ends, on small and large samples.
 
-    python -m benchmarks.elements.experiment run benchmarks/elements/transfer.yaml      # resumable; one JSON line a run
+    python -m benchmarks.elements.experiment run benchmarks/elements/transfer.yaml      # resumable; a JSON line per run
     python -m benchmarks.elements.experiment summary benchmarks/elements/transfer.yaml  # Markdown and JSON
     python -m benchmarks.elements.experiment search --backend cgcnn                     # learning rates, by validation
 
-A recipe names `tables` (label: a name or file that `load_elements` takes, `{seed}` for the seed of the run; a list, of
-which seed k takes the k-th; null for no table: vectors learned from nothing) and `rows`. A row is every combination of
-its `task`, `size` (a number or `all`), `backend`, `table`, `mode` (`frozen`, `fine-tuned`) and `seed`. Rows come in the
-order given, seed by seed, so that an early end still leaves whole comparisons. Results are appended to
-benchmarks/results/elements/NAME.jsonl; runs that stand there are not repeated unless their table has changed.
+A recipe has `tables` and `rows`. Tables are labels of names or files that `load_elements` takes, with `{seed}` for the
+seed of the run; of a list, seed k takes the k-th entry; null stands for vectors that are learned with the model. A row
+is every combination of its `task`, `size` (a number or `all`), `backend`, `table`, `mode` (`frozen`, `fine-tuned`) and
+`seed`. Runs follow the order of the rows, seed by seed, so that an interrupted experiment has complete comparisons.
+Results are appended to benchmarks/results/elements/NAME.jsonl; a run is not repeated unless its table has changed.
 
-Within a seed every table meets the same training, validation and test rows and the same random numbers, so that
-differences are paired. The test rows are never looked at before the end of a run.
+All tables of a seed have the same training, validation and test rows and the same random numbers, so that differences
+are paired. Test rows are used once, at the end of a run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.elements.data import TASKS, overlap
 from benchmarks.elements.summary import REFERENCE, markdown, summarise
-from benchmarks.elements.training import BACKENDS, Laboratory, Run
+from benchmarks.elements.training import BACKENDS, Run, Runner
 from benchmarks.harness import RESULTS, machine, versions, write_results
 from crystalformers.errors import CrystalformersError
 
@@ -47,7 +47,7 @@ SEARCH_TASKS, SEARCH_SIZES = ("oqmd-energy", "bulk-modulus"), (100, 500)
 
 
 class Row(BaseModel):
-    """Every combination of these."""
+    """Every combination of these settings."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     rows: list[Row]
 
     def runs(self) -> list[Run]:
-        """All runs in order, each once; vectors learned from nothing are never frozen."""
+        """All runs in order, each once; vectors that are learned with the model are never frozen."""
         found: dict[Run, None] = {}
         for row in self.rows:
             for seed, task, size, backend, table, mode in itertools.product(
@@ -96,21 +96,21 @@ def main() -> None:
         command.add_argument("recipe", type=Path)
         command.add_argument("--results", type=Path, help="default: benchmarks/results/elements/NAME.jsonl")
         command.add_argument(
-            "--against", default=REFERENCE, help="table to compare with; another gets files of its own"
+            "--against", default=REFERENCE, help="table to compare with; another one gets its own files"
         )
         command.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
-        command.add_argument("--minutes", type=float, help="begin no run after so many minutes")
+        command.add_argument("--minutes", type=float, help="start no run after this many minutes")
     command = commands.add_parser("search")
     command.add_argument("--backend", choices=tuple(BACKENDS), required=True)
     arguments = parser.parse_args()
     try:
-        carry_out_command(arguments)
+        execute(arguments)
     except CrystalformersError as error:
         sys.exit(str(error))
 
 
-def carry_out_command(arguments: argparse.Namespace) -> None:
-    """What the command line asks for."""
+def execute(arguments: argparse.Namespace) -> None:
+    """Execute the command."""
     if arguments.command == "search":
         search(arguments.backend)
         return
@@ -122,19 +122,19 @@ def carry_out_command(arguments: argparse.Namespace) -> None:
 
 
 @cache
-def laboratory() -> Laboratory:
-    """One per process."""
+def runner() -> Runner:
+    """The runner of this process, on one thread."""
     torch.set_num_threads(1)
-    return Laboratory()
+    return Runner()
 
 
 def carry_out(run: Run) -> dict[str, Any]:
-    """A run in whatever process."""
-    return laboratory().carry_out(run)
+    """The result of a run, from the runner of this process."""
+    return runner().carry_out(run)
 
 
 def run_all(runs: list[Run], path: Path, jobs: int, minutes: float | None) -> None:
-    """Carry out what is not done yet, one line of the file a run."""
+    """Carry out the runs that are not in the file yet, and append a line for each."""
     done = {key(line) for line in read(path)}
     waiting = [run for run in runs if identity(run) not in done]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} done, {len(waiting)} to do", flush=True)
@@ -147,7 +147,7 @@ def run_all(runs: list[Run], path: Path, jobs: int, minutes: float | None) -> No
 
 
 def results(runs: list[Run], jobs: int, minutes: float | None) -> Iterator[dict[str, Any]]:
-    """Lines as they come."""
+    """Results in the order in which runs finish."""
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     if jobs == 1:
         yield from (carry_out(run) for run in itertools.takewhile(lambda _: time.monotonic() < end, runs))
@@ -164,36 +164,36 @@ def results(runs: list[Run], jobs: int, minutes: float | None) -> Iterator[dict[
 
 
 def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two runs the same; where a table lies does not matter, what it holds does."""
+    """What identifies a run: not the place of its table, but the content."""
     return tuple(line[name] for name in ("task", "size", "backend", "table", "mode", "seed", "fingerprint"))
 
 
 def identity(run: Run) -> tuple[Any, ...]:
     """The `key` that the result of a run will have."""
-    return key({**asdict(run), "fingerprint": laboratory().fingerprint(run.source)})
+    return key({**asdict(run), "fingerprint": runner().fingerprint(run.source)})
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; a last line cut short by a crash is taken out of the file."""
+    """The lines of a results file; an incomplete last line, left by a crash, is removed from the file."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        print(f"{path.name}: the last line was cut short; its run is repeated.")
+        print(f"{path.name}: the last line was incomplete; its run is repeated.")
         path.write_text(whole, encoding="utf-8")
     return [json.loads(line) for line in whole.splitlines()]
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line."""
+    """Append a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def write_summary(recipe: Recipe, path: Path, against: str) -> None:
-    """The tables beside the raw lines, of the runs of the recipe alone."""
+    """Write the summary of the runs of a recipe next to the raw lines."""
     wanted = {identity(run) for run in recipe.runs()}
     lines = [line for line in read(path) if key(line) in wanted]
     if not lines:
@@ -216,15 +216,14 @@ def write_summary(recipe: Recipe, path: Path, against: str) -> None:
 
 
 def search(backend: str) -> None:
-    """Validation errors of each learning rate behind one-hot vectors, on two tasks and sizes; a seed used nowhere."""
-    lab = laboratory()
+    """Validation errors of each learning rate with one-hot vectors, for two tasks and sizes and a seed of their own."""
     found: dict[str, float] = {}
     runs = [
         Run(task, size, backend, "one-hot", "one-hot", "frozen", 100)
         for task, size in itertools.product(SEARCH_TASKS, SEARCH_SIZES)
     ]
     for lr in LEARNING_RATES:
-        errors = [lab.carry_out(run, lr)["val_error"] for run in runs]
+        errors = [runner().carry_out(run, lr)["val_error"] for run in runs]
         found[f"{lr:g}"] = statistics.geometric_mean(errors)
         print(f"{backend} lr {lr:g}: {found[f'{lr:g}']:.4f} ({', '.join(f'{e:.3f}' for e in errors)})", flush=True)
     content = {"backend": backend, "tasks": SEARCH_TASKS, "sizes": SEARCH_SIZES, "val_error": found}

@@ -1,18 +1,22 @@
-"""The element vectors of this library: train the front-ends they come from, and put the tables where they are found.
+"""The element vectors of this library: train the front-ends they come from, and bundle their tables.
 
-    python -m benchmarks.elements.front_ends train [--kinds crystaltransformer ...] [--seeds 0 1 2]  # resumable
-    python -m benchmarks.elements.front_ends bundle                                                  # what is trained
+    python -m benchmarks.elements.front_ends train [--kinds crystaltransformer7 ...] [--seeds 0 1 2]  # resumable
+    python -m benchmarks.elements.front_ends bundle                                                   # finished runs
 
-Each kind is `recipes/elements-KIND.yaml` on mp36k's training split, formation energy and band gap at once or, where a 7
-stands in the name, seven properties, without the crystals whose composition occurs in a table that the experiment
-transfers to (`data.EXCLUDED`). Runs stand in runs/elements/KIND-SEED; `bundle` writes their tables to
-crystalformers/bundled/elements and their errors to benchmarks/results/elements/front-ends.json. One seed of the slowest
-kind takes a quarter of an hour on one core, half an hour on a busy one.
+A front-end is a model that is trained for its element vectors: `recipes/elements.yaml` with the changes in `KINDS`. It
+learns from the training split of mp36k, without the crystals whose composition occurs in a table that the experiment
+transfers to (`data.EXCLUDED`). The kinds named after CrystalTransformer are its invariant variant, an encoder built of
+Crystalformer's blocks, not the published network.
+
+Runs are written to runs/elements/KIND-SEED; `bundle` writes their tables to crystalformers/bundled/elements and their
+errors to benchmarks/results/elements/front-ends.json. One seed of the slowest kind takes a quarter of an hour on one
+core, half an hour on a busy one.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +40,34 @@ SEVEN = [
     Target("shear_modulus", "GPa", transform="log10"),
     Target("magn_raw", "mu_B", "per_cell"),
 ]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of front-end.
+
+    Attributes:
+        targets: what it learns.
+        changes: settings that differ from those of recipes/elements.yaml; an empty `model` undoes the small
+            beginning of the vectors.
+    """
+
+    targets: list[Target]
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+COMPOSITION = "crystaltransformer-composition"
+"""Preset of the control: the same network without geometry."""
+
 KINDS = {
-    "crystaltransformer": TWO,
-    "crystalformer": TWO,
-    "composition": TWO,
-    "crystaltransformer7": SEVEN,
-    "composition7": SEVEN,
+    "crystaltransformer": Kind(TWO, {"model": {}}),
+    "crystalformer": Kind(TWO, {"preset": "crystalformer", "model": {}}),
+    "composition": Kind(TWO, {"preset": COMPOSITION, "model": {}}),
+    "crystaltransformer7": Kind(SEVEN),
+    "composition7": Kind(SEVEN, {"preset": COMPOSITION}),
 }
-"""What each kind learns."""
+"""By the names of their tables; a 7 marks seven targets."""
+
 ABOUT = {
     "licence": "CC-BY 4.0, as the Materials Project data they were learned from",
     "citation": "Materials Project (Jain et al., APL Materials 1, 011002, 2013)",
@@ -65,19 +89,22 @@ def main() -> None:
 
 
 def train(kind: str, seed: int) -> None:
-    """One run; goes on where it was interrupted, and is left alone if finished."""
+    """Train one front-end; an interrupted run is resumed, a finished one is left alone."""
     run = RUNS / f"{kind}-{seed}"
     if (run / "model.safetensors").exists():
         return
-    exclude = [
-        {"table": str(shared() / "data" / f"{name}.parquet"), "split": None, "by": "composition"} for name in EXCLUDED
-    ]
-    recipe = Recipe.load(ROOT / "recipes" / f"elements-{kind}.yaml", {"seed": seed, "threads": 1, "exclude": exclude})
-    fit(load(FRONT_END), KINDS[kind], run, recipe, resume=True)
+    tables = [shared() / "data" / f"{name}.parquet" for name in EXCLUDED]
+    exclude = [{"table": str(table), "split": None, "by": "composition"} for table in tables]
+    fit(load(FRONT_END), KINDS[kind].targets, run, recipe_of(kind, seed=seed, exclude=exclude), resume=True)
+
+
+def recipe_of(kind: str, **settings: Any) -> Recipe:
+    """The recipe of a kind, for one thread; `settings` override it."""
+    return Recipe.load(ROOT / "recipes" / "elements.yaml", {"threads": 1, **KINDS[kind].changes, **settings})
 
 
 def bundle() -> None:
-    """Tables of the finished runs, and what is known of them."""
+    """Write the tables of the finished runs, and their errors."""
     BUNDLED.mkdir(exist_ok=True)
     content: dict[str, Any] = {}
     for weights in sorted(RUNS.glob("*/model.safetensors")):
@@ -93,7 +120,7 @@ def bundle() -> None:
 
 
 def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with the names of left-out tables instead of where they lay on the machine of the training."""
+    """The recipe with the file names of the excluded tables, without the folders of the machine that trained."""
     excluded = [{**setting, "table": Path(setting["table"]).name} for setting in recipe["exclude"]]
     return {**recipe, "exclude": excluded}
 

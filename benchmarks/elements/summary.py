@@ -1,4 +1,4 @@
-"""Tables of the experiment on element vectors: mean errors, and differences to one-hot vectors, paired by seed."""
+"""Summary of the experiment on element vectors: mean errors, and changes against one table, paired by seed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 REFERENCE = "one-hot"
-"""What tables are compared with unless asked otherwise: frozen, with the layer behind it as a learned embedding."""
+"""The table to compare with by default: frozen, so that the layer behind it is a learned embedding."""
 
 Place = tuple[str, int | None, str]
 Front = tuple[str, str]
 
 
 def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean with the 95 % interval of Student's t; no interval from a single value."""
+    """Mean with the 95 % interval of Student's t; without an interval for a single value."""
     from scipy.stats import t
 
     mean = statistics.fmean(values)
@@ -27,10 +27,11 @@ def interval(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def summarise(lines: Iterable[Mapping[str, Any]], against: str = REFERENCE) -> dict[str, Any]:
-    """Errors of every (task, size, back-end, table, mode), and over all tasks of a (size, back-end).
+    """Errors of every task, size, back-end, table and mode, and pooled over all tasks.
 
-    `change` is the natural logarithm of the error over that of the table `against` (frozen) with the same seed:
-    -0.05 is 5 % less.
+    `change` is the natural logarithm of the error divided by that of the table `against` (frozen) with the same seed:
+    -0.05 is 5 % less. With three seeds the interval of a single task is wide; claims about a table rest on the pooled
+    changes (`overall`), whose interval includes the differences between tasks.
     """
     errors: dict[Place, dict[Front, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     units: dict[str, str] = {}
@@ -64,24 +65,25 @@ def summarise(lines: Iterable[Mapping[str, Any]], against: str = REFERENCE) -> d
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as Markdown."""
     lines = [
-        f"{content['runs']} of {content['of']} runs. MAE on test rows, mean ± standard deviation over seeds; beside it "
-        f"the change against {content['against']} (frozen), paired by seed, with the 95 % interval of Student's t.",
+        f"{content['runs']} of {content['of']} runs. MAE on test rows, mean ± standard deviation over seeds; in "
+        f"brackets the change against {content['against']} (frozen), paired by seed, with the 95 % interval of "
+        "Student's t. The last column pools the changes of all tasks and seeds.",
     ]
     for key in dict.fromkeys((p["size"], p["backend"]) for p in content["places"]):
         lines += ["", f"## {key[1]}, {'all' if key[0] is None else key[0]} samples", "", *_block(content, key)]
-    lines += ["", "## Test crystals with an element that no training crystal holds", ""]
+    lines += ["", "## Test crystals with an element that is in no training crystal", ""]
     lines += ["| task | samples | share |", "|---|---|---|"]
     lines += [f"| {s['task']} | {s['size'] or 'all'} | {s['unseen']:.1%} |" for s in content["samples"]]
-    lines += ["", "## Test crystals whose composition the front-end's training split holds", ""]
-    lines += ["| task | test crystals | of them with a known composition |", "|---|---|---|"]
+    lines += ["", "## Test crystals with a composition of the front-ends' training crystals", ""]
+    lines += ["| task | test crystals | with such a composition |", "|---|---|---|"]
     lines += [f"| {o['task']} | {o['test']} | {o['composition_in_front_end']} |" for o in content["overlap"]]
     return "\n".join(lines) + "\n"
 
 
 def _block(content: Mapping[str, Any], key: tuple[int | None, str]) -> list[str]:
-    """Tables as rows, tasks as columns; the last column is over all tasks and seeds."""
+    """Tables as rows, tasks as columns, and a last column over all tasks and seeds."""
     places = [p for p in content["places"] if (p["size"], p["backend"]) == key]
     tasks = {p["task"]: p["unit"] for p in places}
     cells = {(p["table"], p["mode"], p["task"]): p for p in places}
@@ -105,7 +107,7 @@ def _cell(place: Mapping[str, Any] | None) -> str:
 
 
 def _percent(change: Mapping[str, float | None] | None) -> str:
-    """A change of logarithms as a percentage."""
+    """A change of the logarithm as a percentage, with its interval."""
     if change is None or change["mean"] is None:
         return "-"
     low, high = change["low"], change["high"]

@@ -1,4 +1,4 @@
-"""One layer of attention alone, with random features: for errors and times in gpu.py."""
+"""One layer of attention alone, with random features: for errors and times in parts.py."""
 
 from __future__ import annotations
 

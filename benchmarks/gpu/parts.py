@@ -1,4 +1,4 @@
-"""The parts of gpu.py, each a function of one plan; they print what they find and return it for the results."""
+"""The parts of run.py, each a function of one plan; they print what they find and return it for the results."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ TILINGS = (
     *(Tiling(images=images, warps=warps, precision="tf32x3") for images, warps in ((16, 4), (32, 8))),
 )
 TILING_SECONDS = 75
-"""After this long no further way to cut the work is tried: each must be compiled."""
+"""After this time no further way to cut the work is tried: each must be compiled."""
 
 FACTOR, FLOOR, ROUNDED = 2, 2.4e-8, 4e-3
-"""A kernel may make twice the error of plain float32 PyTorch, a fifth of a rounding always; the last with bf16."""
+"""A kernel may make FACTOR times the error of plain float32 PyTorch, and always FLOOR, a fifth of a rounding; with bf16
+ROUNDED."""
 
 
 def agreement(plan: Plan) -> list[dict[str, Any]]:
@@ -42,25 +43,25 @@ def agreement(plan: Plan) -> list[dict[str, Any]]:
         ("reference", "cpu", 6 if plan.on_gpu else 1),
         ("torch", plan.setting.device.type, plan.size if plan.on_gpu else 2),
     )
-    for law, where, count in cases if plan.on_gpu else cases[:1]:
+    for exact, where, count in cases if plan.on_gpu else cases[:1]:
         task = Attention(plan.batch(count), plan.setting.device, plan.setting.seed)
         for precision, features in (("float32", torch.float32), ("bf16", torch.bfloat16)):
             rounded = task if precision == "float32" else task.rounded()
-            truth = rounded.on(where).solve(law, torch.float64)
+            truth = rounded.on(where).solve(exact, torch.float64)
             plain = errors(rounded.solve("torch", torch.float32), truth)
             for backend in plan.backends:
                 if backend == "torch":
                     continue
                 found = errors(rounded.solve(backend, torch.float32, features), truth)
-                row = {"law": law, "crystals": count, "backend": backend, "precision": precision}
+                row = {"against": exact, "crystals": count, "backend": backend, "precision": precision}
                 rows.append(row | {"plain": plain, "errors": found})
                 cells = (f"{name} {found[name]:.1e} ({plain[name]:.1e})" for name in found)
-                print(f"{backend} {precision} against {law}: rms error (plain float32) " + ", ".join(cells))
+                print(f"{backend} {precision} against {exact}: rms error (plain float32) " + ", ".join(cells))
                 bound = {
                     name: FACTOR * max(plain[name], FLOOR) if features == torch.float32 else ROUNDED for name in found
                 }
                 worse = [name for name in found if not found[name] <= bound[name]]
-                assert not worse, f"{backend} {precision} against {law}: {worse} err too much"
+                assert not worse, f"{backend} {precision} against {exact}: {worse} err too much"
     return rows
 
 
@@ -122,7 +123,7 @@ def layer_times(plan: Plan, task: Attention, backend: Backend, precision: str) -
 
 
 def roofline(plan: Plan) -> dict[str, Any]:
-    """Bytes and operations of one layer's forward pass beside the card's own rates, measured here."""
+    """Bytes and operations of one layer's forward pass, and the rates of the card, measured here."""
     device = plan.setting.device
     batch = plan.batch(plan.size if plan.on_gpu else 1)
     images = batch.images

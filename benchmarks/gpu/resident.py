@@ -1,8 +1,8 @@
 """A whole data set in the memory of one device, and batches gathered from it in one fixed shape.
 
 A training step that waits for nothing and always has the same shapes can be captured in a CUDA graph. So batches are
-filled up: with one more crystal, made of atoms that see nothing but themselves, whose prediction is to be dropped.
-Choosing rows is all that is left to the host.
+filled up with one more crystal, made of atoms that see nothing but themselves, whose prediction is to be dropped. All
+that the host does is to choose rows.
 
 Shapes: N crystals of the data set, C of a batch; A atoms, P pairs and E images of a filled batch.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crystalformers.errors import ConfigError
-from crystalformers.images import CrystalBatch, Images
+from crystalformers.images import CrystalBatch, Images, pointers
 
 IntArray = NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class ResidentCrystals:
     Args:
         batches: the crystals in order, packed with their images (as many at a time as memory allows on the host), all
             with directions or none.
-        device: where to keep them.
+        device: where they are stored.
     """
 
     def __init__(self, batches: Iterable[CrystalBatch], device: torch.device | str) -> None:
@@ -65,7 +65,7 @@ class ResidentCrystals:
         self.sizes: IntArray = sizes.cpu().numpy()
         """Atoms, pairs and images of each crystal, (3, N), on the host."""
         self.radius = radii.pop()
-        self._first = torch.cat([sizes.new_zeros(3, 1), sizes.cumsum(1)], dim=1)
+        self._first = torch.stack([pointers(counts) for counts in sizes])
         self._data = joined
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class ResidentCrystals:
         images = Images(
             distance=torch.where(image.real, data["distance"][image.index], 0.0),
             pair=torch.where(image.real, pair_of_image, (pair.total + image.beyond).clamp(max=last_pair)).int(),
-            ptr=_pointers(torch.where(atom.real, data["per_atom"][atom.index], 1)),
+            ptr=pointers(torch.where(atom.real, data["per_atom"][atom.index], 1)),
             pair_target=pair_target,
             pair_source=pair_source,
             radius=self.radius,
@@ -137,7 +137,7 @@ class Slots:
         index: entry of the data set; any, where the slot is not real.
         owner: crystal of the batch, C for one that fills up.
         real: whether a slot belongs to a crystal.
-        beyond: how many slots before it are not real either.
+        beyond: how many slots before it are not real either; negative for a real one.
         start: first slot of each crystal, and of what fills up, (C + 1,).
         total: real slots, ().
     """
@@ -152,7 +152,7 @@ class Slots:
     @classmethod
     def of(cls, first: Tensor, count: Tensor, size: int) -> Slots:
         """For ranges of the data set that begin at `first` and hold `count` entries, (C,), one after the other."""
-        start = _pointers(count)
+        start = pointers(count)
         slot = torch.arange(size, device=first.device)
         owner = torch.searchsorted(start[1:], slot, right=True)
         real = slot < start[-1]
@@ -162,7 +162,7 @@ class Slots:
 
 
 def _local(batch: CrystalBatch, images: Images) -> dict[str, Tensor]:
-    """What is kept of a batch: atoms and pairs counted from 0 in every crystal, sizes per crystal."""
+    """What is stored of a batch: atoms and pairs counted from 0 in every crystal, sizes per crystal."""
     ptr = batch.ptr
     image_ptr = images.ptr[ptr]
     pair_ptr = torch.searchsorted(images.pair_target, ptr)
@@ -181,10 +181,6 @@ def _local(batch: CrystalBatch, images: Images) -> dict[str, Tensor]:
         "images": image_ptr.diff(),
         **({} if images.vectors is None else {"vectors": images.vectors.float()}),
     }
-
-
-def _pointers(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _rounded(number: float) -> int:

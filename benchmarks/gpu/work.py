@@ -1,4 +1,4 @@
-"""What gpu.py measures: synthetic crystals of JARVIS's size, attention alone, eager steps, captured epochs."""
+"""What run.py measures: synthetic crystals of JARVIS's size, attention alone, eager steps, captured epochs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Setting:
         return model
 
     def wait(self) -> None:
-        """Until the device is done."""
+        """Wait until the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -108,7 +108,7 @@ class Plan:
         setting: device, batches, radius, seed.
         backends: to measure.
         size: crystals per batch.
-        epoch: crystals of the data set kept on the device.
+        epoch: crystals of the data set on the device.
         atoms: of the large cells.
         rounds: turns of every task.
         seconds: shortest turn.
@@ -223,7 +223,7 @@ class CapturedEpoch:
         self.infer = self.captured(torch.no_grad()(self.predict))
 
     def shuffled(self) -> list[NDArray[np.int64]]:
-        """The batches of one epoch; what does not fill a batch sits out."""
+        """The batches of one epoch; crystals that do not fill a batch are left out."""
         order = self.order.permutation(len(self.resident))
         return [order[k : k + self.size] for k in range(0, len(order) - self.size + 1, self.size)]
 

@@ -46,7 +46,7 @@ from crystalformers.images import CrystalBatch
 from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
-from crystalformers.training.batching import ImageStore
+from crystalformers.training.image_store import ImageStore
 from crystalformers.training.recipe import Recipe
 
 YARDSTICK = "MEGNet"

@@ -146,7 +146,7 @@ def main() -> None:
             for row in rows
         ],
     )
-    packages = ("crystalformers", "torch", "numpy", "pyarrow", "lightning")
+    packages = ("crystalformers", "torch", "numpy", "pyarrow", "lightning-fabric")
     write_results(given.output, {"machine": machine(), "versions": versions(*packages), "rows": rows})
 
 

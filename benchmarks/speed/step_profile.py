@@ -1,6 +1,6 @@
 """How the time of a training step divides: `crystalformers train` with the published recipe, on the CPU.
 
-First a real run of a few epochs, Lightning, logging and checkpoints included, gives the time of a whole step. Then
+First a real run of a few epochs, with metrics and saved states, gives the time of a whole step. Then
 each part is timed alone, all taking turns: reading crystals from the table and building their images (first epoch only,
 later ones find them in memory), collation, attention and dense layers forward and backward, the rest of the network,
 the optimiser with clipping, weight averaging (last epochs only). What the parts leave of the whole is the loop's own.
@@ -13,7 +13,6 @@ import csv
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,8 @@ from crystalformers.models import build_model
 from crystalformers.models.presets import preset
 from crystalformers.target import Target
 from crystalformers.training.averaging import WeightAverage
-from crystalformers.training.batching import ImageStore
 from crystalformers.training.fit import fit
+from crystalformers.training.image_store import ImageStore
 from crystalformers.training.recipe import Recipe
 
 TARGET = Target("energy", "eV/atom", "per_atom")
@@ -106,8 +105,7 @@ def parts_of(table: CrystalTable, name: str, recipe: Recipe) -> dict[str, Callab
     batch, labels = store.batch(rows), torch.randn(len(rows), 1)
     model.calibrate(batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-    # Averaged is a copy, since swapping in and out is not what is timed.
-    average = WeightAverage(deepcopy(model))
+    average = WeightAverage(model)
     record = Record.of(model, batch) if model.config.frame is None else None
     crystals = [table[int(row)] for row in rows]
 
@@ -162,7 +160,7 @@ def divided(times: dict[str, float], step: float) -> dict[str, float]:
     else:
         parts |= {"network forward": forward["network"], "network backward": both["network"] - forward["network"]}
     parts |= {name: times[name] for name in ("collation", "optimiser and clipping")}
-    parts["loop, logging, waiting"] = step - sum(parts.values())
+    parts["loop, metrics, waiting"] = step - sum(parts.values())
     return parts
 
 
@@ -217,7 +215,7 @@ def main() -> None:
         "n_atoms": size_distribution(map(len, crystals)),
         "settings": settings,
         "machine": {**before, "load_average_after": machine()["load_average"]},
-        "versions": versions("crystalformers", "torch", "numpy", "lightning"),
+        "versions": versions("crystalformers", "torch", "numpy", "lightning-fabric"),
         "models": models,
     }
     write_results(given.output, results)

@@ -3,30 +3,29 @@
     y_i = sum_e p_e (v_j(e) + psi_e),   p = softmax_e(q_i . k_j(e) / sqrt(d_h) - d_e^2 / (2 sigma_i^2)),
     psi_e = W^E b(d_e)                                                          (Crystalformer, section 3)
 
-One public function, several backends behind one dispatcher; all compute the same function of the same arguments.
+One public function, `infinite_attention`; `attention.backends` has its implementations.
 """
 
 from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from crystalformers.attention.backends import cpu, reference, triton
-from crystalformers.attention.backends import torch as vectorised
+from crystalformers.attention.backends import load_backend
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
 from crystalformers.errors import ConfigError
 
 __all__ = ["AngularBasis", "AngularEncoding", "Backend", "Geometry", "RadialBasis", "infinite_attention"]
 
-Backend = Literal["auto", "reference", "published", "torch", "cpu", "triton"]
-"""`reference`: brute force; `published`: the same with the authors' image rule, for comparison with their code;
-`torch`: vectorised PyTorch; `cpu`, `triton`: fused kernels for a CPU and for CUDA devices; `auto`: the fastest that
-gives what the arguments ask for. The weights are the same for all."""
+Backend: TypeAlias = str
+"""`auto`, the fastest that gives what the arguments ask for, or a name in `attention.backends.BACKENDS`: `reference`,
+brute force; `torch`, vectorised PyTorch; `cpu` and `triton`, fused kernels for a CPU and for CUDA devices. The same
+weights serve all."""
 
 
 def infinite_attention(
@@ -60,46 +59,30 @@ def infinite_attention(
     Raises:
         ConfigError: if the backend is unknown or cannot compute what is asked.
     """
-    arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
-    if backend == "auto":
-        backend = choose_backend(q_AHD, geometry)
-    match backend:
-        case "reference":
-            return reference.attention(*arguments, angular=angular)
-        case "published":
-            return reference.attention(*arguments, angular=angular, published=True)
-        case "torch":
-            return vectorised.attention(*arguments, angular)
-        case "cpu":
-            _require(backend, cpu.unsupported_reason(q_AHD, geometry))
-            return cpu.attention(*arguments, angular)
-        case "triton":
-            _require(backend, triton.unsupported_reason(q_AHD, geometry, angular))
-            return triton.attention(*arguments, angular)
-    raise ConfigError(f"Attention backend '{backend}' is not one of {', '.join(get_args(Backend))}.")
-
-
-def _require(backend: str, reason: str | None) -> None:
+    name = choose_backend(q_AHD, geometry, angular) if backend == "auto" else backend
+    module = load_backend(name)
+    reason = module.unsupported_reason(q_AHD, geometry, angular)
     if reason is not None:
-        raise ConfigError(f"Attention backend '{backend}' {reason}.")
+        raise ConfigError(f"Attention backend '{name}' {reason}.")
+    return module.attention(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
 
 
-def choose_backend(q_AHD: Tensor, geometry: Geometry) -> Backend:
-    """What `auto` means: the fused kernel on a CPU, unless it lacks something that is asked for, and else PyTorch.
+def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None = None) -> Backend:
+    """What `auto` means: the fused kernel for float32 on a CPU where it can compute what is asked, otherwise PyTorch.
 
     On a GPU PyTorch too: the Triton kernels are tested in the interpreter, but have not run on a card yet.
     """
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
     if not on_cpu or geometry.images.distance.requires_grad:
         return "torch"
-    if cpu.unsupported_reason(q_AHD, geometry):
-        _notice_missing_library()
+    if load_backend("cpu").unsupported_reason(q_AHD, geometry, angular):
+        _warn_of_missing_library()
         return "torch"
     return "cpu"
 
 
 @lru_cache(maxsize=1)
-def _notice_missing_library() -> None:
+def _warn_of_missing_library() -> None:
     warnings.warn(
         "The compiled kernels are not installed (no C compiler was found); attention runs in plain PyTorch, about "
         "ten times slower. Install a compiler and reinstall crystalformers.",

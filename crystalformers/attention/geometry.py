@@ -1,19 +1,22 @@
-"""What attention needs to know of a batch's geometry; the same for every head and layer, so computed once.
+"""The geometry of a batch as attention needs it: the same for all heads and layers, so computed once.
 
 Shapes: A atoms, E images, P pairs, M most images of one atom, K radial functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import torch
 from torch import Tensor
 
 from crystalformers.images import CrystalBatch, Images
+
+Settings = TypeVarTuple("Settings")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class RadialBasis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A batch with its images, and what follows from them, each computed when a backend first asks.
+    """A batch with its images, and what follows from them, computed when a backend first asks for it.
 
     Attributes:
         batch: crystals with `images` built.
@@ -54,17 +57,23 @@ class Geometry:
 
     batch: CrystalBatch
     basis: RadialBasis
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[Hashable, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def cached(self, name: str, compute: Callable[[Geometry], Any]) -> Any:
-        """What a backend derives from the geometry, computed when it first asks and kept for the next layer."""
-        if name not in self._cache:
-            self._cache[name] = compute(self)
-        return self._cache[name]
+    def cached(self, function: Callable[[Geometry, *Settings], Value], *settings: *Settings) -> Value:
+        """`function(self, *settings)`, computed when a layer first asks for it and cached for the next ones.
 
-    def without_basis(self) -> Geometry:
-        """The same images with no radial functions."""
-        return Geometry(self.batch, replace(self.basis, count=0))
+        The function sees nothing but this geometry and the settings, and both are the key: a value cannot be returned
+        for settings it was not computed with.
+
+        Args:
+            function: defined once, in a module or a class. One made at each call, such as a lambda, is a new key each
+                time, so that nothing would be found again.
+            settings: hashable.
+        """
+        key = (function, *settings)
+        if key not in self._cache:
+            self._cache[key] = function(self, *settings)
+        return self._cache[key]
 
     @property
     def images(self) -> Images:
@@ -75,7 +84,7 @@ class Geometry:
 
     @cached_property
     def slots(self) -> tuple[Tensor, Tensor]:
-        """Images of each atom side by side: index of the image (A, M), and which slots are real (A, M)."""
+        """Images of each atom side by side in slots: index of the image and whether the slot holds one, both (A, M)."""
         counts = self.images.ptr.diff()
         column = torch.arange(int(counts.max()), device=counts.device)
         real = column < counts.unsqueeze(-1)
@@ -98,5 +107,5 @@ class Geometry:
 
     @cached_property
     def basis_AMK(self) -> Tensor:
-        """Radial functions of every slot, (A, M, K); slots that are not real hold values to be ignored."""
+        """Radial functions of every slot, (A, M, K); those of slots that hold no image are to be ignored."""
         return self.basis(self.images.distance)[self.slots[0]]

@@ -1,7 +1,9 @@
-"""The command line: one file per verb over the functions of the library.
+"""The command line: one file per command, each over functions of the library.
 
 Exit codes: 0 all done, 1 some structures could not be used, 2 an error (one line on stderr), 130 Ctrl-C,
 143 SIGTERM.
+
+Nothing that takes long to import is imported before a command runs, so that help comes at once.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
 
 
-class Verbs(TyperGroup):
-    """Turns what a user can act on into one line and an exit code; a bug keeps its traceback."""
+class Commands(TyperGroup):
+    """Turns an error that a user can act on into one line and an exit code; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen verb."""
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -41,14 +43,22 @@ class Verbs(TyperGroup):
             typer.echo(f"interrupted{': ' if stop.args else ''}{stop}", err=True)
             raise typer.Exit(130) from stop
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option --help, false by default: to read no value as a boolean, typer would import pydantic."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=Commands,
     name="crystalformers",
     help="Predict properties of crystals, train on your own data, reuse atom vectors.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.command("predict")(predict_command)
 app.command("train")(train_command)
@@ -85,9 +95,9 @@ def _terminate(*_: object) -> None:
 
 def main() -> None:
     """Entry point of the command `crystalformers`."""
-    # A scheduler's SIGTERM then unwinds like Ctrl-C, so that no temporary file stays behind.
+    # A scheduler's SIGTERM then ends the command like Ctrl-C, so that no temporary file is left.
     signal.signal(signal.SIGTERM, _terminate)
-    # Read when torch is imported. Its idle threads spin for milliseconds by default and take the cores from the
-    # kernels' own threads; so short a spin still wakes fast (a training step: 0.18 s instead of 0.20 s).
+    # Read when torch is imported, whose idle threads by default spin for milliseconds and take the cores from the
+    # threads of the kernels. After this shorter spin they still wake fast (a training step: 0.18 s instead of 0.20 s).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app()

@@ -1,4 +1,4 @@
-"""`crystalformers convert`: a checkpoint of the authors' code becomes one of ours, and the other way."""
+"""`crystalformers convert`: a checkpoint of the authors' code becomes weights of this library, or the other way."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 
 
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="Checkpoint or state dict of the authors' code, or weights of ours.")],
+    source: Annotated[
+        Path, typer.Argument(help="Checkpoint or state dict of the authors' code, or a weight file of this library.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="Weights of ours (.safetensors), or in the authors' names (.ckpt, .pt, .pth, .safetensors).",
+            help="Weight file of this library (.safetensors) or of the authors' (.ckpt, .pt, .pth, .safetensors).",
             show_default=False,
         ),
     ],
     preset: Annotated[
         str | None,
-        typer.Option(help="Published model that a state dict alone holds, e.g. crystalformer.", show_default=False),
+        typer.Option(help="The published model that a state dict holds, e.g. crystalformer.", show_default=False),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", help="What the authors' file predicts, if it does not tell; repeat for several."),
+        typer.Option("--target", help="What the authors' file predicts, if it does not say; repeat for several."),
     ] = None,
     unit: Annotated[list[str] | None, typer.Option("--unit", help="Unit of each such target, e.g. eV/atom.")] = None,
     mean: Annotated[
@@ -44,36 +46,35 @@ def convert_command(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a checkpoint of the authors' code into weights of this library, or back.
+    """Convert checkpoints of the authors' code, both ways.
 
-    What is read decides the direction. What could not be mapped is listed on stderr.
+    A checkpoint of the authors' code becomes weights of this library, and the other way. What could not be mapped is
+    listed on stderr.
     """
     from crystalformers.checkpoint import load_checkpoint, save_model
-    from crystalformers.models.crystalformer import Crystalformer
-    from crystalformers.paper_checkpoints import is_published, load_published, save_published
+    from crystalformers.paper_checkpoints import is_paper_checkpoint, load_paper_checkpoint, save_paper_checkpoint
     from crystalformers.paper_checkpoints.files import TORCH
 
-    theirs = is_published(source)
+    theirs = is_paper_checkpoint(source)
     check_output(output, (".safetensors",) if theirs else (".safetensors", *TORCH), overwrite=overwrite)
     targets = _targets(target or [], unit or [], mean, std)
     if theirs:
-        found = load_published(source, preset, targets)
+        found = load_paper_checkpoint(source, preset, targets)
         save_model(output, found.model, found.targets, found.card)
         for note in found.card["unmapped"]:
             typer.echo(f"not mapped: {note}", err=True)
         return
     if preset is not None or targets is not None:
-        raise ConfigError(f"{source}: a model of this library tells its settings and targets; leave out yours.")
+        problem = "a file of this library holds its own settings and targets"
+        raise ConfigError(problem, where=str(source), remedy="leave out yours")
     checkpoint = load_checkpoint(source)
-    if not isinstance(checkpoint.model, Crystalformer):
-        raise ConfigError(f"{source}: the authors' names are known for Crystalformer and CrystalFramer only.")
-    save_published(checkpoint.model, output, checkpoint.targets)
+    save_paper_checkpoint(checkpoint.model, output, checkpoint.targets)
 
 
 def _targets(
     names: Sequence[str], units: Sequence[str], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> list[Target] | None:
-    """The targets that the options describe, or None for none.
+    """The targets that the options describe; None if there are none.
 
     Raises:
         ConfigError: if there is not one value of each option for each target.
@@ -82,7 +83,8 @@ def _targets(
 
     for option, values in (("--unit", units), ("--mean", mean), ("--std", std)):
         if values is not None and len(values) != len(names):
-            raise ConfigError(f"{len(names)} --target and {len(values)} {option} were given; give one for each target.")
+            problem = f"{len(names)} --target and {len(values)} {option} were given"
+            raise ConfigError(problem, remedy="give one for each target")
     means, stds = mean or [0.0] * len(names), std or [1.0] * len(names)
     scales = zip(names, units, means, stds, strict=True)
     return [Target(name, unit, mean=m, std=s) for name, unit, m, s in scales] or None

@@ -1,4 +1,4 @@
-"""`crystalformers elements`: train a table of element vectors, write it for other libraries, look at it."""
+"""`crystalformers elements`: train, export, analyse and show tables of element vectors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from crystalformers.cli.options import (
     TrainingTable,
 )
 from crystalformers.cli.output import check_output, print_table
-from crystalformers.cli.train import merged_recipe, paired_targets
+from crystalformers.cli.train import merged_recipe, paired_targets, run_training
 
 if TYPE_CHECKING:
     from crystalformers.elements import ElementTable
 
 TABLE_OF_RUN = "elements.safetensors"
-"""The table that `train` leaves in the run folder."""
+"""The file in the run folder that `train` writes the table to."""
 
 TableName = Annotated[
     str,
@@ -34,7 +34,9 @@ TableName = Annotated[
 ]
 
 elements_app = typer.Typer(
-    help="Vectors of the elements: train them, write them for other libraries, look at them.", no_args_is_help=True
+    help="Element vectors: train, export, analyse and show them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -43,13 +45,19 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: TrainingTable,
     config: Annotated[
         Path,
-        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements-crystaltransformer7.yaml."),
+        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml."),
     ],
     target: TargetNames,
     unit: TargetUnits,
     output: RunFolder,
     basis: TargetBases = None,
     transform: TargetTransforms = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.", show_default=False
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
     name: Annotated[
@@ -57,15 +65,16 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
-    """Train a model and write the vectors of the elements it has seen to elements.safetensors in the run folder."""
+    """Train a model and write its element vectors to elements.safetensors in the run folder.
+
+    Elements that do not occur in training have no vector.
+    """
     targets = paired_targets(target, unit, basis, transform)
-    recipe = merged_recipe(config, {"epochs": epochs, "seed": seed})
+    recipe = merged_recipe(config, {"preset": preset, "epochs": epochs, "seed": seed})
 
-    from crystalformers.data.table import open_table
     from crystalformers.elements.trained import from_model
-    from crystalformers.training import fit
 
-    weights = fit(open_table(table), targets, output, recipe, resume=resume)
+    weights = run_training(table, targets, output, recipe, resume=resume)
     vectors = from_model(weights, name=name or output.resolve().name)
     vectors.save(output / TABLE_OF_RUN)
     typer.echo(f"table: {output / TABLE_OF_RUN} ({len(vectors)} elements, {vectors.dim} numbers each)")
@@ -85,7 +94,7 @@ def export_command(
     ],
     output: Annotated[Path, typer.Option("--output", "--out", "-o", help="File to write.", show_default=False)],
     dim: Annotated[
-        int | None, typer.Option(help="Reduce the vectors to so many principal components.", show_default=False)
+        int | None, typer.Option(help="Reduce the vectors to this many principal components.", show_default=False)
     ] = None,
     fill: Annotated[
         str,
@@ -95,13 +104,13 @@ def export_command(
         Path | None,
         typer.Option(
             "--training-table",
-            help="For weights that do not tell which elements they have seen: count those of this table's train rows.",
+            help="For weights without element counts: count the elements in the train rows of this table.",
             show_default=False,
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a table for another library."""
+    """Export a table to the format of another library."""
     from typing import get_args
 
     from crystalformers.elements import load_elements
@@ -111,9 +120,9 @@ def export_command(
     from crystalformers.errors import ConfigError
 
     if fmt not in FORMATS:
-        raise ConfigError(f"--format {fmt} is not one of {', '.join(FORMATS)}.")
+        raise ConfigError(f"--format {fmt} is not one of {', '.join(FORMATS)}")
     if fill not in get_args(Fill):
-        raise ConfigError(f"--fill {fill} is not one of {', '.join(get_args(Fill))}.")
+        raise ConfigError(f"--fill {fill} is not one of {', '.join(get_args(Fill))}")
     check_output(output, [FORMATS[fmt].suffix], overwrite=overwrite)
     vectors = load_elements(table) if counted is None else _counted(table, counted)
     written = export(vectors, output, fmt, dim=dim, fill=fill)  # type: ignore[arg-type] # checked above
@@ -136,7 +145,8 @@ def _counted(model: str, training_table: Path) -> ElementTable:
 
     rows = open_table(training_table)
     if rows.split is None:
-        raise ConfigError(f"{training_table}: there is no column 'split' that tells which rows were trained on.")
+        problem = "there is no column 'split' that tells which rows were trained on"
+        raise ConfigError(problem, where=str(training_table))
     return from_model(model, element_counts(rows, np.flatnonzero(np.array(rows.split) == "train")))
 
 
@@ -154,26 +164,28 @@ def report(
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Random draws of every test of chance. Default: enough for p = 0.01.", show_default=False, min=1
+            help="Random draws for each comparison with chance. Default: 99, for p = 0.01.",
+            show_default=False,
+            min=1,
         ),
     ] = None,
     families: Annotated[
         int | None,
-        typer.Option(help="Number of families of elements. Default: by their silhouette.", show_default=False, min=2),
+        typer.Option(help="Number of families of elements. Default: by the silhouette.", show_default=False, min=2),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show what tables know: families of elements, maps, probes of properties, neighbours; a page for the browser."""
+    """Analyse tables and write a page: families of elements, maps, probes of properties, similar elements."""
     from crystalformers.elements import load_elements
     from crystalformers.elements.analysis.spaces import DRAWS
     from crystalformers.elements.report import write_report
 
-    def tell(step: str) -> None:
+    def progress(step: str) -> None:
         typer.echo(step, err=True)
 
     loaded = [load_elements(name) for name in tables]
     draws = DRAWS if draws is None else draws
-    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, tell=tell)
+    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, progress=progress)
     typer.echo(f"page: {page}")
 
 
@@ -183,7 +195,7 @@ def show(
         str | None, typer.Argument(help="A table, as for export. Default: list the known ones.", show_default=False)
     ] = None,
     element: Annotated[
-        str | None, typer.Argument(help="A chemical symbol: list the elements most like it.", show_default=False)
+        str | None, typer.Argument(help="A chemical symbol: list the most similar elements.", show_default=False)
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", help="How many of them.", min=1)] = 10,
 ) -> None:
@@ -213,7 +225,7 @@ def _show_names() -> None:
 def _show_table(table: ElementTable) -> None:
     typer.echo(f"{table.name}: {len(table)} elements, {table.dim} numbers each")
     for key in ("source", "architecture", "seed", "licence", "citation"):
-        if value := table.metadata.get(key):
+        if (value := table.metadata.get(key)) not in (None, [], ""):
             typer.echo(f"{key}: {value}")
     for target in table.metadata.get("targets", []):
         typer.echo(f"trained on: {target['name']} ({target['unit']})")
@@ -221,7 +233,7 @@ def _show_table(table: ElementTable) -> None:
         typer.echo(f"elements: {' '.join(table)}")
         return
     pairs = sorted(zip(table, table.counts.tolist(), strict=True), key=lambda pair: -pair[1])
-    typer.echo("training crystals that hold each element:")
+    typer.echo("training crystals with each element:")
     typer.echo("  " + ", ".join(f"{symbol} {number}" for symbol, number in pairs))
 
 

@@ -1,4 +1,4 @@
-"""`crystalformers embed`: structure files in, the vectors a trained model gives them out."""
+"""`crystalformers embed`: structure files in, the vectors that a trained model computes for them out."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crystalformers.crystal import Crystal
+    from crystalformers.io import Rejected
     from crystalformers.prediction.model import Model
 
     Vectors = NDArray[np.float32]
@@ -35,30 +36,30 @@ def embed_command(
             show_default=False,
         ),
     ] = None,
-    per_atom: Annotated[bool, typer.Option("--per-atom", help="One row an atom instead of one row a crystal.")] = False,
+    per_atom: Annotated[bool, typer.Option("--per-atom", help="One row per atom, not one per crystal.")] = False,
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the vectors that a model computes before its property head (numbers without unit, float32).
+    """Write the vectors that a model computes for structures.
 
-    One row a crystal (id, formula, n_atoms, vector: the mean over its atoms), or with --per-atom one row
-    an atom (id, atom, symbol, vector). Bad structures are left out, listed on stderr, and the exit
-    code is 1.
+    They are taken before its property head, and are float32 numbers without unit: one row per crystal (id,
+    formula, n_atoms, vector: the mean over its atoms), or with --per-atom one row per atom (id, atom, symbol,
+    vector). Structures that cannot be used are left out and listed on stderr, and the exit code is 1.
     """
     check_output(output, [".parquet"], overwrite=overwrite)
 
-    from crystalformers.prediction.model import load_model
+    from crystalformers.prediction.loading import load_model
 
     loaded = load_model(model, device, tolerance)
-    rejected: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
     schema = vector_schema(loaded, per_atom=per_atom)
     write_parquet(output, schema, _tables(loaded, files, schema, rejected))
     complain(rejected)
 
 
 def vector_schema(model: Model, *, per_atom: bool) -> pa.Schema:
-    """Columns of the file; which model the vectors belong to stands in the metadata."""
+    """Columns of the file, with the model in the metadata."""
     import pyarrow as pa
 
     fields = (
@@ -70,10 +71,8 @@ def vector_schema(model: Model, *, per_atom: bool) -> pa.Schema:
     return pa.schema([*fields, ("vector", pa.list_(pa.float32(), model.dim))], metadata=metadata)
 
 
-def _tables(
-    model: Model, files: Sequence[Path], schema: pa.Schema, rejected: list[tuple[str, str]]
-) -> Iterator[pa.Table]:
-    """The rows of one window after the other; what cannot be read is added to `rejected`."""
+def _tables(model: Model, files: Sequence[Path], schema: pa.Schema, rejected: list[Rejected]) -> Iterator[pa.Table]:
+    """The rows of one window after the other; structures that cannot be used are added to `rejected`."""
     from crystalformers.crystal import Crystal
     from crystalformers.io import count_structures, read_structures
     from crystalformers.prediction.batching import windows
@@ -83,7 +82,7 @@ def _tables(
     with progress("embedding", count_structures(files)) as advance:
         for window in windows(read_structures(files), WINDOW):
             crystals = [row for row in window if isinstance(row, Crystal)]
-            rejected.extend((row.name, row.reason) for row in window if not isinstance(row, Crystal))
+            rejected.extend(row for row in window if not isinstance(row, Crystal))
             advance(len(window) - len(crystals))
             if crystals:
                 yield rows(crystals, model.atom_vectors(crystals, advance), schema)

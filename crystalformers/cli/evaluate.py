@@ -30,7 +30,7 @@ def evaluate_command(
     split: Annotated[
         str | None,
         typer.Option(
-            help="train, val, test, or all. Default: test where a split is known, else all.",
+            help="train, val, test, or all. Default: test if the split is known, else all.",
             show_default=False,
         ),
     ] = None,
@@ -45,30 +45,31 @@ def evaluate_command(
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
-    """Measure a model on a table: MAE, RMSE and R2 of each target in its unit, beside a constant guess.
+    """Measure the errors of a model on a labelled table.
 
-    The split stored in a run folder takes precedence over the column `split` of the table. The baseline
-    always predicts the mean of the training labels.
+    They are MAE, RMSE and R2 of each target, in its unit, and the errors of a baseline that predicts the mean of
+    the training labels for every structure. The split stored in a run folder takes precedence over the column
+    `split` of the table.
     """
     for path, suffix in ((output, ".json"), (predictions, ".parquet")):
         if path is not None:
             check_output(path, [suffix], overwrite=overwrite)
 
     from crystalformers.data.table import open_table
-    from crystalformers.prediction.evaluation import evaluate_model, select_rows
-    from crystalformers.prediction.model import load_model
+    from crystalformers.prediction.evaluation import evaluate_rows, select_rows
+    from crystalformers.prediction.loading import load_model
 
     opened, loaded = open_table(table), load_model(model, device, tolerance)
     run = Path(model) if Path(model).is_dir() else None
-    _, rows = select_rows(opened, split, run)
+    chosen, rows = select_rows(opened, split, run)
     with progress("evaluating", len(rows)) as advance:
-        result = evaluate_model(loaded, opened, split, run, advance)
+        result = evaluate_rows(loaded, opened, chosen, rows, advance)
     _print_scores(result)
     if predictions is not None:
         _write_rows(predictions, result)
     if output is not None:
         _write_report(output, result, loaded, opened.fingerprint)
-    complain([(row.name, row.reason) for row in result.rejected])
+    complain(result.rejected)
 
 
 def _print_scores(result: Evaluation) -> None:
@@ -88,7 +89,7 @@ def _print_scores(result: Evaluation) -> None:
 
 def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:
     from crystalformers import __version__
-    from crystalformers.checkpoint import write_atomically
+    from crystalformers.files import write_atomically
 
     report = {
         "crystalformers": __version__,

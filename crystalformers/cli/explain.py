@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crystalformers.cli.options import Overwrite, Tolerance
-from crystalformers.cli.output import check_output, print_table, replacing
+from crystalformers.cli.output import check_output, print_table
 
 if TYPE_CHECKING:
     from crystalformers.explain import Explanation
@@ -42,7 +42,7 @@ def explain_command(
     head: Annotated[
         int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.", show_default=False)
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Least weight (no unit, 0 to 1) that a table lists.")] = 0.01,
+    threshold: Annotated[float, typer.Option(help="Smallest weight (no unit, 0 to 1) that is listed.")] = 0.01,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help=f"File to write: {', '.join(SUFFIXES)}. Default: a table on stdout."),
@@ -50,17 +50,18 @@ def explain_command(
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show which periodic images each atom attends to: weights, widths of decay (Å), and frames (JSON, picture).
+    """Show which periodic images each atom attends to.
 
-    The weights of an atom, block and head add up to 1. Heads in reciprocal space weigh atoms with all their images at
-    once; they have no distances.
+    The table has the weights and the widths of decay (Å); JSON and pictures have the frames as well. The weights of
+    an atom, block and head add up to 1. Heads in reciprocal space give an atom one weight for all its images, and
+    have no distances.
     """
     if output is not None:
         check_output(output, SUFFIXES, overwrite=overwrite)
     picture = output is not None and output.suffix in PICTURES
 
     from crystalformers.explain import draw, explain
-    from crystalformers.prediction.model import load_model
+    from crystalformers.prediction.loading import load_model
 
     atom = 0 if picture and atom is None else atom
     explanation = explain(load_model(model, tolerance=tolerance), file, atom, block)
@@ -70,6 +71,8 @@ def explain_command(
         assert atom is not None
         draw(explanation, atom, output, block=block, head=head)
     else:
+        from crystalformers.files import replacing
+
         with replacing(output) as temporary:
             if output.suffix == ".json":
                 temporary.write_text(json.dumps(explanation.to_dict(threshold), indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`crystalformers models`: what is bundled, and how well it was measured to predict."""
+"""`crystalformers models`: the bundled models and their measured errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def models_command() -> None:
-    """List the bundled models: property, unit, training data, measured test error."""
+    """List the bundled models and their measured errors."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -33,7 +33,7 @@ def models_command() -> None:
 
 
 def data_and_error(card: dict[str, Any], target: str) -> tuple[str, str]:
-    """What a card says of its training data and of the mean absolute test error of a target; `-` for nothing."""
+    """The training data and the mean absolute test error of a target according to a card; `-` if it has none."""
     data = card.get("data", {})
     rows = data.get("rows", {}).get("train")
     words = [data.get("name"), None if rows is None else f"{rows} crystals"]

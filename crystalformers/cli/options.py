@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, so that they read and mean the same everywhere."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Files = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1...")]
 Tolerance = Annotated[
-    float, typer.Option(help="Share of attention (no unit, 0 to 1) that may be lost to distant images.")
+    float, typer.Option(help="Share of the attention to distant images (no unit, 0 to 1) that may be left out.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 

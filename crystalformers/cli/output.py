@@ -1,15 +1,11 @@
-"""What the verbs write and print: files and tables that carry units, complaints on stderr."""
+"""What commands check, print and report alike: output files, tables, structures that could not be used."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,144 +15,87 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
 
-Row = dict[str, Any]
+    from crystalformers.io import Rejected
+    from crystalformers.prediction.rows import Row
 
 UNFOLDED = 10_000
-"""Width of a table that no terminal folds."""
+"""Width of a printed table that is not for a terminal, in characters: no line is broken."""
 
 LISTED = 20
-"""Rejected structures named on stderr when the output file tells of all of them."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once the block is done; an error leaves nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+"""Rejected structures named on stderr if an output file names them all."""
 
 
 def check_output(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output before anything is computed.
+    """Refuse an output file before anything is computed.
 
     Raises:
-        ConfigError: if the suffix is unknown, the folder is absent, or the file is not to be replaced.
+        ConfigError: if its suffix is unknown, its folder is missing, or it exists and must not be replaced.
     """
     if path.suffix not in suffixes:
-        raise ConfigError(f"{path}: the output must end in {' or '.join(suffixes)}.")
+        raise ConfigError(f"the output must end in {' or '.join(suffixes)}", where=str(path))
     if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder '{path.parent}'; create it first.")
+        raise ConfigError(f"there is no folder '{path.parent}'", where=str(path), remedy="create it first")
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists; name another output, or replace it with --overwrite.")
-
-
-def write_predictions(path: Path, about: dict[str, Any], windows: Iterable[list[Row]]) -> None:
-    """Write rows in input order; the form follows from the suffix of `path`.
-
-    .csv      columns name, formula, n_atoms, `target (unit)` to 7 digits, error
-    .parquet  columns name, formula, n_atoms, one float64 per target (unit in its field's metadata), error
-    .json     the object `about` (models, units, tolerance...) with a list `predictions`
-
-    Args:
-        path: the file, replaced at once when all rows are written.
-        about: how the predictions were made; `about["units"]` maps target to unit.
-        windows: lists of rows with name and either formula, n_atoms and values, or error.
-    """
-    write = {".csv": _write_csv, ".parquet": _write_parquet, ".json": _write_json}[path.suffix]
-    with replacing(path) as temporary:
-        write(temporary, about, windows)
-
-
-def _write_csv(path: Path, about: dict[str, Any], windows: Iterable[list[Row]]) -> None:
-    units = about["units"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        headers = [f"{target} ({unit})" for target, unit in units.items()]
-        writer.writerow(["name", "formula", "n_atoms", *headers, "error"])
-        for row in _rows(windows):
-            values = [format(row["values"][target], ".7g") if "values" in row else "" for target in units]
-            head = [row["name"], row.get("formula", ""), row.get("n_atoms", "")]
-            writer.writerow([*head, *values, row.get("error", "")])
-
-
-def _write_json(path: Path, about: dict[str, Any], windows: Iterable[list[Row]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(about, indent=1)[:-2] + ',\n "predictions": [')
-        for index, row in enumerate(_rows(windows)):
-            file.write((",\n  " if index else "\n  ") + json.dumps(row))
-        file.write("\n ]\n}\n")
-
-
-def _write_parquet(path: Path, about: dict[str, Any], windows: Iterable[list[Row]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    units = about["units"]
-    fields = [
-        pa.field("name", pa.string()),
-        pa.field("formula", pa.string()),
-        pa.field("n_atoms", pa.int64()),
-        *(pa.field(target, pa.float64(), metadata={"unit": unit}) for target, unit in units.items()),
-        pa.field("error", pa.string()),
-    ]
-    schema = pa.schema(fields, metadata={"crystalformers": json.dumps(about)})
-    with pq.ParquetWriter(path, schema) as writer:
-        for window in windows:
-            rows = [{**row, **row.get("values", {})} for row in window]
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        raise ConfigError(f"{path} exists", remedy="name another output, or replace it with --overwrite")
 
 
 def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write a Parquet file part by part; it appears under its name when all parts are there."""
+    """Write a Parquet file in parts, a row group each; it gets its name when all are written."""
     import pyarrow.parquet as pq
+
+    from crystalformers.files import replacing
 
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for table in tables:
             writer.write_table(table)
 
 
-def _rows(windows: Iterable[list[Row]]) -> Iterator[Row]:
-    return (row for window in windows for row in window)
-
-
 def print_table(table: Table) -> None:
-    """Print a rich table on stdout; into a file or pipe it is as wide as it needs, never folded."""
+    """Print a rich table on stdout; in a file or pipe no line is broken."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else UNFOLDED).print(table)
 
 
-def print_predictions(units: dict[str, str], rows: Iterable[Row]) -> None:
-    """Print the predicted rows as a table; each target's unit stands in its header."""
+def print_predictions(units: Mapping[str, str], rows: Iterable[Row]) -> None:
+    """Print the predicted rows as a table on stdout, with units in the headers; rejected structures are left out.
+
+    Args:
+        units: unit of each target, by its name.
+        rows: predictions and rejected structures.
+    """
     from rich.markup import escape
     from rich.table import Table
 
+    from crystalformers.prediction.rows import Prediction, as_json, columns
+
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("structure", "formula"):
-        table.add_column(header, overflow="fold")
-    for header in ("atoms", *(f"{target} ({unit})" for target, unit in units.items())):
-        table.add_column(escape(header), justify="right")
+    printed = [column for column in columns(units) if column.title]
+    for column in printed:
+        if column.type == "string":
+            table.add_column(escape(column.title), overflow="fold")
+        else:
+            table.add_column(escape(column.title), justify="right")
     for row in rows:
-        if "values" in row:
-            values = [format(row["values"][target], ".4g") for target in units]
-            table.add_row(escape(row["name"]), row["formula"], str(row["n_atoms"]), *values)
+        if isinstance(row, Prediction):
+            table.add_row(*(escape(column.text(as_json(row), digits=4)) for column in printed))
     if table.row_count:
         print_table(table)
 
 
-def complain(rejected: Sequence[tuple[str, str]], output: Path | None = None) -> None:
-    """List rejected structures, (name, reason), on stderr and exit with 1; do nothing if there is none."""
+def complain(rejected: Sequence[Rejected], output: Path | None = None) -> None:
+    """List rejected structures on stderr and exit with 1; do nothing if there is none.
+
+    Args:
+        rejected: structures that could not be used.
+        output: file that names them all, if there is one; the list is then cut short.
+    """
     if not rejected:
         return
     typer.echo(f"{len(rejected)} structure{'s' if len(rejected) > 1 else ''} could not be used:", err=True)
     listed = rejected if output is None else rejected[:LISTED]
-    for name, reason in listed:
-        typer.echo(f"  {reason if name in reason else f'{name}: {reason}'}", err=True)
+    for row in listed:
+        typer.echo(f"  {row}", err=True)
     if len(listed) < len(rejected):
         typer.echo(f"  ... and {len(rejected) - len(listed)} more, in the column error of {output}.", err=True)
     raise typer.Exit(1)

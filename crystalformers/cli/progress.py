@@ -1,4 +1,4 @@
-"""How far a verb has come through many structures, on stderr: a bar in a terminal, now and then a line elsewhere."""
+"""Progress through many structures, on stderr: a bar in a terminal, elsewhere a line from time to time."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def progress(verb: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show progress and the time left while the block runs; what it yields is told of every n structures done.
+def progress(action: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show progress and the time left while the block runs.
 
     Args:
-        verb: what is being done.
-        total: structures in all; None where nobody knows.
-        done: structures that an earlier run has done.
+        action: what is being done, such as `predicting`.
+        total: number of all structures; None if it is not known.
+        done: number of structures that an earlier run has done.
+
+    Yields:
+        A function to call with the number of structures each time some are done.
     """
     if not sys.stderr.isatty():
-        yield _lines(verb, total, done)
+        yield _lines(action, total, done)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    counter = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("structures,"))
+    counter = (TextColumn(action), BarColumn(), MofNCompleteColumn(), TextColumn("structures,"))
     console = Console(stderr=True)
     with Progress(*counter, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as bar:
-        task = bar.add_task(verb, total=total, completed=done)
+        task = bar.add_task(action, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
 
 
-def _lines(verb: str, total: int | None, before: int) -> Callable[[int], None]:
+def _lines(action: str, total: int | None, before: int) -> Callable[[int], None]:
     began = said = time.monotonic()
     done = 0
 
@@ -47,6 +50,6 @@ def _lines(verb: str, total: int | None, before: int) -> Callable[[int], None]:
         if total is not None:
             seconds = (now - began) / done * (total - before - done)
             left = f" of {total}, {timedelta(seconds=round(seconds))} left"
-        print(f"{verb}: {before + done}{left}", file=sys.stderr, flush=True)
+        print(f"{action}: {before + done}{left}", file=sys.stderr, flush=True)
 
     return advance

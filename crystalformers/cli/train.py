@@ -52,11 +52,29 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     targets = paired_targets(target, unit, basis, transform)
     recipe = merged_recipe(config, overrides)
 
-    from crystalformers.data.table import open_table
-    from crystalformers.training import fit
+    typer.echo(f"weights: {run_training(table, targets, output, recipe, resume=resume)}")
 
-    weights = fit(open_table(table), targets, output, recipe, resume=resume)
-    typer.echo(f"weights: {weights}")
+
+def run_training(table: Path, targets: list[Target], run: Path, recipe: Recipe, *, resume: bool) -> Path:
+    """Train with messages and progress on stderr; returns the weight file.
+
+    Raises:
+        Exit: 130 or 143 after SIGINT or SIGTERM; 0 in the other processes of a parallel run, which have nothing to say.
+    """
+    from crystalformers.cli.training_progress import terminal_observer
+    from crystalformers.data.table import open_table
+    from crystalformers.training import TrainingInterrupted, fit
+    from crystalformers.training.processes import is_first_process
+
+    try:
+        weights = fit(open_table(table), targets, run, recipe, resume=resume, observer=terminal_observer())
+    except TrainingInterrupted as stop:
+        if is_first_process():
+            typer.echo(f"{stop}. Run the same command with --resume to continue in {run.name}.", err=True)
+            raise typer.Exit(128 + stop.signal) from stop
+    if not is_first_process():
+        raise typer.Exit
+    return weights
 
 
 def paired_targets(
@@ -85,7 +103,7 @@ def paired_targets(
     return [Target(*values) for values in zip(names, *given.values(), strict=True)]
 
 
-def merged_recipe(config: Path | None, overrides: dict[str, int | None]) -> Recipe:
+def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:
     """The recipe of a file, or the published one, with the settings of the command line in front."""
     from crystalformers.training.recipe import Recipe
 

@@ -1,26 +1,28 @@
 /* Attention over periodic images as one fused kernel, forward and backward, float32.
  *
- * It is flash attention over images: each atom's images stream past once, their weights are recomputed in the
- * backward pass, and nothing of size images x heads x K is ever stored. What makes it fast, exact to float32:
+ * It is flash attention over images: each atom's images are read once, their weights are computed again in the backward
+ * pass, and nothing of size images x heads x K is ever stored. What makes it fast, exact to float32:
  *
  *   - heads are the innermost axis of every array: one vector operation serves LANES heads of an image;
  *   - q.k is computed once per pair of atoms, and v is added once per pair with the pair's whole weight;
  *   - a radial function is evaluated only where it is not zero, as a polynomial, and shared by the heads;
- *   - images are sorted by distance: an atom stops where the weight is negligible for each of its heads;
+ *   - images are sorted by distance: the sum of an atom stops where the weight is negligible for each of its heads;
  *   - W^E is applied by the caller, once per atom and head, to the K accumulated radial functions.
  *
- * Rows (atoms) are independent: the caller shares them among threads. Gradients of keys and values are pulled
- * by source atom afterwards, so no two threads write to one place, and the bits do not depend on the threads.
+ * Rows (atoms) are independent: the caller shares them among threads. Gradients of keys and values are gathered by
+ * source atom afterwards, so no two threads write to one place, and the bits do not depend on the threads.
+ *
+ * attention/backends/cpu/backend.py calls it; attention/backends/reference has the equations.
  *
  * Shapes: A atoms, E images, P pairs, H heads padded to a multiple of LANES, D their width, K radial functions.
- * See fused.py for the caller and reference.py for the equations.
  */
 #include "cosines.h"
 #include "heads.h"
+#include "table.h"
 
 /* score[p] = a . b_j for the pairs of one atom and one group of heads; a is (D, H), b is (A, D, H). */
 INLINE void pair_products(heads *score, const float *a, const float *b, const int64_t *source, int64_t pairs,
-                          const Input *input) {
+                          const KernelInput *input) {
     const int64_t D = input->head_dim, H = input->head_groups * LANES;
     for (int64_t p = 0; p < pairs; p++) {
         const float *row = b + source[p] * D * H;
@@ -68,14 +70,15 @@ INLINE int64_t images_within(float farthest, const float *distance, int64_t imag
     return first;
 }
 
-/* Weights exp(score - decay d^2) of the images of atom i that count, all times one factor for each head; returns how many
- * they are. `score` is spent.
+/* Weights exp(score - decay d^2) of the images of atom i that count, all times one factor for each head; returns how
+ * many there are. Overwrites `score`.
  *
- * The first image is the atom itself at distance 0, and no logit exceeds max_j score - decay d^2: that bounds where all that
- * follow are negligible beside it. The same maximum keeps exp from overflow, and the largest weight from underflow unless
- * it lies far below; then the largest logit is looked for. Images on the very edge weigh nothing and must not set it. */
+ * The first image is the atom itself at distance 0, and no logit exceeds max_j score - decay d^2: this bounds the
+ * distance from which on all images are negligible. The same maximum keeps exp from overflow, and the largest weight
+ * from underflow unless all logits lie far below it; then the largest logit is searched for. An image at the radius
+ * itself weighs nothing, and must not be that one. */
 INLINE int64_t image_weights(heads *weight, heads *score, int64_t pairs, heads decay, heads factor, float negligible,
-                             int64_t i, const Input *input) {
+                             int64_t i, const KernelInput *input) {
     const int64_t begin = input->ptr[i], first_pair = input->pair_ptr[i];
     const int32_t *pair = input->pair + begin;
     const float *distance = input->distance + begin, *envelope = input->envelope + begin;
@@ -105,7 +108,7 @@ static int64_t longest_row(const int64_t *ptr, int64_t first, int64_t last) {
     return longest;
 }
 
-/* Scratch of one thread; one allocation. */
+/* Working memory of one thread. */
 typedef struct {
     heads *weight;  /* (longest row of images + BLOCK) */
     heads *score;   /* (longest row of pairs) */
@@ -118,7 +121,7 @@ typedef struct {
     void *memory;
 } Scratch;
 
-static int allocate(Scratch *scratch, const Input *input, int64_t first, int64_t last) {
+static int allocate(Scratch *scratch, const KernelInput *input, int64_t first, int64_t last) {
     const int64_t images = longest_row(input->ptr, first, last), capacity = images + BLOCK;
     const int64_t pairs = longest_row(input->pair_ptr, first, last);
     const int64_t margin = input->windows * WINDOW_LANES, padded = input->count + 2 * margin;
@@ -191,10 +194,11 @@ INLINE void heads_innermost(heads *out, const float *in, int64_t count, int64_t 
         for (int h = 0; h < LANES; h++) out[k][h] = in[h * stride + k];
 }
 
-/* y_i = sum_e p_e v_j(e), (A, D, H); 1 / Z_i with Z_i as `image_weights` has it, (A, H); and side by side in (H, A, sums)
- * sum_e p_e b(d_e), (K), and with frames the sums of p_e T_l(cosine), (3, orders + 1); for atoms first .. last - 1.
- * q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if memory ran out. */
-int image_sum_forward(int64_t first, int64_t last, const Input *input, void *const *arrays) {
+/* For atoms first .. last - 1: y_i = sum_e p_e v_j(e), (A, D, H); 1 / Z_i, where Z_i is the sum of the weights of
+ * `image_weights`, (A, H); and side by side in (H, A, sums) sum_e p_e b(d_e), (K), and with frames the sums of
+ * p_e T_l(cosine), (3, orders + 1). q already holds the factor 1/sqrt(d_h); decay = 1 / 2 sigma^2. Returns 0, or 1 if
+ * memory ran out. */
+int image_sum_forward(int64_t first, int64_t last, const KernelInput *input, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3];
     float *y = arrays[4], *encoding = arrays[5], *share = arrays[6];
     const int64_t A = input->atoms, D = input->head_dim, H = input->head_groups * LANES;
@@ -245,9 +249,9 @@ int image_sum_forward(int64_t first, int64_t last, const Input *input, void *con
     return failure;
 }
 
-/* Gradients of q and decay of atoms first .. last - 1; for their pairs the weight and the gradient of the score, (P, H).
- * Returns 0, or 1 if memory ran out. */
-int image_sum_backward(int64_t first, int64_t last, const Input *input, void *const *arrays) {
+/* Gradients of q and decay of atoms first .. last - 1, (A, D, H) and (A, H); for their pairs the weight and the gradient
+ * of the score, both (P, H). Returns 0, or 1 if memory ran out. */
+int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *v = arrays[2], *decay = arrays[3], *share = arrays[4],
         *grad_y = arrays[5], *grad_encoding = arrays[6];
     float *weight = arrays[7], *grad_score = arrays[8], *grad_q = arrays[9], *grad_decay = arrays[10];
@@ -273,7 +277,8 @@ int image_sum_backward(int64_t first, int64_t last, const Input *input, void *co
                 if (failure) break;
                 heads_innermost(s.angles.moments, grad_sums + K, L, A * N);
                 everywhere = isotropic_series(&s.angles, i * H + lane, input);
-                /* As many times more careful: the width's gradient counts images by decay d^2, which is at most that. */
+                /* More exact than forward by this factor: the gradient of the width counts images by decay d^2, which
+                 * is no larger. */
                 count_orders(&s.angles, s.weight, (heads){0} + NEGLIGIBLE_BACKWARD, images, input);
             }
             s.grad[0] = (heads){0};
@@ -298,7 +303,8 @@ int image_sum_backward(int64_t first, int64_t last, const Input *input, void *co
             sum_by_pair(total, s.part, s.weight, pair, first_pair, pairs, images);
             for (int64_t p = 0; p < pairs; p++) whole += total[p];
             mean /= whole;
-            /* The gradient of a logit is w (g - mean of g). The mean is taken twice, the second time of what rounding left. */
+            /* The gradient of a logit is w (g - mean of g). The mean is subtracted twice, to remove what rounding
+             * left of it. */
             for (int64_t start = 0; start < images; start += SUM_BLOCK) {
                 const int64_t stop = start + SUM_BLOCK < images ? start + SUM_BLOCK : images;
                 heads part[3] = {{0}};
@@ -334,7 +340,7 @@ int image_sum_backward(int64_t first, int64_t last, const Input *input, void *co
 
 /* Second moments sum_e p_e r_e r_e^T of the directions of the images, (A, H, 6): xx, yy, zz, xy, yz, zx; for atoms
  * first .. last - 1. Returns 0, or 1 if memory ran out. */
-int image_moments(int64_t first, int64_t last, const Input *input, void *const *arrays) {
+int image_moments(int64_t first, int64_t last, const KernelInput *input, void *const *arrays) {
     const float *q = arrays[0], *k = arrays[1], *decay = arrays[2];
     float *moments = arrays[3];
     const int64_t D = input->head_dim, H = input->head_groups * LANES;
@@ -368,7 +374,7 @@ int image_moments(int64_t first, int64_t last, const Input *input, void *const *
 }
 
 /* Gradients of k and v of source atoms first .. last - 1, gathered from the pairs they take part in. */
-int image_sum_pull(int64_t first, int64_t last, const Input *input, void *const *arrays) {
+int image_sum_pull(int64_t first, int64_t last, const KernelInput *input, void *const *arrays) {
     const int64_t *pair_target = arrays[0], *by_source = arrays[1], *source_ptr = arrays[2];
     const float *q = arrays[3], *grad_y = arrays[4], *weight = arrays[5], *grad_score = arrays[6];
     float *grad_k = arrays[7], *grad_v = arrays[8];
@@ -390,3 +396,16 @@ int image_sum_pull(int64_t first, int64_t last, const Input *input, void *const 
         }
     return 0;
 }
+
+const TableEntry attention_table[] = {
+    CONSTANT(LANES), CONSTANT(WINDOW_LANES), CONSTANT(BLOCK),
+    CONSTANT(COLLINEAR), CONSTANT(PENALTY_FLOOR), CONSTANT(EXACTLY_COLLINEAR),
+    SIZE(KernelInput),
+    FIELD(KernelInput, distance), FIELD(KernelInput, envelope), FIELD(KernelInput, pair),
+    FIELD(KernelInput, ptr), FIELD(KernelInput, pair_ptr), FIELD(KernelInput, pair_source),
+    FIELD(KernelInput, direction), FIELD(KernelInput, tail), FIELD(KernelInput, frame_ptr),
+    FIELD(KernelInput, frames), FIELD(KernelInput, isotropic), FIELD(KernelInput, radial),
+    FIELD(KernelInput, spacing), FIELD(KernelInput, tie_width), FIELD(KernelInput, windows),
+    FIELD(KernelInput, terms), FIELD(KernelInput, count), FIELD(KernelInput, orders),
+    FIELD(KernelInput, atoms), FIELD(KernelInput, head_groups), FIELD(KernelInput, head_dim),
+    END};

@@ -11,8 +11,8 @@
 #include "frames.h"
 #include "heads.h"
 
-/* Images in one vector of the sums over orders, and vectors whose recurrences run side by side: as many as hide the time of
- * one step, if there are registers for them. */
+/* Images in one vector of the sums over orders, and vectors whose recurrences run side by side: as many as hide the
+ * latency of one step, if there are registers for them. A block is what both make together. */
 #ifdef __AVX512F__
 #define ABREAST 2
 #define VECTORS 8
@@ -26,7 +26,7 @@ typedef float images_heads __attribute__((vector_size(ABREAST * LANES * sizeof(f
 
 typedef struct {
     Frames frames;
-    heads *moments;     /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or coefficients of both */
+    heads *moments;     /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or their coefficients */
     images_heads *line; /* (orders): the same along one line, for each of the images abreast */
     int64_t *enough;    /* orders that each block of images needs */
 } Angles;
@@ -38,10 +38,10 @@ static void free_angles(Angles *angles) {
     free(angles->enough);
 }
 
-/* Numbers that stand for the angular encoding of an atom and head: for each axis the orders and the isotropic part. */
-INLINE int64_t cosine_sums(const Input *input) { return input->orders ? 3 * (input->orders + 1) : 0; }
+/* How many sums an atom and head have of the angular encoding: for each axis the orders and the isotropic part. */
+INLINE int64_t cosine_sums(const KernelInput *input) { return input->orders ? 3 * (input->orders + 1) : 0; }
 
-/* A number of each image abreast. */
+/* One vector of the numbers of ABREAST images. */
 INLINE images_heads abreast(const heads *each) {
 #if ABREAST == 2
     return __builtin_shufflevector(each[0], each[1], 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -75,10 +75,11 @@ INLINE images_heads cosine_of(const heads axis[3], const float *direction) {
 
 INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 2) / BLOCK; }
 
-/* Where the series may end for each block of images but the first, the atom itself. Where weights times `scale` have the
- * sum 1, what all blocks leave out together changes no sum over images of a function by more than the error of the series;
- * where they have a larger one, by as much less. The images are sorted by distance, so neighbours need about as many orders. Weights behind the last image become 0. */
-INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t images, const Input *input) {
+/* How many orders each block of images needs; the first image, the atom itself, has none. Where the weights times
+ * `scale` add up to 1, what all blocks leave out together changes no sum over images by more than the error of the
+ * series; where they add up to more, by as much less. The images are sorted by distance, so that one block needs
+ * about as many orders as the next. Sets the weights behind the last image to 0. */
+INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t images, const KernelInput *input) {
     const int64_t blocks = blocks_of(images);
     int64_t orders = input->orders;
     for (int64_t n = images; n < blocks * BLOCK + 1; n++) weight[n] = (heads){0};
@@ -92,8 +93,7 @@ INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t ima
     }
 }
 
-/* moment[l] += sum of w T_l(t) over a block: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), with w as a factor of the
- * first two. */
+/* moment[l] += sum of w T_l(t) over a block: T_0 = 1, T_1 = t, T_l = 2 t T_(l-1) - T_(l-2), the first two times w. */
 INLINE void add_moments(images_heads *moment, const heads axis[3], const heads *weight, const float *direction,
                         int64_t orders) {
     images_heads twice[VECTORS], even[VECTORS], odd[VECTORS];
@@ -138,10 +138,10 @@ INLINE void add_series(heads *out, const images_heads *series, const heads axis[
 }
 
 /* Whether a line is axis k of any frame. */
-INLINE int counts(const Lines *lines, int k) { return any((lines->share[0][k] != 0) | (lines->share[1][k] != 0)); }
+INLINE int is_axis(const Lines *lines, int k) { return any((lines->share[0][k] != 0) | (lines->share[1][k] != 0)); }
 
 /* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`.
- * Like `cosine_series`, after `count_orders`; reads directions to the end of a block. */
+ * Needs `count_orders` before, as `cosine_series` does, and reads directions to the end of a block. */
 INLINE void cosine_moments(Angles *angles, const heads *weight, const float *direction, heads scale, int64_t images,
                            int64_t orders) {
     memset(angles->moments, 0, 3 * (orders + 1) * sizeof(heads));
@@ -151,7 +151,7 @@ INLINE void cosine_moments(Angles *angles, const heads *weight, const float *dir
         for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
             add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, angles->enough[block]);
         for (int k = 0; k < 3; k++) {
-            if (!counts(lines, k)) continue;
+            if (!is_axis(lines, k)) continue;
             const heads share[2] = {scale * lines->share[0][k], scale * lines->share[1][k]};
             for (int64_t l = 0; l < orders; l++)
                 angles->moments[k * (orders + 1) + l] += sum_abreast(angles->line[l]) * share[l % 2];
@@ -166,7 +166,7 @@ INLINE void cosine_series(heads *out, const Angles *angles, const float *directi
         const Lines *lines = &angles->frames.rounds[line];
         memset(angles->line, 0, orders * sizeof(images_heads));
         for (int k = 0; k < 3; k++) {
-            if (!counts(lines, k)) continue;
+            if (!is_axis(lines, k)) continue;
             for (int64_t l = 0; l < orders; l++)
                 angles->line[l] += repeated(angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k]);
         }
@@ -175,15 +175,15 @@ INLINE void cosine_series(heads *out, const Angles *angles, const float *directi
     }
 }
 
-/* The part of the images' whole weight `total` that counts with the mean over all axes. */
-INLINE void isotropic_moments(Angles *angles, heads total, int64_t row, const Input *input) {
+/* The part of the whole weight `total` of the images that belongs to the mean over all axes. */
+INLINE void isotropic_moments(Angles *angles, heads total, int64_t row, const KernelInput *input) {
     if (!input->isotropic) return;
     total *= *(const heads *)(input->isotropic + row);
     for (int k = 0; k < 3; k++) angles->moments[k * (input->orders + 1) + input->orders] = total;
 }
 
-/* What every image gets from that part of a series. */
-INLINE heads isotropic_series(const Angles *angles, int64_t row, const Input *input) {
+/* What that part of a series adds to every image. */
+INLINE heads isotropic_series(const Angles *angles, int64_t row, const KernelInput *input) {
     heads sum = {0};
     if (!input->isotropic) return sum;
     for (int k = 0; k < 3; k++) sum += angles->moments[k * (input->orders + 1) + input->orders];

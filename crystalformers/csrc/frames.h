@@ -1,16 +1,15 @@
-/* Local frames (CrystalFramer) of an atom and LANES heads: those given, or max frames, and the lines that their axes lie on;
- * see frames.py for the definition.
- */
+/* Local frames (CrystalFramer) of an atom and LANES heads: those given, or max frames, and the lines that their axes
+ * lie on. attention/frames/local.py has the definition. */
 #ifndef CRYSTALFORMERS_FRAMES_H
 #define CRYSTALFORMERS_FRAMES_H
 
 #include "heads.h"
 
-/* Components in which two axes may differ and still be one line: rounding of float32. */
+/* How far two axes on one line may differ in a component: rounding of float32. */
 #define ONE_LINE 5e-7f
 
-/* As in frames.py; float32 cannot resolve less than the last. */
-#define COLLINEAR 1e-4f
+/* As in attention/frames/local.py; float32 cannot resolve less than the last. */
+#define COLLINEAR 0.9999
 #define PENALTY_FLOOR 1e-5f
 #define EXACTLY_COLLINEAR 1e-6f
 
@@ -19,8 +18,9 @@ typedef struct {
     float share[3];
 } Frame;
 
-/* A line that axes of frames lie on: psi is a sum over axes, so what counts is in how many frames it is e_1, e_2, e_3, one
- * way up or the other. At a centre of inversion the four frames of largest weight have three lines. */
+/* A line that axes of frames lie on. psi is a sum over axes, so all that matters is the share of frames in which the
+ * line is e_1, e_2 or e_3, in one direction or the other. At a centre of inversion the four frames of largest weight
+ * have three lines. */
 typedef struct {
     float axis[3];
     float share[2][3]; /* of frames with this axis, and with its negative */
@@ -31,8 +31,9 @@ typedef struct {
     int64_t count, capacity;
 } LineList;
 
-/* One line for each of LANES heads; heads with fewer lines than others have share 0 in the later ones. T_l(-t) is T_l(t)
- * for even l and -T_l(t) for odd l, hence the share of the even orders is a sum and that of the odd ones a difference. */
+/* One line for each of LANES heads; a head with fewer lines than others has share 0 in the later ones. T_l(-t) is
+ * T_l(t) for even l and -T_l(t) for odd l, hence the share of the even orders, the first, is a sum and that of the
+ * odd ones a difference. */
 typedef struct {
     heads axis[3];
     heads share[2][3];
@@ -50,7 +51,7 @@ typedef struct {
     float share;
 } Candidate;
 
-/* Axis k of a frame; it may lie on one of the first `lines`. */
+/* Add axis k of a frame, which may lie on one of the first `lines` lines. */
 static int add_axis(LineList *list, int64_t lines, const float *axis, int k, float share) {
     if (share == 0) return 0;
     for (int64_t n = 0; n < lines; n++) {
@@ -80,7 +81,7 @@ static int add_axis(LineList *list, int64_t lines, const float *axis, int k, flo
     return 0;
 }
 
-/* Its own axes lie on three lines. */
+/* Add a frame. Its own axes lie on three different lines. */
 static int add_frame(LineList *list, const Frame *frame) {
     const int64_t lines = list->count;
     for (int k = 0; k < 3; k++)
@@ -104,7 +105,7 @@ INLINE float smooth_step(float x) {
     return x * x * x * (10 + x * (6 * x - 15));
 }
 
-/* Weight of an image in the race for the second axis: w (1 - |cos|), zero if it is too near the line of the first. */
+/* Score of an image as second axis: w (1 - |cos|), zero if it is too near the line of the first. */
 INLINE heads second_score(heads w, const heads e1[3], const float *r, float least) {
     const heads dot = e1[0] * r[0] + e1[1] * r[1] + e1[2] * r[2];
     const heads away = 1.0f - (heads)((heads_int)dot & 0x7fffffff);
@@ -112,28 +113,29 @@ INLINE heads second_score(heads w, const heads e1[3], const float *r, float leas
     return (heads)((heads_int)score & (away > least));
 }
 
-/* The candidates of each lane; `list` has room for all images of every lane. */
+/* The candidates of each lane and the sum of their shares; `list` has room for all images of every lane. */
 typedef struct {
     Candidate *list;
     int64_t capacity, count[LANES];
     float total[LANES];
-} Race;
+} Candidates;
 
-/* Enter an image of the given scores in the race of the lanes where it is less than tie_width (in log score) behind. */
-INLINE void enter(Race *race, int64_t image, heads score, heads best, heads least, float per_tie_width) {
+/* Add an image to the candidates of the lanes where it is less than tie_width (in log score) behind the best. */
+INLINE void add_candidate(Candidates *of, int64_t image, heads score, heads best, heads least, float per_tie_width) {
     const heads_int near = score > least;
     if (!any(near)) return;
     for (int lane = 0; lane < LANES; lane++)
         if (near[lane]) {
             const float share = smooth_step(1 - logf(best[lane] / score[lane]) * per_tie_width);
-            race->list[lane * race->capacity + race->count[lane]++] = (Candidate){image, share};
-            race->total[lane] += share;
+            of->list[lane * of->capacity + of->count[lane]++] = (Candidate){image, share};
+            of->total[lane] += share;
         }
 }
 
-INLINE Candidate entrant(const Race *race, int lane, int64_t place) {
-    Candidate candidate = race->list[lane * race->capacity + place];
-    candidate.share /= race->total[lane];
+/* A candidate of a lane; the shares of all add up to 1. */
+INLINE Candidate candidate_of(const Candidates *of, int lane, int64_t place) {
+    Candidate candidate = of->list[lane * of->capacity + place];
+    candidate.share /= of->total[lane];
     return candidate;
 }
 
@@ -153,8 +155,9 @@ static Frame orthonormal(const float *e1, const float *towards, float share) {
     return f;
 }
 
-/* Frames of one lane whose first axis is decided. Where all images lie on its line, any second axis serves. */
-static int complete_frames(LineList *list, Candidate first, const Race *second, int lane, const float *direction) {
+/* Frames of one lane with a given first axis. Where all images lie on its line, any second axis serves. */
+static int complete_frames(LineList *list, Candidate first, const Candidates *second, int lane,
+                           const float *direction) {
     const float *e1 = direction + 3 * first.image;
     if (!second->count[lane]) {
         const float size[3] = {fabsf(e1[0]), fabsf(e1[1]), fabsf(e1[2])};
@@ -164,54 +167,53 @@ static int complete_frames(LineList *list, Candidate first, const Race *second, 
         return add_frame(list, &frame);
     }
     for (int64_t place = 0; place < second->count[lane]; place++) {
-        const Candidate candidate = entrant(second, lane, place);
+        const Candidate candidate = candidate_of(second, lane, place);
         const Frame frame = orthonormal(e1, direction + 3 * candidate.image, first.share * candidate.share);
         if (add_frame(list, &frame)) return 1;
     }
     return 0;
 }
 
-/* Images from `n` on may still have a score above `least`, being no larger than their weight. Asked at every fourth. */
-INLINE int goes_on(int64_t n, const heads *heaviest, heads least) { return n % 4 || any(heaviest[n] > least); }
+/* Whether an image from `n` on may have a score above `least`: none exceeds its weight. Compared at every fourth image. */
+INLINE int may_exceed(int64_t n, const heads *heaviest, heads least) { return n % 4 || any(heaviest[n] > least); }
 
 /* The largest score of the second axis in each lane. */
 INLINE heads best_second(const heads *weight, const heads *heaviest, int64_t images, const heads e1[3],
                          const float *direction, float least) {
     heads best = {0};
-    for (int64_t n = 1; n < images && goes_on(n, heaviest, best); n++)
+    for (int64_t n = 1; n < images && may_exceed(n, heaviest, best); n++)
         best = maximum(best, second_score(weight[n], e1, direction + 3 * n, least));
     return best;
 }
 
-/* Max frames of LANES heads from the weights of their images; see frames.py for the definition. The first image, the atom
- * itself, has no direction. `candidates` has room for 2 * LANES * images, `heaviest` for the images. Returns 0, or 1 if
- * memory ran out. */
+/* Max frames of LANES heads from the weights of their images. The first image, the atom itself, has no direction.
+ * `candidates` has room for 2 * LANES * images, `heaviest` for the images. Returns 0, or 1 if memory ran out. */
 INLINE int max_frames(Frames *frames, const heads *weight, int64_t images, const float *direction,
-                      Candidate *candidates, heads *heaviest, const Input *input) {
+                      Candidate *candidates, heads *heaviest, const KernelInput *input) {
     const float floor_ratio = expf(-input->tie_width), per_tie_width = 1 / input->tie_width;
     /* The largest weight of each image and all that follow: where it is too small, no search need go on. */
     heads best = {0};
     for (int64_t n = images - 1; n > 0; n--) heaviest[n] = best = maximum(best, weight[n]);
-    Race first = {.list = candidates, .capacity = images};
-    for (int64_t n = 1; n < images && goes_on(n, heaviest, best * floor_ratio); n++)
-        enter(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
+    Candidates first = {.list = candidates, .capacity = images};
+    for (int64_t n = 1; n < images && may_exceed(n, heaviest, best * floor_ratio); n++)
+        add_candidate(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
     int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++) {
         frames->lane[lane].count = 0;
         if (first.count[lane] > most) most = first.count[lane];
     }
     for (int64_t place = 0; place < most; place++) {
-        /* The first axis of every lane that still has a candidate; of the others any, which is not used. */
+        /* The first axis of every lane that has a candidate left; zero, and not used, in the others. */
         heads e1[3] = {{0}};
         for (int lane = 0; lane < LANES; lane++)
             if (place < first.count[lane])
                 for (int k = 0; k < 3; k++)
                     e1[k][lane] = direction[3 * first.list[lane * images + place].image + k];
-        Race second = {.list = candidates + LANES * images, .capacity = images};
-        const heads best2 = best_second(weight, heaviest, images, e1, direction, COLLINEAR);
-        for (int64_t n = 1; n < images && goes_on(n, heaviest, best2 * floor_ratio); n++) {
-            const heads score = second_score(weight[n], e1, direction + 3 * n, COLLINEAR);
-            enter(&second, n, score, best2, best2 * floor_ratio, per_tie_width);
+        Candidates second = {.list = candidates + LANES * images, .capacity = images};
+        const heads best2 = best_second(weight, heaviest, images, e1, direction, 1 - COLLINEAR);
+        for (int64_t n = 1; n < images && may_exceed(n, heaviest, best2 * floor_ratio); n++) {
+            const heads score = second_score(weight[n], e1, direction + 3 * n, 1 - COLLINEAR);
+            add_candidate(&second, n, score, best2, best2 * floor_ratio, per_tie_width);
         }
         const heads_int none = best2 <= 0;
         if (any(none)) {
@@ -219,12 +221,12 @@ INLINE int max_frames(Frames *frames, const heads *weight, int64_t images, const
             const heads best3 = (heads)((heads_int)last_resort & none);
             for (int64_t n = 1; n < images; n++) {
                 const heads score = second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR);
-                enter(&second, n, (heads)((heads_int)score & none), best3, best3 * floor_ratio, per_tie_width);
+                add_candidate(&second, n, (heads)((heads_int)score & none), best3, best3 * floor_ratio, per_tie_width);
             }
         }
         for (int lane = 0; lane < LANES; lane++)
             if (place < first.count[lane] &&
-                complete_frames(&frames->lane[lane], entrant(&first, lane, place), &second, lane, direction))
+                complete_frames(&frames->lane[lane], candidate_of(&first, lane, place), &second, lane, direction))
                 return 1;
     }
     return 0;
@@ -257,7 +259,7 @@ static int arrange(Frames *frames) {
 
 /* The frames of the heads first_head .. of atom i, given or from the weights of its images. */
 INLINE int frames_of(Frames *frames, const heads *weight, int64_t images, int64_t i, int64_t first_head,
-                     Candidate *candidates, heads *heaviest, const Input *input) {
+                     Candidate *candidates, heads *heaviest, const KernelInput *input) {
     if (!input->frame_ptr) {
         const float *direction = input->direction + 3 * input->ptr[i];
         if (max_frames(frames, weight, images, direction, candidates, heaviest, input)) return 1;

@@ -1,4 +1,4 @@
-/* What the attention kernels share: vectors of LANES heads, powers of 2, and the input of a batch.
+/* What the attention kernels share: vectors of LANES heads, powers of 2, radial functions, and the input of a batch.
  *
  * Shapes: A atoms, E images, P pairs, H heads padded to a multiple of LANES, D their width, K radial functions.
  */
@@ -28,8 +28,8 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32); backward, where the
- * gradient of the width counts images by their squared distance, not below the second. */
+/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). The backward
+ * pass has a smaller bound, for the gradient of the width counts images by their squared distance. */
 #define NEGLIGIBLE 17.5f
 #define NEGLIGIBLE_BACKWARD 20.5f
 
@@ -46,27 +46,27 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 
 typedef struct {
     const float *distance;       /* (E,) */
-    const float *envelope;          /* (E,) */
+    const float *envelope;       /* (E,) */
     const int32_t *pair;         /* (E,) */
     const int64_t *ptr;          /* (A + 1,) */
     const int64_t *pair_ptr;     /* (A + 1,) */
     const int64_t *pair_source;  /* (P,) */
     const float *direction;      /* (E + BLOCK, 3) unit vectors; NULL without frames */
-    const float *tail;           /* (orders,) what the orders from l on add at most, over the error of the series */
+    const float *tail;           /* (orders,) what the orders from l on add at most, in units of the series' error */
     const int64_t *frame_ptr;    /* (A H + 1,) frames that are given, of each atom and head; NULL for max frames */
     const float *frames;         /* (frames, 12) three axes and the share of each, for `frame_ptr` */
     const float *isotropic;      /* (A, H) share of the mean over all axes in given frames */
     const float *radial;         /* (terms, windows WINDOW_LANES) radial functions as polynomials; see radial_piece */
     float spacing;               /* distance between the centres of two radial functions */
-    float tie_width;             /* see frames.py */
-    int64_t windows;             /* pieces of WINDOW_LANES that cover the radial functions that are not zero */
+    float tie_width;             /* see attention/frames/local.py */
+    int64_t windows;             /* how many times WINDOW_LANES cover the radial functions that are not zero */
     int64_t terms;               /* coefficients of a radial function, an even number */
     int64_t count;               /* K; 0 leaves the value encoding out */
     int64_t orders;              /* Chebyshev polynomials of the cosines, an even number; 0 without frames */
     int64_t atoms;               /* A */
     int64_t head_groups;         /* H / LANES */
     int64_t head_dim;            /* D */
-} Input;
+} KernelInput;
 
 INLINE heads maximum(heads a, heads b) {
     const heads_int first = a > b;
@@ -101,7 +101,7 @@ INLINE int64_t cell_of(float distance, float per_spacing) { return (int64_t)(dis
 
 /* One piece of the window at a distance in the given cell, that between two centres. */
 INLINE piece radial_piece(float distance, int64_t cell, const float *coefficients, int64_t margin,
-                          const Input *input) {
+                          const KernelInput *input) {
     const float u = (distance - (float)cell * input->spacing) * (2 / input->spacing) - 1;
     const float squared = u * u, *c = coefficients + (input->terms - 2) * margin;
     piece even = *(const piece *)c, odd = *(const piece *)(c + margin);
@@ -122,7 +122,7 @@ INLINE int64_t end_of_cell(const float *distance, int64_t first, int64_t images,
 
 /* sums[h][row] += sum over images of w_h b(d), (LANES, K + 2 margin). */
 INLINE void add_radial(float *sums, const heads *weight, const float *distance, int64_t images, int64_t windows,
-                       const Input *input) {
+                       const KernelInput *input) {
     const int64_t margin = windows * WINDOW_LANES, rows = input->count + 2 * margin;
     const float per_spacing = 1 / input->spacing;
     for (int64_t first = 0, end; first < images; first = end) {
@@ -142,7 +142,7 @@ INLINE void add_radial(float *sums, const heads *weight, const float *distance, 
 
 /* out[n] += sum over k of b_k(d) values[k], where `values` is (K + 2 margin) with the heads innermost. */
 INLINE void gather_radial(heads *out, const heads *values, const float *distance, int64_t images, int64_t windows,
-                          const Input *input) {
+                          const KernelInput *input) {
     const int64_t margin = windows * WINDOW_LANES;
     const float per_spacing = 1 / input->spacing;
     for (int64_t first = 0, end; first < images; first = end) {
@@ -153,7 +153,7 @@ INLINE void gather_radial(heads *out, const heads *values, const float *distance
             heads near[PIECE];
             for (int m = 0; m < PIECE; m++) near[m] = values[row + k + m];
             for (int64_t start = first; start < end; start += GATHERED) {
-                /* Through memory: a number read from there is spread to all lanes for nothing. */
+                /* By way of memory: a number that is read from there reaches all lanes at no cost. */
                 float b[GATHERED][PIECE];
                 const int64_t stop = start + GATHERED < end ? start + GATHERED : end;
                 for (int64_t n = start; n < stop; n++)

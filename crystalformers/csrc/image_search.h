@@ -1,4 +1,4 @@
-/* The search for the lattice points within a radius of an atom, step by step, each step in vectors.
+/* The search for the lattice points within a radius of an atom, in steps that are vector code.
  *
  * The lattice is given as a lower triangular matrix T (L = T Q, Q orthogonal), in whose frame the image n of a pair
  * with fractional difference f has the coordinates
@@ -18,8 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Counting and filling must agree to the last bit on what lies inside the sphere, and so should all processors: nothing
- * may fuse a product and a sum. */
+/* Counting and filling must agree to the last bit on what lies inside the sphere, and so should all processors: a
+ * product and a sum must not be fused. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -28,7 +28,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Promises that the rounds of a loop do not depend on each other, so that it becomes vector code. */
+/* Promises that the iterations of a loop do not depend on each other, so that it becomes vector code. */
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -51,13 +51,13 @@ typedef struct {
     double radius;
 } BinnedAtoms;
 
-/* One step of the search around an atom: every integer n that the parents of the step before leave room for, in
- * columns, with what it inherits. From atoms to planes (n3), to lines (n2), to images (n1). */
+/* One step of the search around an atom, from atoms to planes (n3), to lines (n2), to images (n1): every integer n
+ * that the entries of the step before, its parents, allow, in columns, with what it inherits from its parent. */
 typedef struct {
     int64_t count, capacity;
     double *n;                    /* the integer */
-    double *f1, *f2, *f3;         /* fractional difference, n added as far as it is chosen */
-    double *z, *left;             /* coordinate, and what R^2 leaves for the others */
+    double *f1, *f2, *f3;         /* fractional difference, with n added as far as it is chosen */
+    double *z, *left;             /* coordinate, and what is left of R^2 for the others */
     double *centre;               /* where the next coordinate vanishes, in units of n */
     double *low, *many;           /* of the next step: first integer, and how many */
     int32_t *parent, *pair;
@@ -84,7 +84,7 @@ static int resize(void **array, int64_t bytes) {
     return !larger;
 }
 
-/* Room for `count` integers and whole vectors; what was there is lost. */
+/* Memory for `count` integers, filled up to whole vectors; what was there is lost. Returns 1 if memory ran out. */
 static int reserve(Step *step, double count) {
     if (count > MOST) return 1;
     step->count = (int64_t)count;
@@ -111,8 +111,8 @@ static void release(Search *s) {
 
 INLINE void store(double *place, quad value) { *(quad *)place = value; }
 
-/* The children of a step: first what all of them inherit, then their integers. Whole vectors are written, the surplus of
- * which the next child overwrites. */
+/* The children of a step: their integers, and as many columns of the parent as `inherited` tells. Whole vectors are
+ * written; the next child overwrites the surplus. */
 INLINE int expand(const Step *parents, Step *children, int inherited) {
     double total = 0;
     for (int64_t p = 0; p < parents->count; p++) total += parents->many[p];
@@ -145,7 +145,7 @@ INLINE void bound(double *low, double *many, double centre, double half, double 
     *many = left < 0 || count < 0 ? 0 : count;
 }
 
-/* Fractional differences to the near atoms, and the planes that each leaves room for. */
+/* Fractional differences to the near atoms, and the planes of each within the radius. */
 static void begin_atoms(Step *atoms, const BinnedAtoms *in, int64_t i, const int32_t *near) {
     const double *own = in->frac + 3 * i, *T = in->triangle + 9 * in->crystal[i];
     const double half = fabs(in->radius / T[8]);
@@ -195,7 +195,7 @@ static void begin_lines(Step *lines, const double *T) {
     }
 }
 
-/* Half of the longest diagonal of a bin, and a little for rounding. */
+/* Half of the longest diagonal of a bin, and a little more for rounding. */
 static double half_diagonal(const double *T, const int64_t *m) {
     double longest = 0;
     for (int corner = 0; corner < 4; corner++) {
@@ -206,8 +206,9 @@ static double half_diagonal(const double *T, const int64_t *m) {
     return 0.5 * sqrt(longest) * (1 + 1e-6);
 }
 
-/* Atoms that may have an image near atom i, ascending: of the bins whose centres are near enough, or all of the crystal
- * where it has but one. `seen` holds a zero bit for each atom of the crystal, and is left so. Returns how many they are. */
+/* Atoms that may have an image near atom i, ascending: those of the bins whose centres are near enough, or all of the
+ * crystal where it has a single bin. `seen` holds a zero bit for each atom of the crystal, also afterwards. Returns how
+ * many atoms there are. */
 static int64_t near_atoms(const BinnedAtoms *in, int64_t i, int32_t *near, uint64_t *seen) {
     const int64_t c = in->crystal[i], *m = in->bins + 3 * c, *reach = in->reach + 3 * c;
     const int64_t first = in->ptr[c], atoms = in->ptr[c + 1] - first, own = in->bin[i] - in->first_bin[c];
@@ -245,8 +246,7 @@ static int64_t near_atoms(const BinnedAtoms *in, int64_t i, int32_t *near, uint6
     return count;
 }
 
-/* Lines through the images of atom i among those of near atoms, in the order of the atoms and of n3, n2. Returns 1 if
- * memory ran out. */
+/* The lines that hold images around atom i, in the order of their atoms, n3 and n2. Returns 1 if memory ran out. */
 static int find_lines(Search *s, const BinnedAtoms *in, int64_t i) {
     const double *T = in->triangle + 9 * in->crystal[i];
     if (reserve(&s->atoms, (double)near_atoms(in, i, s->near, s->seen))) return 1;

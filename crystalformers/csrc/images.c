@@ -1,10 +1,12 @@
-/* Every periodic image within a radius of every atom, sorted by distance; called by enumeration.py.
+/* Every periodic image within a radius of every atom, sorted by distance; images/enumeration.py calls it.
  *
- * Rows (target atoms) are independent: the caller counts the images of all rows, and then fills lists of that size.
+ * Rows (target atoms) are independent: the caller first has the images of all rows counted, and then lists of that size
+ * filled.
  *
  * Shapes: A atoms, E images, P pairs.
  */
 #include "image_search.h"
+#include "table.h"
 
 static int widen(Search *s, int64_t count) {
     if (count < s->capacity) return 0;
@@ -66,7 +68,7 @@ static int prepare(Search *s, const BinnedAtoms *in, int64_t first, int64_t last
     return !s->near || !s->seen;
 }
 
-/* Number of images and of pairs of the target atoms first .. last - 1. Returns 0, or 1 if memory ran out. */
+/* Count the images and pairs of the target atoms first .. last - 1. Returns 0, or 1 if memory ran out. */
 int images_count(int64_t first, int64_t last, const BinnedAtoms *in, void *const *arrays) {
     int64_t *images = arrays[0], *pairs = arrays[1];
     Search s = {0};
@@ -125,8 +127,8 @@ static void write_directions(const Search *s, const BinnedAtoms *in, int64_t i, 
     }
 }
 
-/* Fill the rows first .. last - 1 of lists of the size counted. Returns 0, 1 if memory ran out, or 2 if the numbers found
- * differ from those counted. */
+/* Fill the rows first .. last - 1 of lists of the size that was counted. Returns 0, 1 if memory ran out, or 2 if
+ * another number of images is found than was counted. */
 int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const *arrays) {
     const ImageLists *lists = arrays[0];
     Search s = {0};
@@ -148,3 +150,16 @@ int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const 
     release(&s);
     return failure;
 }
+
+const TableEntry images_table[] = {
+    SIZE(BinnedAtoms),
+    FIELD(BinnedAtoms, positions), FIELD(BinnedAtoms, lattice), FIELD(BinnedAtoms, frac),
+    FIELD(BinnedAtoms, triangle), FIELD(BinnedAtoms, crystal), FIELD(BinnedAtoms, ptr),
+    FIELD(BinnedAtoms, bins), FIELD(BinnedAtoms, reach), FIELD(BinnedAtoms, first_bin),
+    FIELD(BinnedAtoms, bin), FIELD(BinnedAtoms, bin_ptr), FIELD(BinnedAtoms, binned),
+    FIELD(BinnedAtoms, radius),
+    SIZE(ImageLists),
+    FIELD(ImageLists, ptr), FIELD(ImageLists, pair_ptr), FIELD(ImageLists, distance),
+    FIELD(ImageLists, pair), FIELD(ImageLists, pair_target), FIELD(ImageLists, pair_source),
+    FIELD(ImageLists, shift), FIELD(ImageLists, vectors),
+    END};

@@ -1,4 +1,4 @@
-"""The compiled library: where it is, and how to call it from many threads.
+"""The compiled library: where it is, whether it fits this code, and how to call it from many threads.
 
 A forked process begins with one thread, as PyTorch's loader processes do; a spawned one may use as many as any.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import torch
@@ -26,14 +26,17 @@ CHUNKS_PER_THREAD = 4
 INSTRUCTION_SETS = ("avx512", "avx2", "default")
 """What the library is built for, the fastest first; each processor runs its own and all that follow."""
 
+TABLES = ("attention_table", "images_table")
+"""Tables in the library of the numbers that C and Python must agree on; see table.h."""
+
 OPENMP = ("libgomp", "libomp", "libiomp5")
 """OpenMP of GCC, LLVM and Intel; all export GOMP_parallel."""
 
-HOME = os.getpid()
+LOADING_PROCESS = os.getpid()
 """The process that loaded this module; OpenMP's threads do not follow into a fork."""
 
 VARIABLE = "CRYSTALFORMERS_KERNELS"
-"""Environment variable that names one of them instead of the fastest, or `none` for plain PyTorch."""
+"""Environment variable that names an instruction set instead of the fastest, or `none` for plain PyTorch."""
 
 
 @lru_cache(maxsize=1)
@@ -55,33 +58,86 @@ def instruction_sets() -> list[str]:
     """The instruction sets that are installed and that this processor has, the fastest first."""
     best = torch.backends.cpu.get_cpu_capability().lower()
     runnable = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best if best in INSTRUCTION_SETS else "default") :]
-    return [name for name in runnable if _file(name) is not None]
+    return [name for name in runnable if library_file(name) is not None]
 
 
 @lru_cache(maxsize=len(INSTRUCTION_SETS))
 def load(instruction_set: str) -> ctypes.CDLL:
     """The kernels for one of `instruction_sets()`."""
-    return ctypes.CDLL(str(_file(instruction_set)))
+    return ctypes.CDLL(str(library_file(instruction_set)))
 
 
-def _file(instruction_set: str) -> Path | None:
+def library_file(instruction_set: str) -> Path | None:
+    """The file of the kernels for an instruction set, if it is installed."""
     paths = (Path(__file__).with_name(f"_kernels_{instruction_set}{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
-class Work:
-    """A function of the compiled library, with all that it works on but the rows.
+class TableEntry(ctypes.Structure):
+    """`TableEntry` of table.h."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_double))
+
+
+def table(loaded: ctypes.CDLL) -> dict[str, float]:
+    """Constants, sizes of structures in bytes and offsets of their fields (`KernelInput.ptr`) in a library, by name.
+
+    Raises:
+        ValueError: if the library has no such table.
+    """
+    return {entry.name.decode(): entry.value for name in TABLES for entry in _entries(loaded, name)}
+
+
+def _entries(loaded: ctypes.CDLL, name: str) -> Iterator[TableEntry]:
+    first = ctypes.pointer(TableEntry.in_dll(loaded, name))
+    for number in count():
+        if first[number].name is None:
+            return
+        yield first[number]
+
+
+@lru_cache(maxsize=16)
+def check_layout(loaded: ctypes.CDLL, structure: type[ctypes.Structure]) -> None:
+    """Compare a structure with that of the library, whose name is the same without the leading C.
+
+    Raises:
+        ConfigError: if they differ, because the library was built from other sources.
+    """
+    name = structure.__name__.removeprefix("C")
+    fields = {f"{name}.{field[0]}": getattr(structure, field[0]).offset for field in structure._fields_}
+    expected = {name: ctypes.sizeof(structure), **fields}
+    try:
+        compiled = table(loaded)
+    except ValueError:
+        compiled = {}
+    found = {key: value for key, value in compiled.items() if key.partition(".")[0] == name}
+    if found != expected:
+        raise ConfigError(
+            f"the compiled kernels were built from other sources than this code ({name} differs)",
+            where=loaded._name,
+            remedy="reinstall crystalformers",
+        )
+
+
+class BoundKernel:
+    """A function of the compiled library with all its arguments but the rows.
 
     Tensors must be contiguous, of the types that the C function declares, and on the CPU.
     """
 
     def __init__(self, name: str, shared: ctypes.Structure, *arguments: Tensor | ctypes.Structure | None) -> None:
+        loaded = library()
+        if loaded is None:
+            raise ConfigError(f"The kernel {name} is not installed", remedy="reinstall with a C compiler")
+        for structure in (shared, *arguments):
+            if isinstance(structure, ctypes.Structure):
+                check_layout(loaded, type(structure))
         self.name, self.shared, self.arguments = name, shared, arguments
-        self.function = getattr(library(), name)
+        self.function = getattr(loaded, name)
         self.arrays = (ctypes.c_void_p * len(arguments))(*map(_address, arguments))
 
     def __call__(self, first: int, last: int) -> None:
-        """Handle rows `first` to `last`."""
+        """Handle rows `first` to `last` - 1."""
         arguments = (ctypes.c_int64(first), ctypes.c_int64(last), ctypes.byref(self.shared), self.arrays)
         self.check(self.function(*arguments))
 
@@ -104,30 +160,31 @@ def _address(argument: Tensor | ctypes.Structure | None) -> int | None:
     return None if argument is None else argument.data_ptr()
 
 
-def in_parallel(work: Callable[[int, int], None], ptr: Tensor) -> None:
-    """Call `work(first, last)` over all rows on `torch.get_num_threads()` threads, in chunks of about equal cost.
+def in_parallel(kernel: Callable[[int, int], None], ptr: Tensor) -> None:
+    """Call `kernel(first, last)` over all rows on `torch.get_num_threads()` threads, in chunks of about equal cost.
 
-    The calling thread is one of them; the others are PyTorch's own for a `Work`, where they can be had, else a pool.
+    The calling thread is one of them; the others are PyTorch's own for a `BoundKernel`, where they can be had, else a
+    pool.
 
     Args:
-        work: handles rows `first` to `last`; runs beside others while it is inside the compiled library.
+        kernel: handles rows `first` to `last` - 1; several run at the same time while inside the compiled library.
         ptr: running total of the cost of the rows, shape (rows + 1,).
     """
     threads, rows = torch.get_num_threads(), len(ptr) - 1
     if threads == 1 or rows == 1:
-        work(0, rows)
+        kernel(0, rows)
         return
     costs = torch.linspace(0, float(ptr[-1]), threads * CHUNKS_PER_THREAD + 1)[1:-1].to(ptr.dtype)
     bounds = sorted({0, rows, *torch.searchsorted(ptr, costs).tolist()} - {rows + 1})
-    team = _team() if isinstance(work, Work) and os.getpid() == HOME else None
+    team = _team() if isinstance(kernel, BoundKernel) and os.getpid() == LOADING_PROCESS else None
     if team is None:
-        _by_pool(work, bounds, threads)
+        _by_pool(kernel, bounds, threads)
     else:
-        assert isinstance(work, Work)
-        work.by_team(team, threads, bounds)
+        assert isinstance(kernel, BoundKernel)
+        kernel.by_team(team, threads, bounds)
 
 
-def _by_pool(work: Callable[[int, int], None], bounds: Sequence[int], threads: int) -> None:
+def _by_pool(kernel: Callable[[int, int], None], bounds: Sequence[int], threads: int) -> None:
     chunks = deque(pairwise(bounds))
 
     def take() -> None:
@@ -136,7 +193,7 @@ def _by_pool(work: Callable[[int, int], None], bounds: Sequence[int], threads: i
                 chunk = chunks.popleft()
             except IndexError:  # another thread was faster
                 return
-            work(*chunk)
+            kernel(*chunk)
 
     others = [_pool(os.getpid(), threads - 1).submit(take) for _ in range(threads - 1)]
     try:
@@ -148,9 +205,9 @@ def _by_pool(work: Callable[[int, int], None], bounds: Sequence[int], threads: i
 
 @lru_cache(maxsize=1)
 def _team() -> ctypes.c_void_p | None:
-    """GOMP_parallel of the one OpenMP library that PyTorch brought, or None where it cannot be told which that is.
+    """GOMP_parallel of the one OpenMP library that PyTorch brought, or None where it is not clear which that is.
 
-    Two teams would fight: idle threads of OpenMP spin for milliseconds, on the cores that ours then wait for.
+    With two teams of threads, the idle ones of OpenMP would spin for milliseconds on the cores that ours wait for.
     """
     package = Path(torch.__file__).parent
     folders = (package / "lib", package.parent / "torch.libs")

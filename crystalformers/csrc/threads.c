@@ -1,9 +1,8 @@
-/* Rows of work on the threads that PyTorch already has.
+/* Rows of a kernel on the threads that PyTorch already has.
  *
- * Threads of our own would wait for the cores on which PyTorch's idle OpenMP threads spin. GOMP_parallel, which every
- * common OpenMP library exports, runs a function on the team of its caller; it is found at run time (kernels.py), so
- * that there is but one team in the process and nothing to link.
- */
+ * Threads of our own would wait for the cores on which PyTorch's idle OpenMP threads spin. GOMP_parallel, which
+ * every common OpenMP library exports, runs a function on the caller's team of threads; kernels.py looks it up at
+ * run time, so that the process has one team only and nothing needs to be linked. */
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -20,7 +19,7 @@ typedef struct {
     atomic_int status;
 } Job;
 
-/* One thread: whatever chunk is next, until none is left. */
+/* One thread: takes the next chunk until none is left. */
 static void member(void *pointer) {
     Job *job = pointer;
     for (long chunk; (chunk = atomic_fetch_add(&job->next, 1)) < job->chunks;) {
@@ -29,7 +28,7 @@ static void member(void *pointer) {
     }
 }
 
-/* Status of the last chunk that failed, 0 if none did. */
+/* Call `rows` for all chunks. Returns the status of the last one that failed, or 0. */
 int run_team(Team *parallel, int64_t threads, RowFunction *rows, const void *shared, void *const *arrays,
              const int64_t *bounds, int64_t chunks) {
     Job job = {rows, shared, arrays, bounds, (long)chunks, 0, 0};

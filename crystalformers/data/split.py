@@ -1,33 +1,65 @@
-"""Training, validation and test rows, drawn at random when a table does not say."""
+"""Training, validation and test rows: those a table names, or random ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalformers.errors import TableError
 
+IntArray = NDArray[np.int64]
+
 SPLITS = ("train", "val", "test")
 
+SPLIT_COLUMN = "split"
+"""Column of a table that says to which part each row belongs."""
 
-def assign_split(n_rows: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0) -> list[str]:
-    """Draw `train`, `val` or `test` for each row; the same arguments always give the same answer.
+UNUSED = "unused"
+"""What the column holds for rows that belong to no part."""
+
+SPLIT_NAMES = {name: name for name in (*SPLITS, UNUSED)} | {"valid": "val", "validation": "val", "training": "train"}
+"""Values that the column may hold, in any case, and what they mean."""
+
+
+def split_rows(
+    rows: IntArray,
+    names: Sequence[str] | None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+) -> dict[str, IntArray]:
+    """Rows of each split, ascending: as a table names them; what it does not name is drawn at random.
 
     Args:
-        n_rows: number of rows.
-        fractions: of the rows, for train, val and test; they sum to 1.
-        seed: of the draw.
+        rows: rows to divide; no others are in the answer.
+        names: split of every row of the table (`CrystalTable.split`), or None if it does not say; if no row is named
+            `val`, some of the training rows become validation rows.
+        val_fraction: share of the rows (or of the training rows) to draw for validation.
+        test_fraction: share of the rows to draw for testing, if the table does not say.
+        seed: of the draw; the same arguments always give the same answer.
+
+    Returns:
+        Rows of `train`, `val` and `test`; only `test` may be empty.
 
     Raises:
-        TableError: if the fractions are no such thing, or a part that is asked for would be empty.
+        TableError: if nothing is left for training or validation.
     """
-    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise TableError(f"Split fractions {tuple(fractions)} must be three numbers, none negative, of sum 1.")
-    ends = np.round(np.cumsum(fractions) * n_rows).astype(int)
-    sizes = np.diff(ends, prepend=0)
-    for name, fraction, size in zip(SPLITS, fractions, sizes, strict=True):
-        if fraction > 0 and size == 0:
-            raise TableError(f"A fraction of {fraction:g} of {n_rows} rows leaves '{name}' empty; give it more.")
-    names = np.repeat(SPLITS, sizes)
-    return [str(name) for name in names[np.argsort(np.random.default_rng(seed).permutation(n_rows))]]
+    rng = np.random.default_rng(seed)
+    if names is None:
+        n_val, n_test = (round(share * len(rows)) for share in (val_fraction, test_fraction))
+        val, test, train = np.split(rng.permutation(rows), [n_val, n_val + n_test])
+    else:
+        named = np.array(names, dtype=object)[rows]
+        train, val, test = (rows[named == name] for name in SPLITS)
+        if not len(val):
+            val, train = np.split(rng.permutation(train), [round(val_fraction * len(train))])
+    splits = {name: np.sort(part) for name, part in zip(SPLITS, (train, val, test), strict=True)}
+    for name in ("train", "val"):
+        if not len(splits[name]):
+            raise TableError(
+                f"The {name} split holds no usable row, of {len(rows)} in all",
+                remedy="give a larger table or a column 'split' with train, val and test",
+            )
+    return splits

@@ -23,31 +23,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
-from crystalformers.data.split import SPLITS
+from crystalformers.data.split import SPLIT_COLUMN, SPLIT_NAMES, SPLITS
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import STRUCTURE, TableRows
 from crystalformers.io.tables import Source, open_source
 
-SPLIT_COLUMN = "split"
-UNUSED = "unused"
-"""What a `split` column holds for rows that belong to no part."""
-
-SPLIT_NAMES = {name: name for name in (*SPLITS, UNUSED)} | {"valid": "val", "validation": "val", "training": "train"}
-"""Values a `split` column may hold, any case, and what they mean."""
-
 
 def open_table(path: Path | str, scratch: Path | str | None = None, split: str = "") -> CrystalTable:
-    """Open a `.parquet`, `.csv` (beside structure files) or `.jsonl` table, or a public data set by its name.
+    """Open a `.parquet`, `.csv` (next to structure files) or `.jsonl` table, or a public data set by its name.
 
     Args:
         path: the table, or the name of a data set that has been fetched (`crystalformers data list`). Parquet and
             JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows a, b, c in Angstrom),
             `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a pymatgen dictionary
-            `structure` instead. CSV: the id first, naming a structure file beside the table, then labels; without a
-            header line id and one value, then called `target`.
+            `structure` instead. CSV: the id first, naming a structure file in the folder of the table, then labels;
+            without a header line id and one value, then called `target`.
         scratch: directory for the converted file (about the size of the decoded table); by default that of
-            temporary files. The file has no name any more once it is open, so that nothing is left behind.
+            temporary files. The file is removed once it is open, so that nothing is left behind.
         split: which split of a table with several: `NAME` for the column `split_NAME`, empty for `split`.
 
     Raises:
@@ -69,13 +62,13 @@ def _convert(source: Source, store: Path) -> None:
     try:
         first = next(batches, None)
         if first is None or first.num_rows == 0:
-            raise TableError(f"{source.path}: the table has no rows.")
+            raise TableError("the table has no rows", where=str(source.path))
         with pa.ipc.new_file(os.fspath(store), first.schema) as writer:
             writer.write(first)
             for batch in batches:
                 writer.write(batch)
     except (OSError, pa.ArrowException) as error:
-        raise TableError(f"{source.path}: the table cannot be converted ({error}).") from error
+        raise TableError(f"the table cannot be converted ({error})", where=str(source.path)) from error
 
 
 class CrystalTable:
@@ -106,10 +99,14 @@ class CrystalTable:
         seen: dict[str, int] = {}
         for row, name in enumerate(self.ids):
             if not name:
-                raise TableError(f"{self.path} row {row}: the id is missing; give every row its own.")
+                raise TableError(
+                    "the id is missing", where=f"{self.path} row {row}", remedy="give every row an id of its own"
+                )
             if name in seen:
                 raise TableError(
-                    f"{self.path}: the id '{name}' stands in rows {seen[name]} and {row}; give every row its own."
+                    f"rows {seen[name]} and {row} have the same id '{name}'",
+                    where=str(self.path),
+                    remedy="give every row an id of its own",
                 )
             seen[name] = row
 
@@ -122,7 +119,7 @@ class CrystalTable:
         return rows[row]
 
     def numbers(self, row: int) -> NDArray[np.int64]:
-        """Atomic numbers of a row as they stand there, unchecked and read-only; empty where it could not be read."""
+        """Atomic numbers of a row as the table gives them, unchecked, read-only; empty if the row could not be read."""
         rows, row = self._place(row)
         return rows.numbers(row)
 
@@ -153,7 +150,7 @@ class CrystalTable:
                 try:
                     rows[row]
                 except StructureError as error:
-                    rejected[rows.first + row] = Rejected(rows.name(row), str(error))
+                    rejected[rows.first + row] = Rejected.of(rows.name(row), error)
         return rejected
 
     def column(self, name: str) -> list[Any]:
@@ -164,7 +161,7 @@ class CrystalTable:
         """Values of a column as numbers, (rows,); NaN where missing.
 
         Raises:
-            TableError: if there is no such column, or a value is no number (naming its row).
+            TableError: if there is no such column, or a value is not a number (naming its row).
         """
         array = self._array(name)
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -173,7 +170,9 @@ class CrystalTable:
             return np.asarray(pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise TableError(
-                f"{self.path}: column '{name}' holds no numbers, its type is {array.type}; choose another."
+                f"column '{name}' holds no numbers, its type is {array.type}",
+                where=str(self.path),
+                remedy="choose another",
             ) from error
 
     def _numbers_from_text(self, name: str, array: pa.Array) -> NDArray[np.float64]:
@@ -185,8 +184,9 @@ class CrystalTable:
                 values[row] = float(text)
             except ValueError:
                 raise TableError(
-                    f"{self.path} row {row} ({self.ids[row]}): '{text}' in column '{name}' is not a number; "
-                    "correct it or leave it empty."
+                    f"'{text}' in column '{name}' is not a number",
+                    where=f"{self.path} row {row} ({self.ids[row]})",
+                    remedy="correct it or leave it empty",
                 ) from None
         return values
 
@@ -195,8 +195,8 @@ class CrystalTable:
             close = difflib.get_close_matches(name, self.columns, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise TableError(
-                f"{self.path}: there is no column '{name}'.{hint} The label columns are: "
-                f"{', '.join(self.columns) or 'none'}."
+                f"there is no column '{name}'.{hint} The label columns are: {', '.join(self.columns) or 'none'}",
+                where=str(self.path),
             )
         chunks = [rows.batch.column(name) for rows in self._rows]
         array = pa.chunked_array(chunks).combine_chunks()
@@ -210,7 +210,7 @@ class CrystalTable:
             TableError: naming the first row whose value is none of these; if there is no split of the name asked for.
         """
         if self._split_column not in (SPLIT_COLUMN, *self.columns):
-            raise TableError(f"{self.path}: there is no column '{self._split_column}'.")
+            raise TableError(f"there is no column '{self._split_column}'", where=str(self.path))
         if self._split_column not in self.columns:
             return None
         values = self.column(self._split_column)
@@ -218,8 +218,9 @@ class CrystalTable:
         if None in split:
             row = split.index(None)
             raise TableError(
-                f"{self.path} row {row} ({self.ids[row]}): '{values[row]}' in column '{self._split_column}' is none of "
-                f"{', '.join(SPLITS)}; correct it."
+                f"'{values[row]}' in column '{self._split_column}' is none of {', '.join(SPLITS)}",
+                where=f"{self.path} row {row} ({self.ids[row]})",
+                remedy="correct it",
             )
         return [name for name in split if name]
 

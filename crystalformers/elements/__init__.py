@@ -1,4 +1,4 @@
-"""One vector per element: tables made here and by others, and the files that other libraries read.
+"""Element vectors: tables learned here and published by others, and files of them for other libraries.
 
 >>> from crystalformers.elements import load_elements
 >>> load_elements("one-hot")["Fe"].shape

@@ -1,6 +1,6 @@
-"""Vectors of compositions: statistics of the element vectors over the atoms of a formula.
+"""Features of compositions: statistics of the element vectors over the atoms of a formula.
 
-Mean and standard deviation weigh each element by its share of the atoms, after Ward et al., npj Comput. Mater. 2016.
+Mean and standard deviation weight each element by its share of the atoms (Ward et al., npj Comput. Mater. 2016).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATISTICS: dict[str, Callable[[Features, Features], Features]] = {
     "max": lambda share, vectors: vectors.max(axis=0),
     "range": lambda share, vectors: np.ptp(vectors, axis=0),
 }
-"""From the shares (n,) and vectors (n, D) of the n elements of a formula to (D,)."""
+"""Functions of the shares (n,) and vectors (n, D) of the n elements of a formula; each gives (D,)."""
 
 
 def composition_features(
@@ -32,16 +32,16 @@ def composition_features(
     table: ElementTable,
     statistics: Sequence[str] = tuple(STATISTICS),
 ) -> Features:
-    """One row for each composition: the statistics one after the other, D columns each.
+    """Features of compositions, (rows, statistics * D): each statistic has D columns, in the order given.
 
     Args:
-        compositions: formulas (`LiFePO4`), or mappings of elements to amounts (pymatgen's `Composition` is one).
-        table: the vectors of the elements.
+        compositions: formulas (`LiFePO4`) or mappings from elements to amounts, for example pymatgen's `Composition`.
+        table: element vectors.
         statistics: any of `STATISTICS`.
 
     Raises:
         ConfigError: if a statistic is unknown.
-        TableError: naming the row, if a formula cannot be read, or the elements that have no vector.
+        TableError: naming the row, if a formula cannot be read or an element has no vector.
     """
     check_statistics(statistics)
     rows = [_features(row, composition, table, statistics) for row, composition in enumerate(compositions)]
@@ -55,10 +55,14 @@ def feature_names(table: ElementTable, statistics: Sequence[str] = tuple(STATIST
 
 
 def check_statistics(statistics: Sequence[str]) -> None:
-    """Raises ConfigError if one is unknown."""
+    """Refuse an unknown statistic.
+
+    Raises:
+        ConfigError: naming the statistic.
+    """
     for statistic in statistics:
         if statistic not in STATISTICS:
-            raise ConfigError(f"Statistic '{statistic}' is not one of {', '.join(STATISTICS)}.")
+            raise ConfigError(f"Statistic '{statistic}' is not one of {', '.join(STATISTICS)}")
 
 
 def _features(
@@ -68,14 +72,14 @@ def _features(
     try:
         vectors = table.rows(list(amounts)).astype(np.float64)
     except TableError as error:
-        raise TableError(f"row {row} ({composition}): {error}") from None
+        raise TableError.within(f"row {row} ({composition})", error) from None
     share = np.array(list(amounts.values()))
     share /= share.sum()
     return np.concatenate([STATISTICS[statistic](share, vectors) for statistic in statistics])
 
 
 def _amounts(row: int, composition: str | Mapping[Any, float]) -> dict[int, float]:
-    """Atomic number -> amount, above zero."""
+    """Atomic number -> amount, of the elements whose amount is positive."""
     where = f"row {row} ({composition})"
     if isinstance(composition, str):
         from crystalformers.io.composition import parse_formula
@@ -85,5 +89,5 @@ def _amounts(row: int, composition: str | Mapping[Any, float]) -> dict[int, floa
         amounts = {element_number(str(element), where): float(amount) for element, amount in composition.items()}
     amounts = {number: amount for number, amount in amounts.items() if amount > 0}
     if not amounts or not np.isfinite(list(amounts.values())).all():
-        raise TableError(f"{where}: is no composition; write a formula such as LiFePO4.")
+        raise TableError("is no composition", where=where, remedy="write a formula such as LiFePO4")
     return amounts

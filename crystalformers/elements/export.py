@@ -1,4 +1,4 @@
-"""Write a table of elements for another library: as wide as it wants, with the elements it expects."""
+"""Write a table of element vectors in the width and with the elements that another library expects."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from crystalformers.errors import ConfigError
 def export(
     table: ElementTable, path: str | os.PathLike[str], fmt: str, *, dim: int | None = None, fill: Fill = "raise"
 ) -> ElementTable:
-    """Write a file that appears whole or not at all.
+    """Write a table to a file, which appears complete or not at all.
 
     Args:
-        table: what to write.
-        path: the file, by custom with the suffix of the format.
+        table: the table.
+        path: the file; `FORMATS[fmt].suffix` is the usual suffix.
         fmt: one of `formats.FORMATS`.
-        dim: reduce the vectors to that many principal components first.
+        dim: number of principal components to which the vectors are reduced first.
         fill: what to write for elements that the format needs and the table lacks.
 
     Returns:
-        The table as it stands in the file; `metadata["filled"]` names the elements that were filled.
+        The table as written; `metadata["filled"]` names the elements that were filled in.
 
     Raises:
-        ConfigError: if there is no such format, or `fill` is given for one that needs no other elements.
+        ConfigError: if the format is unknown, or `fill` is given for a format that needs no further elements.
         TableError: naming the missing elements, or if the vectors cannot be reduced.
     """
-    from crystalformers.checkpoint import write_atomically
+    from crystalformers.files import write_atomically
 
     if fmt not in FORMATS:
-        raise ConfigError(f"'{fmt}' is no format of element tables; known are {', '.join(FORMATS)}.")
+        raise ConfigError(f"'{fmt}' is no format of element tables", remedy=f"choose one of {', '.join(FORMATS)}")
     form = FORMATS[fmt]
     if dim is not None:
         table = table.reduced(dim)
     if form.numbers is not None:
         table = table.completed(form.numbers, fill)
     elif fill != "raise":
-        raise ConfigError(f"The format '{fmt}' holds the elements that the table has; leave the filling out.")
+        problem = f"The format '{fmt}' holds the elements that the table has"
+        raise ConfigError(problem, remedy="leave the filling out")
     write_atomically(Path(path), form.write(table))
     return table

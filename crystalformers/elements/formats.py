@@ -1,6 +1,6 @@
-"""Files of element vectors as other libraries write and read them, to and from `ElementTable`.
+"""File formats of element vectors: those of other libraries and our own.
 
-| format | file | read by |
+| format | file | for |
 |---|---|---|
 | `cgcnn`, `alignn` | JSON, "1" to "100" -> vector | CGCNN and its forks; jarvis-tools and with it ALIGNN |
 | `json` | JSON, symbol -> vector | aviary (Roost, Wren), ElementEmbeddings |
@@ -9,7 +9,7 @@
 | `matgl` | safetensors, rows in the order of matgl's elements | `matgl.into_matgl` |
 | `parquet`, `npz`, `safetensors` | with counts and metadata | pandas and others; numpy; this library |
 
-Numbers are written with as few digits as give the same float32 again.
+Numbers in text files have the fewest digits that give the same float32 when read back.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from crystalformers.errors import TableError
 from crystalformers.periodic import ELEMENTS
 
 ATOM_INIT_ELEMENTS = 100
-"""Rows of CGCNN's atom_init.json, H to Fm; its readers expect every one of them."""
+"""CGCNN's atom_init.json has the elements H to Fm; its readers expect all of them."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a table becomes a file.
+    """How a table is written.
 
     Attributes:
-        suffix: end of the file's name.
-        numbers: the elements the reader expects, all of them; None writes those the table has.
-        write: content of the file.
+        suffix: of the file.
+        numbers: atomic numbers of all elements that readers expect; None for those of the table.
+        write: gives the content of the file.
     """
 
     suffix: str
@@ -51,7 +51,7 @@ class Format:
 
 
 def _shortest(row: NDArray[np.float32]) -> list[float]:
-    """Numbers whose decimal form is the shortest that gives the same float32 again."""
+    """Numbers with the fewest decimal digits that give the same float32 when read back."""
     return [float(str(value)) for value in row]
 
 
@@ -92,7 +92,7 @@ def write_npz(table: ElementTable) -> bytes:
     if table.counts is not None:
         arrays["counts"] = table.counts
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type] # numpy declares the keyword allow_pickle beside the arrays
+    np.savez(content, **arrays)  # type: ignore[arg-type] # NumPy declares allow_pickle as one of the keywords
     return content.getvalue()
 
 
@@ -132,10 +132,11 @@ FORMATS = {
 
 
 def read(path: Path) -> ElementTable:
-    """A table from a file of any format; its name is that in the file, or the file's own.
+    """A table from a file of any format; its name is in the file, or else the name of the file.
 
     Raises:
-        TableError: naming file and element: unknown or twice, of another length, with NaN or text in its vector.
+        TableError: naming the file, and the element that is unknown, occurs twice, or whose vector has another length
+            than the others or is not made of finite numbers.
     """
     readers: dict[str, Callable[[Path], ElementTable]] = {
         ".safetensors": _read_safetensors,
@@ -145,17 +146,20 @@ def read(path: Path) -> ElementTable:
         ".parquet": _read_parquet,
     }
     if path.suffix not in readers:
-        raise TableError(f"{path}: not a table of elements by its name; known are {', '.join(readers)}.")
+        remedy = f"known suffixes are {', '.join(readers)}"
+        raise TableError("not a table of elements by its name", where=str(path), remedy=remedy)
     if not path.is_file():
-        raise TableError(f"{path}: there is no such table of elements.")
+        raise TableError("there is no such table of elements", where=str(path))
     try:
         return check_distinct(readers[path.suffix](path))
     except TableError as error:
-        raise TableError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        if error.where.startswith(str(path)):
+            raise
+        raise TableError.within(path, error) from error
 
 
 def _read_safetensors(path: Path) -> ElementTable:
-    """A table as `save` or `matgl.write` leave it, or the one inside the weights of a trained model."""
+    """A table written by `ElementTable.save` or `matgl.write`, or that of a trained model."""
     header = read_header(path)
     if header.get("kind") == matgl.KIND:
         return matgl.read(path)
@@ -171,33 +175,34 @@ def _of_text(path: Path) -> ElementTable:
 
 
 def vectors_of_text(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Symbol -> vector of a JSON or CSV file, as they stand there.
+    """Symbol -> vector, from a JSON or CSV file; symbols are not checked.
 
     Raises:
-        TableError: if it is no such file, names an element twice or holds something that is no number.
+        TableError: if the file cannot be read, names an element twice or has anything but numbers in a vector.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _csv_pairs(text) if path.suffix == ".csv" else _json_pairs(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise TableError(f"{path}: cannot be read ({error}); copy it again.") from error
+        raise TableError(f"cannot be read ({error})", where=str(path), remedy="copy it again") from error
     except TableError as error:
-        raise TableError(f"{path}: {error}") from error
+        raise TableError.within(path, error) from error
     vectors: dict[str, NDArray[np.float64]] = {}
     for symbol, values in pairs:
         if symbol in vectors:
-            raise TableError(f"{path}: {symbol} stands there twice; keep one vector per element.")
+            raise TableError(f"{symbol} stands there twice", where=str(path), remedy="keep one vector per element")
         try:
             vectors[symbol] = np.array(values, dtype=np.float64)
         except (TypeError, ValueError):
-            raise TableError(f"{path}: the vector of {symbol} holds something that is no number.") from None
+            raise TableError(f"the vector of {symbol} holds something that is no number", where=str(path)) from None
     return vectors
 
 
 def _json_pairs(text: str) -> list[tuple[str, Any]]:
     pairs = json.loads(text, object_pairs_hook=tuple)
     if not isinstance(pairs, tuple) or not pairs:
-        raise TableError('not an object {"element": [numbers], ...}; write symbols, or atomic numbers as CGCNN does.')
+        problem = 'not an object {"element": [numbers], ...}'
+        raise TableError(problem, remedy="write symbols, or atomic numbers as CGCNN does")
     numbered = all(key.isdecimal() and 1 <= int(key) <= len(ELEMENTS) for key, _ in pairs)
     return [(ELEMENTS[int(key) - 1] if numbered else key, values) for key, values in pairs]
 
@@ -205,12 +210,12 @@ def _json_pairs(text: str) -> list[tuple[str, Any]]:
 def _csv_pairs(text: str) -> list[tuple[str, Any]]:
     rows = [row for row in csv.reader(io.StringIO(text)) if row]
     if not rows or rows[0][0] != "element":
-        raise TableError("the first line must be 'element,0,1,...'; then one line per element, its symbol first.")
+        raise TableError("the first line must be 'element,0,1,...', then one line per element, its symbol first")
     for row in rows[1:]:
         if len(row) != len(rows[0]):
-            raise TableError(f"the vector of {row[0]} has {len(row) - 1} numbers, the header {len(rows[0]) - 1}.")
+            raise TableError(f"the vector of {row[0]} has {len(row) - 1} numbers, the header {len(rows[0]) - 1}")
         if "" in row:
-            raise TableError(f"the vector of {row[0]} lacks a number in column '{rows[0][row.index('')]}'.")
+            raise TableError(f"the vector of {row[0]} lacks a number in column '{rows[0][row.index('')]}'")
     return [(row[0], row[1:]) for row in rows[1:]]
 
 
@@ -223,7 +228,8 @@ def _read_npz(path: Path) -> ElementTable:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, TableError):
             raise
-        raise TableError(f"{path}: cannot be read ({error}); it needs the arrays 'numbers' and 'vectors'.") from error
+        remedy = "it needs the arrays 'numbers' and 'vectors'"
+        raise TableError(f"cannot be read ({error})", where=str(path), remedy=remedy) from error
 
 
 def _read_parquet(path: Path) -> ElementTable:
@@ -235,9 +241,8 @@ def _read_parquet(path: Path) -> ElementTable:
         numbers, count = columns["atomic_number"].to_numpy(), columns["count"]
         vectors = np.array(columns["vector"].to_pylist(), dtype=np.float64)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise TableError(
-            f"{path}: cannot be read ({error}); it needs the columns 'atomic_number', 'count' and 'vector'."
-        ) from error
+        remedy = "it needs the columns 'atomic_number', 'count' and 'vector'"
+        raise TableError(f"cannot be read ({error})", where=str(path), remedy=remedy) from error
     about = json.loads((columns.schema.metadata or {}).get(b"crystalformers", b"{}"))
     return _described(path, about, numbers, vectors, None if count.null_count else count.to_numpy())
 

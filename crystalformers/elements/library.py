@@ -1,4 +1,4 @@
-"""How a name or path finds a table of elements: bundled here, known from others, in a file or in a trained model."""
+"""Find a table of element vectors by name or path: bundled, published by others, in a file or in a trained model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crystalformers.errors import TableError
 from crystalformers.prediction import bundled as models
 
 BUNDLED = models.FOLDER / "elements"
-"""Every `NAME.safetensors` in it is the bundled table NAME."""
+"""Folder of the bundled tables: `NAME.safetensors` is the table NAME."""
 
 
 def bundled_names() -> list[str]:
@@ -21,19 +21,20 @@ def bundled_names() -> list[str]:
 
 
 def load_elements(name_or_path: str | os.PathLike[str]) -> ElementTable:
-    """A table by name, from a file, or out of a trained model.
+    """Load a table of element vectors.
 
     Args:
-        name_or_path: a table that is bundled here or known from others (`sources.names`), a file of any export format,
+        name_or_path: name of a bundled table or of one to compare with (`sources.names`), a file of any export format,
             or a model: its weight file, run folder or bundled name.
 
     Raises:
-        TableError: if there is no such table, or the file cannot be used; a near miss is suggested.
+        TableError: if there is no such table (a similar name is suggested), or the file cannot be used.
     """
     name, path = str(name_or_path), Path(name_or_path)
     bundled = bundled_names()
     if (name in bundled or sources.is_known(name)) and path.exists():
-        raise TableError(f"'{name}' is the name of a table and a path here; write '{path.absolute()}' for the path.")
+        problem = f"'{name}' is the name of a table and a path here"
+        raise TableError(problem, remedy=f"write '{path.absolute()}' for the path")
     if name in bundled:
         return ElementTable.load(BUNDLED / f"{name}.safetensors")
     if sources.is_known(name):
@@ -46,8 +47,8 @@ def load_elements(name_or_path: str | os.PathLike[str]) -> ElementTable:
         return from_model(name)
     close = difflib.get_close_matches(name, [*bundled, *models.names(), *sources.names()], n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
+    known = ", ".join([*bundled, *models.names()]) or "none is bundled"
     raise TableError(
-        f"No table of elements '{name}': it is no file, no run folder, no bundled table or model "
-        f"({', '.join([*bundled, *models.names()]) or 'none is bundled'}) "
-        f"and none of {', '.join(sources.names())}.{hint}"
+        f"No table of elements '{name}': it is neither a file nor a run folder, nor a bundled table or model "
+        f"({known}), nor one of {', '.join(sources.names())}.{hint}"
     )

@@ -1,4 +1,4 @@
-"""Element vectors as a data source of matminer's featurisers; importing this module needs matminer."""
+"""Element vectors as a data source for matminer's featurizers; this module needs matminer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ try:
     from matminer.featurizers.composition import ElementProperty
     from matminer.utils.data import AbstractData
 except ImportError as error:
-    raise ConfigError("matminer is not installed; pip install matminer.") from error
+    raise ConfigError("matminer is not installed", remedy="pip install matminer") from error
 
 
 class ElementTableData(AbstractData):  # type: ignore[misc] # matminer has no types
-    """A table of elements as matminer asks for it, one number at a time.
+    """A table of element vectors as a data source of matminer, which asks for one number at a time.
 
     Attributes:
         table: the vectors.
-        impute_nan: answer for an element without a vector with the mean of all vectors, otherwise with NaN.
+        impute_nan: give an element without a vector the mean of all vectors instead of NaN.
         prop_names: `embedding 1` to `embedding D`, as matminer names those of MEGNet.
     """
 
@@ -35,9 +35,13 @@ class ElementTableData(AbstractData):  # type: ignore[misc] # matminer has no ty
         self._mean = self.table.vectors.mean(axis=0)
 
     def get_elemental_property(self, elem: Any, property_name: str) -> float:
-        """One number of one element's vector; raises TableError if there is no such property."""
+        """One number of the vector of a pymatgen element.
+
+        Raises:
+            TableError: if there is no such property.
+        """
         if property_name not in self._column:
-            raise TableError(f"{self.table.name}: has no '{property_name}'; it has 1 to {self.table.dim}.")
+            raise TableError(f"has no '{property_name}'; it has 1 to {self.table.dim}", where=self.table.name)
         column = self._column[property_name]
         if elem.symbol in self.table:
             return float(self.table[elem.symbol][column])

@@ -1,4 +1,4 @@
-"""Composition features as a step of a scikit-learn pipeline; importing this module needs scikit-learn."""
+"""Composition features as a step of a scikit-learn pipeline; this module needs scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalformers.elements.composition import STATISTICS, Features, composition_features, feature_names
+from crystalformers.elements.composition import (
+    STATISTICS,
+    Features,
+    check_statistics,
+    composition_features,
+    feature_names,
+)
 from crystalformers.elements.library import load_elements
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import ConfigError
@@ -17,11 +23,11 @@ from crystalformers.errors import ConfigError
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
 except ImportError as error:
-    raise ConfigError("scikit-learn is not installed; pip install 'crystalformers[elements]'.") from error
+    raise ConfigError("scikit-learn is not installed", remedy="pip install 'crystalformers[elements]'") from error
 
 
 class CompositionFeaturizer(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """Formulas in, statistics of their element vectors out (`composition.composition_features`).
+    """Transform formulas into statistics of their element vectors (`composition.composition_features`).
 
     >>> from sklearn.linear_model import Ridge
     >>> from sklearn.pipeline import make_pipeline
@@ -41,13 +47,18 @@ class CompositionFeaturizer(TransformerMixin, BaseEstimator):  # type: ignore[mi
         self.statistics = statistics
 
     def fit(self, compositions: Iterable[str | Mapping[Any, float]], y: Any = None) -> CompositionFeaturizer:
-        """Load the table; nothing is learned from the compositions."""
+        """Load the table; the compositions are not used.
+
+        Raises:
+            TableError: if there is no such table.
+            ConfigError: if a statistic is unknown.
+        """
         self.table_ = self.table if isinstance(self.table, ElementTable) else load_elements(self.table)
-        feature_names(self.table_, self.statistics)
+        check_statistics(self.statistics)
         return self
 
     def transform(self, compositions: Iterable[str | Mapping[Any, float]]) -> Features:
-        """One row for each composition."""
+        """Features, (rows, statistics * D)."""
         return composition_features(compositions, self.table_, self.statistics)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:

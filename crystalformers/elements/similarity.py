@@ -1,4 +1,4 @@
-"""Which elements lie close together, and which could stand in for one another."""
+"""Similar elements, and which of them could substitute for each other in a compound."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from crystalformers.periodic import ELEMENTS, element_number
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An element seen from another.
+    """A neighbour of an element.
 
     Attributes:
         symbol: of the neighbour.
-        cosine: between the two centred vectors, -1 to 1.
+        cosine: of the angle between the two centred vectors, -1 to 1.
     """
 
     symbol: str
@@ -30,11 +30,11 @@ class Substitution:
     """One element of a formula replaced by another in the same oxidation state.
 
     Attributes:
-        formula: what comes out, reduced.
-        replaced: symbol of the element that goes.
-        by: symbol of the element that comes.
-        oxidation_state: what both have; None where the formula has no charge-neutral assignment.
-        cosine: between their centred vectors.
+        formula: the new formula, reduced.
+        replaced: symbol of the element that is replaced.
+        by: symbol of the new element.
+        oxidation_state: of both; None if the formula has no charge-neutral assignment.
+        cosine: of the angle between their centred vectors.
     """
 
     formula: str
@@ -45,9 +45,9 @@ class Substitution:
 
 
 def cosines(table: ElementTable) -> NDArray[np.float64]:
-    """Cosine between the centred vectors of every two elements, (E, E); 0 for a vector at the centre itself.
+    """Cosine similarity of all pairs of centred vectors, (E, E); 0 for a vector at the centre.
 
-    Centred, because a part that all vectors share (a bias, say) would make every pair look alike.
+    Without centring, a component that all vectors share, such as a bias, would make all pairs look alike.
     """
     vectors = table.vectors.astype(np.float64)
     vectors -= vectors.mean(axis=0)
@@ -57,10 +57,10 @@ def cosines(table: ElementTable) -> NDArray[np.float64]:
 
 
 def nearest(table: ElementTable, element: str | int, count: int = 10) -> list[Neighbour]:
-    """The elements most like one, by `cosines`, best first.
+    """The `count` most similar elements by `cosines`, most similar first.
 
     Raises:
-        TableError: if the table has no vector for it.
+        TableError: if the table has no vector for the element.
     """
     number = element_number(element, table.name)
     table.rows([number])
@@ -79,13 +79,13 @@ def oxidation_states(symbol: str) -> tuple[int, ...]:
 def substitutes(
     table: ElementTable, element: str | int, oxidation_state: int | None = None, count: int = 10
 ) -> list[Neighbour]:
-    """The elements most like one among those that commonly have the oxidation state.
+    """The most similar elements with a common oxidation state.
 
     Args:
-        table: the vectors.
-        element: what is to be replaced.
-        oxidation_state: which state; None: any of those it commonly has.
-        count: how many at most.
+        table: element vectors.
+        element: to be replaced.
+        oxidation_state: that the others must have; None for any common state of the element.
+        count: largest number of elements.
 
     Raises:
         TableError: if the table has no vector for the element.
@@ -97,10 +97,10 @@ def substitutes(
 
 
 def substitutions(table: ElementTable, formula: str, count: int = 10) -> list[Substitution]:
-    """Formulas that differ in one element, the most alike first; charges stay balanced.
+    """Formulas with one element replaced by a similar one in the same oxidation state, most similar first.
 
-    Oxidation states are pymatgen's first guess for the formula. Where there is none, the new element shares a common
-    state with the one it replaces.
+    Oxidation states are pymatgen's first guess for the formula. If it has none, the two elements only need a common
+    oxidation state.
 
     Raises:
         TableError: if the formula cannot be read, or the table has no vector for one of its elements.
@@ -110,7 +110,7 @@ def substitutions(table: ElementTable, formula: str, count: int = 10) -> list[Su
     from crystalformers.io.composition import parse_formula
 
     if parse_formula(formula) is None:
-        raise TableError(f"'{formula}' is no formula; write one such as LiFePO4.")
+        raise TableError(f"'{formula}' is no formula", remedy="write one such as LiFePO4")
     composition = Composition(formula)
     guesses = composition.oxi_state_guesses()
     states = guesses[0] if guesses else {}

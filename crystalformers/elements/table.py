@@ -1,6 +1,6 @@
-"""One vector per element, for the elements that have one: the table that all of `elements` shares.
+"""Tables of element vectors.
 
-Numpy and safetensors only, so that a table opens in a moment. Shapes: E elements, D width of a vector.
+This module needs NumPy and safetensors only, so that a table opens quickly. Shapes: E elements, D width of a vector.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crystalformers.periodic import ELEMENTS, element_number, named
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Fill = Literal["raise", "zero", "mean"]
-"""What to put where a table has no vector: refuse, a vector of zeros, the mean of the vectors there are."""
+"""For an element without a vector: raise an error, use zeros, or use the mean of all vectors."""
 
 HEADER_KEY = "crystalformers"
 KIND = "element table"
@@ -30,19 +30,21 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class ElementTable:
-    """Vectors of elements. Elements that have none (never seen in training) are not in the table.
+    """One vector per element; an element that never occurred in training is not in the table.
 
-    Used like a mapping: ``table["Fe"]`` or ``table[26]``, ``"Fe" in table``, ``for symbol in table``.
+    It works like a mapping: ``table["Fe"]`` or ``table[26]``, ``"Fe" in table``, ``for symbol in table``.
 
     Attributes:
-        name: what to call it in messages and results.
+        name: for messages and results.
         numbers: atomic numbers, (E,), ascending.
         vectors: (E, D) float32.
-        counts: training crystals that contain the element, (E,), at least 1; None where nothing was trained.
-        metadata: JSON: training set, targets, units, split, seed, variant, licence, citation.
+        counts: number of training crystals that contain each element, (E,), at least 1; None for a table that was not
+            trained.
+        metadata: JSON values, for example training set, targets with units, split, seed, licence and citation.
 
     Raises:
-        TableError: naming the element, on wrong lengths, an element twice, NaN, or a count of 0.
+        TableError: if shapes do not fit, an element is unknown or occurs twice, a vector is not finite or a count is
+            below 1.
     """
 
     name: str
@@ -53,16 +55,16 @@ class ElementTable:
 
     def __post_init__(self) -> None:
         numbers = np.asarray(self.numbers, dtype=np.int64)
-        with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused with its element
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, which `_check` refuses
             vectors = np.asarray(self.vectors, dtype=np.float32)
         if numbers.ndim != 1 or not numbers.size:
-            raise TableError(f"{self.name}: the table holds no elements.")
+            raise TableError("the table holds no elements", where=self.name)
         if vectors.ndim != 2 or not vectors.shape[1] or len(vectors) != len(numbers):
-            raise TableError(f"{self.name}: {len(numbers)} elements do not fit vectors of shape {vectors.shape}.")
+            raise TableError(f"{len(numbers)} elements do not fit vectors of shape {vectors.shape}", where=self.name)
         order = np.argsort(numbers, kind="stable")
         counts = None if self.counts is None else np.asarray(self.counts, dtype=np.int64)
         if counts is not None and counts.shape != numbers.shape:
-            raise TableError(f"{self.name}: {len(numbers)} elements do not fit counts of shape {counts.shape}.")
+            raise TableError(f"{len(numbers)} elements do not fit counts of shape {counts.shape}", where=self.name)
         object.__setattr__(self, "numbers", numbers[order])
         object.__setattr__(self, "vectors", np.ascontiguousarray(vectors[order]))
         object.__setattr__(self, "counts", None if counts is None else counts[order])
@@ -73,26 +75,30 @@ class ElementTable:
             element_number(int(number), self.name)
         twice = self.numbers[1:][np.diff(self.numbers) == 0]
         if twice.size:
-            raise TableError(f"{self.name}: {named(twice)} stands there twice; keep one vector per element.")
+            raise TableError(
+                f"{named(twice)} stands there twice", where=self.name, remedy="keep one vector per element"
+            )
         bad = ~np.isfinite(self.vectors).all(axis=1)
         if bad.any():
-            raise TableError(f"{self.name}: the vector of {named(self.numbers[bad])} holds NaN or infinite numbers.")
+            raise TableError(f"the vector of {named(self.numbers[bad])} holds NaN or infinite numbers", where=self.name)
         if self.counts is not None and (self.counts < 1).any():
             unseen = named(self.numbers[self.counts < 1])
-            raise TableError(f"{self.name}: {unseen} was never seen in training and has no vector; leave it out.")
+            raise TableError(
+                f"{unseen} was never seen in training and has no vector", where=self.name, remedy="leave it out"
+            )
 
     @classmethod
     def of(cls, name: str, vectors: Mapping[str, ArrayLike], metadata: dict[str, Any] | None = None) -> ElementTable:
-        """A table from symbol -> vector.
+        """A table from a mapping of symbols to vectors.
 
         Raises:
-            TableError: naming the element that is unknown or whose vector has another length than the first.
+            TableError: as the class, and if a vector has another length than the first.
         """
         rows = {symbol: np.asarray(vector, dtype=np.float32) for symbol, vector in vectors.items()}
         for symbol, row in rows.items():
             first, length = next((s, v.shape) for s, v in rows.items())
             if row.ndim != 1 or row.shape != length:
-                raise TableError(f"{name}: the vector of {symbol} has shape {row.shape}, that of {first} {length}.")
+                raise TableError(f"the vector of {symbol} has shape {row.shape}, that of {first} {length}", where=name)
         numbers = np.array([element_number(symbol, name) for symbol in rows], dtype=np.int64)
         return cls(name, numbers, np.array(list(rows.values()), dtype=np.float32), None, metadata or {})
 
@@ -119,14 +125,18 @@ class ElementTable:
         return element in self.symbols if isinstance(element, str) else element in self.numbers
 
     def __getitem__(self, element: str | int) -> Vectors:
-        """The vector of one element, (D,); raises TableError if there is none."""
+        """The vector of one element, (D,).
+
+        Raises:
+            TableError: if it has none.
+        """
         return self.rows([element_number(element, self.name)])[0]
 
     def rows(self, numbers: ArrayLike) -> Vectors:
-        """Vectors of atomic numbers, (n, D).
+        """Vectors of the elements with these atomic numbers, (n, D).
 
         Raises:
-            TableError: naming the elements that have none.
+            TableError: naming the elements without a vector.
         """
         wanted = np.asarray(numbers, dtype=np.int64)
         place = np.searchsorted(self.numbers, wanted).clip(max=len(self) - 1)
@@ -134,10 +144,8 @@ class ElementTable:
         for number in missing:
             element_number(int(number), self.name)
         if missing.size:
-            raise TableError(
-                f"{self.name}: has no vector for {named(missing)}; its {len(self)} elements are "
-                f"{', '.join(self.symbols)}."
-            )
+            known = f"its {len(self)} elements are {', '.join(self.symbols)}"
+            raise TableError(f"has no vector for {named(missing)}; {known}", where=self.name)
         return self.vectors[place]
 
     def known(self, max_z: int = 100) -> NDArray[np.bool_]:
@@ -145,10 +153,10 @@ class ElementTable:
         return np.isin(np.arange(1, max_z + 1), self.numbers)
 
     def dense(self, fill: Fill = "raise", max_z: int = 100) -> Vectors:
-        """Vectors of the elements 1 to `max_z`, (max_z, D): row Z - 1 belongs to Z; later elements are left out.
+        """Vectors of the elements 1 to `max_z`, (max_z, D); row Z - 1 belongs to atomic number Z.
 
         Raises:
-            TableError: naming the elements without a vector, unless `fill` says what to put there.
+            TableError: naming the elements without a vector, if `fill` is `raise`.
         """
         known = self.known(max_z)
         if fill == "raise":
@@ -159,40 +167,37 @@ class ElementTable:
         return dense
 
     def completed(self, numbers: Sequence[int], fill: Fill = "raise") -> ElementTable:
-        """Vectors of exactly these elements, those it lacks filled and named in `metadata["filled"]`; no counts.
+        """A table of exactly these elements, without counts; `metadata["filled"]` names those that were filled in.
 
         Raises:
-            TableError: naming the elements without a vector, unless `fill` says what to put there.
+            TableError: naming the elements without a vector, if `fill` is `raise`.
         """
         missing = sorted(set(numbers) - set(self.numbers.tolist()))
         if missing and fill == "raise":
-            raise TableError(f"{self.name}: has no vector for {named(missing)}; fill with mean or zero.")
+            raise TableError(f"has no vector for {named(missing)}", where=self.name, remedy="fill with mean or zero")
         wanted = np.unique(np.asarray(numbers, dtype=np.int64))
         vectors = self.dense("mean" if fill == "raise" else fill, len(ELEMENTS))[wanted - 1]
         metadata = {**self.metadata, "filled": [ELEMENTS[number - 1] for number in missing]}
         return ElementTable(self.name, wanted, vectors, None, metadata)
 
-    def centred(self) -> ElementTable:
-        """Every column with mean 0 over the elements; do this before cosines, a common part hides differences."""
-        return self._with(self.vectors - self.vectors.mean(axis=0, dtype=np.float64))
-
     def standardised(self) -> ElementTable:
-        """Every column with mean 0 and standard deviation 1 over the elements; constant columns become 0."""
+        """The table with mean 0 and standard deviation 1 in every column; constant columns become 0."""
         vectors = self.vectors.astype(np.float64)
         std = vectors.std(axis=0)
         return self._with((vectors - vectors.mean(axis=0)) / np.where(std > 1e-7 * abs(vectors).max(), std, np.inf))
 
     def reduced(self, dim: int) -> ElementTable:
-        """The first `dim` principal components of the centred vectors, in their own scale, largest variance first.
+        """The first `dim` principal components of the vectors, not rescaled, largest variance first.
 
-        Exact and without chance: the largest entry of each direction is positive.
+        The sign of each component is fixed: the largest entry of its direction is positive.
 
         Raises:
-            TableError: if there are fewer directions than that.
+            TableError: if there are fewer than `dim` components.
         """
         largest = min(self.dim, len(self) - 1)
         if not 1 <= dim <= largest:
-            raise TableError(f"{self.name}: cannot be reduced to {dim} dimensions; choose 1 to {largest}.")
+            problem = f"cannot be reduced to {dim} dimensions"
+            raise TableError(problem, where=self.name, remedy=f"choose 1 to {largest}")
         vectors = self.vectors.astype(np.float64)
         vectors -= vectors.mean(axis=0)
         directions = np.linalg.svd(vectors, full_matrices=False)[2][:dim]
@@ -203,8 +208,8 @@ class ElementTable:
         return replace(self, vectors=vectors.astype(np.float32))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file whose header carries name and metadata; it appears whole or not at all."""
-        from crystalformers.checkpoint import write_atomically
+        """Write a safetensors file with name and metadata in its header; it appears complete or not at all."""
+        from crystalformers.files import write_atomically
 
         write_atomically(Path(path), self.to_bytes())
 
@@ -223,53 +228,58 @@ class ElementTable:
         """Read a file written by `save`.
 
         Raises:
-            TableError: if it is absent, of another kind, or its content is refused by the class or `check_distinct`.
+            TableError: if the file is absent or of another kind, or the class or `check_distinct` refuses its content.
         """
         from safetensors import safe_open
 
         path = Path(path)
         header = read_header(path)
         if header.get("kind") != KIND or header.get("format") != FORMAT:
-            raise TableError(f"{path}: a safetensors file, but not a table of elements that this version reads.")
+            raise TableError("a safetensors file, but not a table of elements that this version reads", where=str(path))
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if not tensors.keys() >= {"numbers", "vectors"}:
-            raise TableError(f"{path}: the tensors 'numbers' and 'vectors' are not both there; save the table again.")
+            problem = "the tensors 'numbers' and 'vectors' are not both there"
+            raise TableError(problem, where=str(path), remedy="save the table again")
         try:
             table = cls(
                 header["name"], tensors["numbers"], tensors["vectors"], tensors.get("counts"), header["metadata"]
             )
             return check_distinct(table)
-        except (KeyError, TypeError, AttributeError, TableError) as error:
-            raise TableError(f"{path}: {error}") from error
+        except TableError as error:
+            raise TableError.within(path, error) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"not as `save` writes a table ({error!r})"
+            raise TableError(problem, where=str(path), remedy="save the table again") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON of a safetensors file; empty if it carries none of ours.
+    """What this library wrote into the header of a safetensors file; empty if the file is from elsewhere.
 
     Raises:
-        TableError: if there is no such file, or it cannot be read.
+        TableError: if the file is absent or cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise TableError(f"{path}: there is no such table of elements.")
+        raise TableError("there is no such table of elements", where=str(path))
     try:
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise TableError(f"{path}: not a readable safetensors file ({error}); copy it again.") from error
+        problem = f"not a readable safetensors file ({error})"
+        raise TableError(problem, where=str(path), remedy="copy it again") from error
     return header if isinstance(header, dict) else {}
 
 
 def check_distinct(table: ElementTable) -> ElementTable:
-    """The table, unless two of its elements share one vector: usually a copied row, or one that stands for no data.
+    """Return the table if all its vectors differ: equal ones are usually a copied row or a placeholder.
 
-    Tables of zeros and ones may put two elements into the same classes (CGCNN's bits do), and `shared_vectors` in
-    the metadata says that it is so by design.
+    Two elements may have the same vector in a table of zeros and ones, where they belong to the same classes (as in
+    CGCNN's features), and in a table with `shared_vectors` in its metadata.
 
     Raises:
-        TableError: naming the elements.
+        TableError: naming two elements with the same vector.
     """
     vectors = table.vectors
     if table.metadata.get("shared_vectors") or np.isin(vectors, (0, 1)).all():
@@ -278,5 +288,6 @@ def check_distinct(table: ElementTable) -> ElementTable:
     twins = np.flatnonzero(first[inverse] != np.arange(len(table)))
     if twins.size:
         one, other = table.symbols[first[inverse[twins[0]]]], table.symbols[twins[0]]
-        raise TableError(f"{table.name}: {one} and {other} have the same vector; correct one, or leave it out.")
+        problem = f"{one} and {other} have the same vector"
+        raise TableError(problem, where=table.name, remedy="correct one, or leave it out")
     return table

@@ -1,4 +1,4 @@
-"""The table inside a trained model: its vectors of the elements that training has seen, and of no others."""
+"""The table inside a trained model: its vectors of the elements in the training crystals, and of no others."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ import numpy as np
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import TableError
-from crystalformers.models.crystalformer import Crystalformer
-from crystalformers.models.crystaltransformer import CrystalTransformer
-from crystalformers.models.element_vectors import ElementVectors
 from crystalformers.periodic import NUMBER_OF
 from crystalformers.prediction.bundled import find_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from crystalformers.prediction.model import Model
 
 
@@ -35,13 +30,14 @@ def from_model(
 
     Args:
         model: a loaded model, or its bundled name, run folder or weight file.
-        counts: training crystals that hold each element, by symbol; by default the model's own card tells. Elements
-            that are not in it kept their random beginning and are left out.
+        counts: number of training crystals with each element, by symbol; by default those of the model's card.
+            Elements without any still have their random initial vectors and are left out.
         name: of the table; by default the model's.
         about: further metadata, for example licence and citation.
 
     Raises:
-        TableError: if the card tells no counts and none are given, or the model has no vectors of elements.
+        TableError: if the card has no counts and none are given.
+        ConfigError: if the model has no vectors of elements.
         CheckpointError: if the weight file cannot be used.
     """
     if isinstance(model, str | os.PathLike):
@@ -53,9 +49,11 @@ def from_model(
     counts = counts or card.get("element_counts")
     if not counts:
         raise TableError(
-            f"{known_as}: the model does not tell which elements it was trained on; give its training table."
+            "the model does not tell which elements it was trained on",
+            where=known_as,
+            remedy="give its training table",
         )
-    vectors = _vectors(network, known_as).detach().cpu().numpy()
+    vectors = network.element_vectors().cpu().numpy()
     symbols = [symbol for symbol, count in counts.items() if count > 0]
     numbers = np.array([NUMBER_OF[symbol] for symbol in symbols], dtype=np.int64)
     metadata: dict[str, Any] = {
@@ -71,15 +69,3 @@ def from_model(
 def _name(path: Path) -> str:
     """`mp` for mp.safetensors, and for the weights in a run folder mp/."""
     return path.resolve().parent.name if path.stem == "model" else path.stem
-
-
-def _vectors(network: Any, name: str) -> Tensor:
-    """Row Z - 1 belongs to atomic number Z."""
-    match network:
-        case CrystalTransformer():
-            return network.element_vectors()
-        case Crystalformer() if network.elements is None:
-            return network.embedding.weight
-        case _ if isinstance(vectors := getattr(network, "elements", None), ElementVectors):
-            return vectors.vectors
-    raise TableError(f"{name}: a {type(network).__name__} has no vectors of elements.")

@@ -1,6 +1,6 @@
-"""What a trained model attends to: per atom and block the weights of its images, widths of decay and local frames.
+"""What a trained model attends to: for each atom and block the weights of images, widths of decay and local frames.
 
-These are the very weights that attention computes; they tell where a model looks, not what it makes of it.
+The weights are those that the attention computes. They show which images a model attends to, not how it uses them.
 
 Shapes: A atoms of the crystal, M images of one atom, H heads of one kind, F frames of one head. Lengths in Angstrom.
 """
@@ -32,10 +32,9 @@ from crystalformers.explain.data import (
 from crystalformers.explain.picture import draw
 from crystalformers.images import CrystalBatch, Images, with_images
 from crystalformers.io import as_crystal
-from crystalformers.models.crystalformer import Block, Blocks
+from crystalformers.models.crystalformer import InfiniteAttention
 
 if TYPE_CHECKING:
-    from crystalformers.models.crystalformer import InfiniteAttention
     from crystalformers.prediction.model import Model
 
 __all__ = ["AtomAttention", "Attention", "Explanation", "ImageAttention", "LocalFrame", "draw", "explain"]
@@ -45,54 +44,45 @@ def explain(model: Model, structure: Any, atom: int | None = None, block: int | 
     """The attention weights, widths and frames of a model for a crystal.
 
     Args:
-        model: from `load_model`; its radius decides how far images are listed.
+        model: from `load_model`; images are listed up to its radius.
         structure: a Crystal, pymatgen `Structure`, ASE `Atoms` or the path of a structure file.
-        atom: only this atom, from 0; by default every one.
-        block: only this block, from 0; by default every one.
+        atom: number of an atom, from 0; None for all.
+        block: number of a block, from 0; None for all.
 
     Raises:
         StructureError: if the structure cannot be used.
         ConfigError: if there is no such atom or block, or the model has no periodic attention.
     """
     crystal = as_crystal(structure)
-    network = model.network
     atoms = _chosen("atom", atom, len(crystal), f"{crystal.name or 'structure'} has")
-    stack = _stack(model)
-    blocks = _chosen("block", block, len(stack), f"model '{model.name}' has")
     batch = CrystalBatch.from_crystals([crystal]).to(model.device)
     batch = with_images(batch, model.radius, directions=True)
     assert batch.images is not None
     found: dict[tuple[int, int], Attention] = {}
     with torch.inference_mode():
-        geometry, x = stack.geometry(batch.to(model.dtype)), network.embed(batch)
-        for number, layer in enumerate(stack):
-            assert isinstance(layer, Block)
-            if number in blocks:
-                heads = HeadWeights.of(layer.attention, x, geometry)
-                found |= {(i, number): heads.of_atom(i, number, batch.images) for i in atoms}
-            x = layer(x, geometry, network.backend)
+        layers = list(model.network.attention_inputs(batch.to(model.dtype)))
+        if not layers:
+            raise ConfigError(f"Model '{model.name}' has no periodic attention, so there is nothing to explain.")
+        blocks = _chosen("block", block, len(layers), f"model '{model.name}' has")
+        for number in blocks:
+            attention, x, geometry = layers[number]
+            assert isinstance(attention, InfiniteAttention)
+            heads = HeadWeights.of(attention, x, geometry)
+            found |= {(i, number): heads.of_atom(i, number, batch.images) for i in atoms}
     return Explanation(model.name, crystal, tuple(found[key] for key in product(atoms, blocks)))
-
-
-def _stack(model: Model) -> Blocks:
-    """The blocks of a Crystalformer, or of a CrystalTransformer with periodic attention."""
-    blocks = getattr(getattr(model.network, "encoder", model.network), "blocks", None)
-    if not isinstance(blocks, Blocks):
-        raise ConfigError(f"Model '{model.name}' has no periodic attention, so there is nothing to explain.")
-    return blocks
 
 
 def _chosen(kind: str, number: int | None, count: int, owner: str) -> range:
     if number is None:
         return range(count)
     if not 0 <= number < count:
-        raise ConfigError(f"There is no {kind} {number}: {owner} {kind}s 0 to {count - 1}.")
+        raise ConfigError(f"There is no {kind} {number}: {owner} {kind}s 0 to {count - 1}")
     return range(number, number + 1)
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """Weights and frames of a block for all atoms, as its attention computes them."""
+    """Weights, widths and frames of all atoms in one block, as its attention computes them."""
 
     sigma: Tensor  # (A, H)
     real: Tensor | None  # (A, M, H)
@@ -101,7 +91,7 @@ class HeadWeights:
 
     @classmethod
     def of(cls, attention: InfiniteAttention, x: Tensor, geometry: Geometry) -> HeadWeights:
-        """From the atom vectors (A, dim) that enter the block."""
+        """Compute them from the atom vectors (A, dim) at the input of the block."""
         real = attention.real_heads
         q_AHD, k_AHD = (attention.heads(linear(x)) for linear in (attention.query, attention.key))
         inverse_variance, variance = attention.widths(q_AHD)
@@ -115,7 +105,7 @@ class HeadWeights:
         return cls(torch.cat([inverse_variance.rsqrt(), variance.sqrt()], 1), real_AMH, reciprocal_AHA, frames)
 
     def of_atom(self, i: int, block: int, images: Images) -> Attention:
-        """Those of one atom."""
+        """The attention of one atom."""
         sigma = _floats(self.sigma[i])
         real, others = None, None
         count = 0 if self.real is None else self.real.shape[2]
@@ -150,10 +140,10 @@ def _frames(
 def _frame_of_row(frames: Frames | PrincipalAxes, row: int) -> LocalFrame:
     if isinstance(frames, PrincipalAxes):
         return LocalFrame(_floats(frames.axes[row, None]), np.ones(1), _floats(frames.distinct[row]))
-    mine = frames.owner == row
-    share = _floats(frames.weight[mine])
+    own = frames.owner == row
+    share = _floats(frames.weight[own])
     order = np.argsort(-share, kind="stable")
-    return LocalFrame(_floats(frames.axes[mine])[order], share[order])
+    return LocalFrame(_floats(frames.axes[own])[order], share[order])
 
 
 def _floats(values: Tensor) -> Floats:

@@ -1,4 +1,4 @@
-"""What an explanation holds: weights, widths and frames of one atom in one block; as tables and as JSON.
+"""The data of an explanation: weights, widths and frames of one atom in one block, also as a table and as JSON.
 
 Shapes: A atoms of the crystal, M images of one atom, H heads of one kind, F frames of one head. Lengths in Angstrom.
 """
@@ -23,18 +23,19 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 THRESHOLD = 1e-3
-"""Images of less weight are left out of tables and files unless asked for."""
+"""Smallest weight of an image in a table or file by default."""
 
 
 @dataclass(frozen=True, eq=False)
 class LocalFrame:
-    """The frame of one atom and head; where several are equally right, all of them.
+    """The local frame of one atom and head; all frames if several are equivalent (CrystalFramer, ICLR 2025).
 
     Attributes:
         axes: e_1, e_2, e_3 as rows, (F, 3, 3), Cartesian unit vectors.
-        share: weight of each in the average over frames, (F,), adding up to 1; empty where an atom has no neighbour.
+        share: weight of each frame in the average over frames, (F,), adding up to 1; empty for an atom without
+            neighbours.
         distinct: for principal axes (F = 1), how distinct e_1 is from e_2 and e_2 from e_3, (2,), from 0 (only the
-            plane or space they span means anything) to 1. Their signs mean nothing. None for other frames.
+            plane or space that they span has a meaning) to 1; their signs have no meaning. None for other frames.
     """
 
     axes: Floats
@@ -44,15 +45,15 @@ class LocalFrame:
 
 @dataclass(frozen=True, eq=False)
 class ImageAttention:
-    """How the real-space heads of a block see one atom: it attends to single images, itself among them.
+    """Attention of one atom in the real-space heads of a block: to single images, including the atom itself.
 
     Attributes:
         heads: numbers of the heads, from 0, (H,).
         sigma: width of each head's Gaussian decay for this atom, (H,), Angstrom.
         source: atom of each image, from 0, (M,), nearest image first.
-        shift: its lattice translation n relative to the given coordinates, (M, 3).
+        shift: lattice translation n of each image relative to the given coordinates, (M, 3).
         vector: from the atom to the image, (M, 3), Angstrom.
-        distance: length of `vector`, (M,).
+        distance: length of `vector`, (M,), Angstrom.
         weight: attention weights, (M, H); each column adds up to 1.
         frames: of each head, (H,); empty for a model without frames.
     """
@@ -69,9 +70,9 @@ class ImageAttention:
 
 @dataclass(frozen=True, eq=False)
 class AtomAttention:
-    """How the reciprocal-space heads of a block see one atom: it attends to atoms with all their images at once.
+    """Attention of one atom in the reciprocal-space heads of a block: to atoms, each with all its images at once.
 
-    There is no weight of a single image here: a sum over frequencies does not know them.
+    A sum in reciprocal space has no weights of single images.
 
     Attributes:
         heads: numbers of the heads, from 0, (H,).
@@ -88,7 +89,7 @@ class AtomAttention:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """What one atom attends to in one block; `real` or `reciprocal` is None where the block has no such head."""
+    """Attention of one atom in one block; `real` or `reciprocal` is None if the block has no such head."""
 
     atom: int
     block: int
@@ -103,7 +104,7 @@ class Explanation:
     Attributes:
         model: name of the model.
         crystal: the structure; atoms are numbered from 0 in its order.
-        attentions: one for each atom and block that was asked for, by atom, then block.
+        attentions: one for each atom and block of the explanation, by atom, then by block.
     """
 
     model: str
@@ -119,13 +120,13 @@ class Explanation:
         for attention in self.attentions:
             if (attention.atom, attention.block) == (atom, block):
                 return attention
-        raise ConfigError(f"The explanation holds no atom {atom} in block {block}; both are counted from 0.")
+        raise ConfigError(f"The explanation holds no atom {atom} in block {block}; both are counted from 0")
 
     def frame(self, threshold: float = THRESHOLD) -> pd.DataFrame:
-        """One row per image (reciprocal heads: per source atom) and head whose weight is at least `threshold`.
+        """A table with a row for each head and image, or source atom in reciprocal space, of at least this weight.
 
         Columns: atom, symbol, block, head, space, sigma (Å), source, source_symbol, n1 n2 n3, x y z (Å, the vector),
-        distance (Å), weight (no unit). Rows of reciprocal heads have no n, vector and distance.
+        distance (Å), weight (no unit). In rows of reciprocal heads n, vector and distance are empty.
         """
         import pandas as pd
 
@@ -136,7 +137,7 @@ class Explanation:
         return frame.astype(dict.fromkeys(["n1", "n2", "n3"], "Int64"))
 
     def to_dict(self, threshold: float = THRESHOLD) -> dict[str, Any]:
-        """Plain types for JSON: images (or source atoms) that weigh at least `threshold` for one head or more."""
+        """Plain types for JSON, with the images or source atoms of at least this weight in at least one head."""
         symbols = self.crystal.symbols
         return {
             "model": self.model,

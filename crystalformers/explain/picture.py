@@ -1,4 +1,4 @@
-"""The picture of an explanation: one atom, its images joined to it by lines as wide as their weights, and its frame.
+"""The picture of an explanation: an atom, its neighbours, lines whose widths are attention weights, and its frame.
 
 Everything is projected along one direction and painted from back to front. Shapes: N atoms drawn. Lengths in Angstrom.
 """
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalformers.checkpoint import write_atomically
 from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
+from crystalformers.files import write_atomically
 from crystalformers.io import formula
 
 if TYPE_CHECKING:
@@ -31,18 +31,19 @@ EDGE_COLOUR = "#7a828e"
 CAPTION_COLOUR = "#5a6270"
 
 WIDEST_LINE = 0.28
-"""Width of the line to the neighbour of largest weight, Angstrom."""
+"""Width of the line to the neighbour with the largest weight, Angstrom."""
 
 EDGE_PIECES = 24
+"""Pieces in which an edge of the cell is painted."""
 
 ARROW_ORDER, LABEL_ORDER = 1000, 2000
-"""Painting order of frame arrows and their labels: before all else. Others are ordered by depth."""
+"""Painting order of the arrows of a frame and their labels: in front of everything else, which is ordered by depth."""
 
 FIGURE = (7.2, 5.4)
 """Width and height, inches."""
 
 PLACE = (0.02, 0.07, 0.72, 0.85)
-"""Left, bottom, width and height of the scene as shares of the figure."""
+"""Left, bottom, width and height of the scene, as shares of the figure."""
 
 
 def draw(
@@ -54,18 +55,18 @@ def draw(
     head: int | None = None,
     view: tuple[float, float] = (16.0, -66.0),
 ) -> None:
-    """Draw the neighbourhood of an atom: line width is attention weight, arrows are the axes of its frame.
+    """Draw the neighbourhood of an atom: widths of lines are attention weights, arrows are the axes of its frame.
 
-    Of several frames that share an atom the largest is drawn, and the caption tells its share. Axes whose sign means
-    nothing have two heads; those that are not distinct are left out.
+    If an atom has several frames, the one with the largest share is drawn, and the caption gives the share. Axes whose
+    sign has no meaning have two arrowheads; axes that are not distinct are left out.
 
     Args:
         explanation: from `explain`.
-        atom: from 0.
-        path: file to write: .png, .svg or .pdf.
-        block: from 0; by default the last of the explanation that has real heads.
-        head: from 0; by default the mean of the weights over real heads, with the frame of the first.
-        view: height of the viewer above the xy plane and direction he looks from, degrees.
+        atom: number of the atom, from 0.
+        path: of the file, .png, .svg or .pdf.
+        block: number of the block, from 0; None for the last block of the explanation with real-space heads.
+        head: number of the head, from 0; None for the mean over real-space heads, with the frame of the first.
+        view: elevation of the viewer above the xy plane and azimuth from the x axis, degrees.
 
     Raises:
         ConfigError: if the file name, atom, block or head cannot be used.
@@ -74,10 +75,11 @@ def draw(
 
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path}: a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise ConfigError(f"a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", where=str(path))
     attention_block, seen = _images(explanation, atom, block)
     if head is not None and head not in seen.heads:
-        raise ConfigError(f"Head {head} has no images to draw; real heads of block {attention_block}: {_list(seen)}.")
+        heads = ", ".join(map(str, seen.heads.tolist()))
+        raise ConfigError(f"Head {head} has no images to draw; real heads of block {attention_block}: {heads}")
     column = 0 if head is None else seen.heads.tolist().index(head)
     weight = seen.weight.mean(1) if head is None else seen.weight[:, column]
     scene = Scene.around(explanation.crystal, atom, seen, weight)
@@ -107,24 +109,21 @@ def draw(
 
 
 def _images(explanation: Explanation, atom: int, block: int | None) -> tuple[int, ImageAttention]:
-    """The block to draw and what its real heads see."""
+    """The number of the block to draw and the attention of its real-space heads."""
     if block is not None:
         seen = explanation.of(atom, block).real
         if seen is None:
-            raise ConfigError(f"Block {block} has only reciprocal heads, which weigh atoms, not images; draw another.")
+            problem = f"Block {block} has only reciprocal heads, which weigh atoms, not images"
+            raise ConfigError(problem, remedy="draw another")
         return block, seen
     for attention in reversed(explanation.attentions):
         if attention.atom == atom and attention.real is not None:
             return attention.block, attention.real
-    raise ConfigError(f"The explanation holds no atom {atom} with a real head, which alone has images to draw.")
-
-
-def _list(seen: ImageAttention) -> str:
-    return ", ".join(map(str, seen.heads.tolist()))
+    raise ConfigError(f"The explanation holds no atom {atom} with a real head, which alone has images to draw")
 
 
 def _camera(elevation: float, azimuth: float) -> Floats:
-    """Rows: to the right, up, towards the viewer, (3, 3)."""
+    """Rotation (3, 3) with the rows right, up and towards the viewer."""
     height, turn = np.deg2rad([elevation, azimuth])
     viewer = np.array([np.cos(height) * np.cos(turn), np.cos(height) * np.sin(turn), np.sin(height)])
     right = np.array([-np.sin(turn), np.cos(turn), 0])
@@ -132,7 +131,7 @@ def _camera(elevation: float, azimuth: float) -> Floats:
 
 
 def _frame_view(axes: Axes, scene: Scene, camera: Floats) -> float:
-    """Fit the scene into its place; the length of 1 Å in points."""
+    """Fit the scene into the axes; returns the length of 1 Å in points."""
     cell = scene.edges if len(scene.crystal) <= CELL_ATOMS else ()
     ends = np.concatenate([scene.points, *map(np.array, cell)]) @ camera[:2].T
     low, high = ends.min(0) - 0.7, ends.max(0) + 0.7
@@ -151,7 +150,7 @@ def _arrow_length(seen: ImageAttention) -> float:
 
 
 def _paint_scene(axes: Axes, scene: Scene, camera: Floats) -> None:
-    """Cell, lines and atoms; the far ones paler."""
+    """Paint cell, lines and atoms, paler with distance from the viewer."""
     points, radii = scene.points @ camera.T, scene.radii
     nearest, farthest = points[:, 2].max(), points[:, 2].min()
 
@@ -159,7 +158,7 @@ def _paint_scene(axes: Axes, scene: Scene, camera: Floats) -> None:
         return 0.5 * float(np.clip((nearest - depth) / max(nearest - farthest, 1e-9), 0, 1))
 
     for a, b in scene.edges:
-        # In pieces, so that each passes before or behind the atoms near it, and none shows inside one.
+        # In pieces, so that each is in front of or behind the atoms near it; pieces inside an atom are left out.
         line = (a + np.linspace(0, 1, EDGE_PIECES + 1)[:, None] * (b - a)) @ camera.T
         for piece in map(np.array, pairwise(line)):
             x, y, depth = piece.mean(0)
@@ -184,7 +183,7 @@ def _circle(centre: Any, radius: float, **style: Any) -> Any:
 
 
 def _paint_line(axes: Axes, ends: Floats, width: float, colour: str) -> None:
-    """A bar of a given width in Angstrom; one that points at the viewer is short."""
+    """Paint a line as a bar, so that its width is in Angstrom and its length is that of the projection."""
     from matplotlib.patches import Polygon
 
     (start, end), depth = ends[:, :2], ends[:, 2].mean()
@@ -195,7 +194,7 @@ def _paint_line(axes: Axes, ends: Floats, width: float, colour: str) -> None:
 
 
 def _paint_ball(axes: Axes, centre: Floats, radius: float, colour: str, pale: float) -> None:
-    """A sphere lit from the upper left, as circles one in another."""
+    """Paint a sphere lit from the upper left, as nested circles."""
     for step in range(6):
         share = step / 6
         spot = centre[:2] + radius * share * np.array([-0.3, 0.3])
@@ -205,13 +204,13 @@ def _paint_ball(axes: Axes, centre: Floats, radius: float, colour: str, pale: fl
 
 
 def _mixed(colour: str, white: float) -> str:
-    """A colour with a share of white."""
+    """A colour mixed with a share of white."""
     parts = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
     return "#" + "".join(f"{round(part + (255 - part) * white):02x}" for part in parts)
 
 
 def _paint_frame(axes: Axes, frame: LocalFrame, camera: Floats, length: float) -> None:
-    """Arrows along the axes of the frame with the largest share."""
+    """Paint arrows along the axes of the frame with the largest share."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.patheffects import withStroke
 
@@ -229,7 +228,7 @@ def _paint_frame(axes: Axes, frame: LocalFrame, camera: Floats, length: float) -
 
 
 def _drawn_axes(frame: LocalFrame) -> list[int]:
-    """The axes that mean something."""
+    """The axes with a meaning: all, or among principal axes those that are distinct from the others."""
     if not len(frame.share):
         return []
     if frame.distinct is None:
@@ -239,7 +238,7 @@ def _drawn_axes(frame: LocalFrame) -> list[int]:
 
 
 def _add_legend(axes: Axes, scene: Scene, scale: float) -> None:
-    """Elements, the weight that a width stands for, and the weight of the atom itself."""
+    """Add a legend: elements, weights of some line widths, and the weight of the atom itself."""
     from matplotlib.lines import Line2D
 
     def mark(label: str, **style: Any) -> Line2D:

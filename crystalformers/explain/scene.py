@@ -1,4 +1,4 @@
-"""What a picture of attention shows: the chosen atom, the images that count, and the atoms and edges of the cell.
+"""What a picture of attention shows: the chosen atom, images with enough weight, and the atoms and edges of the cell.
 
 Shapes: N atoms drawn. Lengths in Angstrom.
 """
@@ -26,25 +26,25 @@ COLOURS = """
 """Colour of each element, hydrogen first (those of Jmol)."""
 
 PERIODS = (2, 10, 18, 36, 54, 86)
-"""Last atomic number of each period but the seventh."""
+"""Last atomic number of each period except the seventh."""
 
 LEAST_SHOWN = 0.03
-"""Share of the largest weight of a neighbour below which no line is drawn."""
+"""A line is drawn to a neighbour with at least this share of the largest weight of a neighbour."""
 
 CELL_ATOMS = 40
-"""A cell of more atoms is not drawn as a whole."""
+"""In a cell with more atoms, only those with enough weight are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What is drawn, relative to the chosen atom, which is entry 0.
+    """The atoms that are drawn, relative to the chosen atom, which is the first.
 
     Attributes:
-        crystal: where it comes from.
-        source: atom of each entry, (N,).
-        points: place of each entry, (N, 3), Angstrom.
-        weight: what the chosen atom gives it, (N,).
-        corner: of the cell that the chosen atom lies in, (3,).
+        crystal: the structure.
+        source: number in the crystal of each atom drawn, (N,).
+        points: position of each atom drawn, (N, 3), Angstrom.
+        weight: attention weight of each atom drawn, (N,).
+        corner: of the cell with the chosen atom in it, (3,), Angstrom.
     """
 
     crystal: Crystal
@@ -55,7 +55,7 @@ class Scene:
 
     @classmethod
     def around(cls, crystal: Crystal, atom: int, seen: ImageAttention, weight: Floats) -> Scene:
-        """The images that count and, unless they are too many, the atoms of the cell."""
+        """The images with enough weight and, if they are not too many, the atoms of the cell."""
         own = seen.distance == 0
         shown = (weight >= LEAST_SHOWN * weight[~own].max(initial=0)) & ~own
         frac = seen.vector @ np.linalg.inv(crystal.lattice) + crystal.frac_coords[atom] % 1
@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def radii(self) -> Floats:
-        """How large each atom is drawn, (N,): larger by the period of its element."""
+        """Radius of each atom drawn, (N,), Angstrom; it grows with the period of the element."""
         period = np.searchsorted(PERIODS, self.crystal.numbers[self.source])
         return np.asarray(0.26 + 0.06 * period, dtype=np.float64)
 

@@ -4,8 +4,8 @@ Shapes: A atoms of a batch, C crystals, E images (the edges of the sum), P pairs
 one image. Lengths in Angstrom.
 
 The set "images within `radius` of atom i" depends on the crystal alone, never on how its cell was drawn.
-From that follows invariance to supercells, choice of cell, unwrapped atoms and atom order, and a list whose length,
-and the time to find it, are linear in the number of atoms.
+From this follow invariance to supercells, choice of cell, unwrapped atoms and atom order, and a list whose length is
+linear in the number of atoms, as is the time to find it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CrystalBatch:
 
     @classmethod
     def from_crystals(cls, crystals: Sequence[Crystal], dtype: torch.dtype = torch.float64) -> CrystalBatch:
-        """Pack crystals; coordinates stand as they are given (not wrapped)."""
+        """Pack crystals; coordinates stay as they are given (not wrapped)."""
         if not crystals:
             raise StructureError("A batch needs at least one crystal.")
         sizes = np.array([len(crystal) for crystal in crystals])
@@ -94,9 +94,9 @@ class Images:
         pair_target: atom i of each pair, (P,) int64, ascending.
         pair_source: atom j of each pair, (P,) int64.
         radius: Angstrom.
-        shift: n, the lattice translation of each image relative to the given coordinates, (E, 3) int32; kept
-            only where a model needs directions or gradients with respect to positions.
-        vectors: p_j + n L - p_i, (E, 3), Angstrom; kept with `shift`.
+        shift: n, the lattice translation of each image relative to the given coordinates, (E, 3) int32; None
+            unless a model needs directions or gradients with respect to positions.
+        vectors: p_j + n L - p_i, (E, 3), Angstrom; None where `shift` is.
     """
 
     distance: Tensor
@@ -125,7 +125,7 @@ class Images:
 
     @cached_property
     def envelope(self) -> Tensor:
-        """Factor on the weight of each image, (E,): 1 inside, falling to 0 at `radius`, twice differentiable."""
+        """Factor on the weight of each image, (E,); see `envelope`."""
         return envelope(self.distance, self.radius)
 
     def to(self, target: torch.device | torch.dtype | str) -> Images:
@@ -161,7 +161,12 @@ def length(vectors: Tensor) -> Tensor:
 
 
 def envelope(distance: Tensor, radius: float | Tensor) -> Tensor:
-    """Quintic step from 1 at `radius - ENVELOPE_WIDTH` to 0 at `radius`; any shape, Angstrom."""
-    # In place: there are as many numbers as images, and fresh memory costs more than arithmetic.
-    t = (radius - distance).div_(ENVELOPE_WIDTH).clamp_(0, 1)
-    return (6 * t).sub_(15).mul_(t).add_(10).mul_(t**3)
+    """Cutoff envelope: from 1 at `radius - ENVELOPE_WIDTH` smoothly to 0 at `radius`; any shape, Angstrom."""
+    return smooth_step((radius - distance).div_(ENVELOPE_WIDTH))
+
+
+def smooth_step(x: Tensor) -> Tensor:
+    """x^3 (10 - 15 x + 6 x^2) between 0 and 1, 0 below and 1 above; twice differentiable, any shape."""
+    x = x.clamp(0, 1)
+    # In place: envelopes are as long as lists of images, and fresh memory costs more than arithmetic.
+    return (6 * x).sub_(15).mul_(x).add_(10).mul_(x**3)

@@ -11,7 +11,7 @@ from crystalformers.images.batch import ENVELOPE_WIDTH, CrystalBatch, Images
 from crystalformers.images.enumeration import BinnedAtoms, enumerate_compiled, enumerate_torch
 
 REFERENCE_DENSITY = 0.1
-"""Number density for which a tolerance is translated into a radius (atoms/Å³); most crystals are thinner."""
+"""Number density for which a tolerance is translated into a radius (atoms/Å³); most crystals are less dense."""
 
 
 def tail(radius: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:
@@ -30,15 +30,20 @@ def radius_for(tolerance: float, sigma: float) -> float:
 
     The envelope begins inside, at `radius - ENVELOPE_WIDTH`, so the tail is counted from there.
     """
+    return radius_of_tail(tolerance, sigma) + ENVELOPE_WIDTH
+
+
+def radius_of_tail(tolerance: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:
+    """The inverse of `tail` by bisection: the radius at which it falls to `tolerance`."""
     low, high = 0.0, 60 * sigma
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle, sigma) > tolerance else (low, middle)
-    return high + ENVELOPE_WIDTH
+        low, high = (middle, high) if tail(middle, sigma, density) > tolerance else (low, middle)
+    return high
 
 
 def tolerance_of(radius: float, sigma: float) -> float:
-    """The tolerance that a radius (Angstrom) stands for: the inverse of `radius_for`."""
+    """The tolerance that a radius (Angstrom) keeps to: the inverse of `radius_for`."""
     return tail(max(radius - ENVELOPE_WIDTH, 0.0), sigma)
 
 
@@ -54,14 +59,14 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
 
         z = f_3 T_33,   y = f_2 T_22 + f_3 T_32,   x = f_1 T_11 + f_2 T_21 + f_3 T_31,   f = f_j - f_i + n.
 
-    |z| <= R bounds n_3; then y^2 <= R^2 - z^2 bounds n_2; then x bounds n_1. Nothing outside the sphere is
-    visited in the last loop, however tiny, needle-shaped, sheared or left-handed the cell, and wherever the
-    atoms lie. The compiled library does it on a CPU where it is installed, PyTorch elsewhere.
+    |z| <= R bounds n_3; then y^2 <= R^2 - z^2 bounds n_2; then x bounds n_1. The last loop visits nothing outside
+    the sphere, however tiny, needle-shaped, sheared or left-handed the cell, and wherever the atoms lie. On a CPU the
+    compiled library does it where it is installed, otherwise PyTorch.
 
     Args:
         batch: crystals; geometry is computed in float64 and returned in the type of its positions.
         radius: Angstrom.
-        directions: also keep the vectors and lattice translations.
+        directions: also give the vectors and lattice translations.
 
     Raises:
         ConfigError: if the radius is not a positive number.

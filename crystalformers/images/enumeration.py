@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crystalformers.csrc.kernels import Work, in_parallel
+from crystalformers.csrc.kernels import BoundKernel, in_parallel
 
 CANDIDATES_PER_CHUNK = 1 << 20
 """Pairs of atoms whose images PyTorch enumerates at once; bounds the memory of the construction."""
@@ -26,7 +26,7 @@ BINS_PER_RADIUS = 4
 
 
 class Found(NamedTuple):
-    """The tensors of `images.Images`; `vectors` only where they came for free."""
+    """The tensors of `images.Images`; `shift` and `vectors` only where the search gives them."""
 
     distance: Tensor
     pair: Tensor
@@ -70,7 +70,7 @@ class Bins:
             return cls(one, 0 * one, first, crystal, ptr, torch.arange(len(frac), device=ptr.device), sizes)
         per_spacing = torch.linalg.inv(triangle).norm(dim=1)
         wanted = (BINS_PER_RADIUS / (radius * per_spacing)).clamp(max=sizes.unsqueeze(-1))
-        # In a nearly empty cell no more bins than atoms, about.
+        # In a nearly empty cell there should be no more bins than atoms, roughly.
         crowded = (sizes / wanted.clamp(min=1).prod(-1)).pow(1 / 3).clamp(max=1)
         count = (wanted * crowded.unsqueeze(-1)).floor().clamp(min=1)
         reach = (radius * per_spacing * count * (1 + 1e-9)).floor() + 1
@@ -85,7 +85,7 @@ class Bins:
         return cls(count, reach, first, of_atom, bin_ptr, torch.argsort(of_atom, stable=True), near)
 
     def around(self, atoms: Tensor, crystal: Tensor) -> tuple[Tensor, Tensor]:
-        """The bins within reach of each of some atoms: whose (an index into `atoms`), and which."""
+        """Pairs of one of some atoms (an index into `atoms`) and a bin within its reach."""
         m, reach = self.count[crystal], self.reach[crystal]
         width = 2 * reach + 1
         owner, k = ranges(width.prod(-1))
@@ -98,7 +98,7 @@ class Bins:
 
 @dataclass(frozen=True)
 class BinnedAtoms:
-    """Where the atoms of a batch lie, as the enumeration reads it."""
+    """The atoms of a batch and their bins, as the enumeration reads them."""
 
     positions: Tensor  # (A, 3)
     lattice: Tensor  # (C, 3, 3)
@@ -132,11 +132,11 @@ def ranges(counts: Tensor) -> tuple[Tensor, Tensor]:
     return owner, torch.arange(len(owner), device=counts.device) - first[owner]
 
 
-# --- by images.c ---
+# --- in C (images.c) ---
 
 
 class CBinnedAtoms(ctypes.Structure):
-    """`BinnedAtoms` of images.c, field by field."""
+    """`BinnedAtoms` of image_search.h, field by field."""
 
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("positions", "lattice", "frac", "triangle", "crystal", "ptr")],
@@ -162,7 +162,7 @@ def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Found:
     c_binned = CBinnedAtoms(*(t.data_ptr() for t in tensors), binned.radius)
     cost = pointers(bins.near[binned.crystal])
     image_count, pair_count = (torch.empty(atoms, dtype=torch.int64) for _ in range(2))
-    in_parallel(Work("images_count", c_binned, image_count, pair_count), cost)
+    in_parallel(BoundKernel("images_count", c_binned, image_count, pair_count), cost)
     ptr, pair_ptr = pointers(image_count), pointers(pair_count)
     total, pairs = int(ptr[-1]), int(pair_ptr[-1])
     distance, pair = torch.empty(total, dtype=torch.float64), torch.empty(total, dtype=torch.int32)
@@ -171,11 +171,11 @@ def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Found:
     vectors = torch.empty(total, 3, dtype=torch.float64) if directions else None
     filled = (ptr, pair_ptr, distance, pair, pair_target, pair_source, shift, vectors)
     lists = CImageLists(*(None if t is None else t.data_ptr() for t in filled))
-    in_parallel(Work("images_fill", c_binned, lists), cost)
+    in_parallel(BoundKernel("images_fill", c_binned, lists), cost)
     return Found(distance, pair, ptr, pair_target, pair_source, shift, vectors)
 
 
-# --- by PyTorch alone, on any device ---
+# --- in PyTorch, on any device ---
 
 
 def enumerate_torch(binned: BinnedAtoms) -> Found:

@@ -1,50 +1,47 @@
-"""CIF files: pymatgen's parser between two sets of checks, since a CIF can be read wrongly without a sign of it.
+"""CIF files: gemmi parses the text, two sets of checks follow, since a CIF can be read wrongly without a sign of it.
 
-Before parsing: cell, elements, occupancies and coordinates as the file lists them. After parsing: every listed
-site is there, and formula and Z of the file agree with the atoms of the cell.
+Before symmetry is applied: cell, elements, occupancies and coordinates as the file lists them. Afterwards: every listed
+site is there once, and formula and Z of the file agree with the atoms of the cell.
+Shapes: G symmetry operations. Lengths in Angstrom.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
+import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.crystal import Crystal, check_coordinates
 from crystalformers.errors import StructureError
-from crystalformers.io.composition import ATOMIC_NUMBERS, atomic_number, contradicts, parse_formula
+from crystalformers.io.cif_text import column, parse_block, split_blocks, value
+from crystalformers.io.composition import atomic_number, contradicts, parse_formula
 from crystalformers.io.overlap import MIN_VOLUME, check
 from crystalformers.io.rejected import Rejected
+from crystalformers.io.symmetry import images, listed_operations, same_spot, space_group_operations
+from crystalformers.io.text import read_text
+from crystalformers.periodic import ATOMIC_NUMBERS, SYMBOLS
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+IDEAL_TOLERANCE = 1e-4
+"""Relative difference up to which a coordinate such as 0.3333 is read as one third where symmetry operations act."""
 
-SITE_TOLERANCE = 2e-3
-"""Largest difference of a fractional coordinate between a listed site and the parsed one."""
-
-_TAGS = """_cell_length_a _cell_length_b _cell_length_c _cell_angle_alpha _cell_angle_beta _cell_angle_gamma
-_cell_formula_units_Z _chemical_formula_sum _symmetry_equiv_pos_as_xyz _space_group_symop_operation_xyz
-_symmetry_space_group_name_H-M _space_group_name_H-M_alt _space_group_name_Hall _symmetry_Int_Tables_number
-_space_group_IT_number _symmetry_cell_setting _atom_site_label _atom_site_type_symbol _atom_site_fract_x
-_atom_site_fract_y _atom_site_fract_z _atom_site_occupancy _atom_site_attached_hydrogens""".split()
-_SPELLING = {tag.lower(): tag for tag in _TAGS}
+_CELL = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
 _OPERATIONS = (
-    "_symmetry_equiv_pos_as_xyz",
-    "_space_group_symop_operation_xyz",
     "_space_group_symop_magn_operation.xyz",
     "_space_group_symop_magn_operation_xyz",
+    "_symmetry_equiv_pos_as_xyz",
+    "_space_group_symop_operation_xyz",
 )
-_HARMLESS = re.compile(
-    r"rounded to ideal values|Spacegroup from .* used|Defaulting to P1|1-line symmetry op|parsed as|"
-    r"stoichiometry|magCIF specification|electronegativity"
-)
-"""What pymatgen warns of and the checks of this file cover or do not need; any other warning is an error."""
+_CENTERINGS = ("_space_group_symop_magn_centering.xyz", "_space_group_symop_magn_centering_xyz")
+_GROUP_NAMES = ("_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt")
+_GROUP_NUMBERS = ("_space_group_IT_number", "_symmetry_Int_Tables_number")
+_UNKNOWN = frozenset({"?", "."})
+_MODULATION = ("_cell_modulation_dimension", "_cell_wave_vector_seq_id", "_cell_wave_vector_x")
 
 
 @dataclass(frozen=True)
@@ -58,161 +55,137 @@ class Site:
     """What the file leaves open and only its formula can confirm; empty if nothing."""
 
 
-def read_cif(text: str, name: str) -> Iterator[Crystal | Rejected]:
+def read_cif_file(path: Path) -> Iterator[Crystal | Rejected]:
     """Every crystal of a CIF, or the reason why a data block holds none that can be used.
 
     Blocks without atoms (powder patterns, publication data) are passed over if another block has some. In a file
-    with several structures each is called `name#block`.
+    with several structures each is called `path#block`.
 
     Raises:
         StructureError: if not one block holds atoms.
     """
+    texts = [text for text in split_blocks(read_text(path, errors="replace")) if text.has_sites]
+    parsed = [(text.header, parse_block(text)) for text in texts]
     blocks = [
-        (header, block, data)
-        for header, block in _blocks(text)
-        if re.search(r"^\s*_atom_site_", block, re.M)
-        for data in [_parse(block, f"{name}#{header}")]
-        if isinstance(data, Rejected) or set(_column(data, "_atom_site_label")) != {"?"}
+        (header, block)
+        for header, block in parsed
+        if isinstance(block, str) or set(column(block, "_atom_site_label")) != {"?"}
     ]
     if not blocks:
-        raise StructureError(f"{name}: the CIF lists no atoms (no _atom_site_ loop); export the structure again.")
-    for header, block, data in blocks:
-        label = name if len(blocks) == 1 else f"{name}#{header}"
-        try:
-            yield data if isinstance(data, Rejected) else check(_read_block(block, data, label))
-        except StructureError as error:
-            yield Rejected(label, str(error))
-
-
-def _blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Name and text of each data block; tags in the spelling pymatgen expects, text fields passed over."""
-    header, lines, in_text = "", list[str](), False
-    for line in text.splitlines():
-        start = None if in_text else re.match(r"\s*data_(\S*)", line, re.I)
-        if start:
-            if header:
-                yield header, "\n".join(lines)
-            header, lines = start.group(1) or "unnamed", [f"data_{start.group(1)}"]
-            continue
-        if line.startswith(";"):
-            in_text = not in_text
-        elif in_text:
-            lines.append(f"- {line}" if line.lstrip().startswith("data_") else line)  # no block begins in a text
-            continue
-        tag = re.match(r"\s*(_\S+)", line)
-        if tag and tag.group(1).lower() in _SPELLING:
-            lines.append(line.replace(tag.group(1), _SPELLING[tag.group(1).lower()], 1))
-        else:
-            lines.append(line)
-    if header:
-        yield header, "\n".join(lines)
-
-
-def _parse(block: str, name: str) -> dict[str, Any] | Rejected:
-    """Tags and values of one data block; loops give lists."""
-    from pymatgen.io.cif import CifBlock
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the same warnings come again from the parser
-            data: dict[str, Any] = CifBlock.from_str(block).data
-    except (ValueError, IndexError, ZeroDivisionError) as error:
-        return Rejected(name, f"{name}: the CIF is malformed ({error}); export it again.")
-    return data
-
-
-def _read_block(block: str, data: dict[str, Any], name: str) -> Crystal:
-    """The crystal of one data block; raises StructureError."""
-    from pymatgen.io.cif import CifParser
-
-    _check_cell(data, name)
-    sites = _sites(data, name)
-    # Rounding 0.3333 to 1/3 is right where symmetry operations act on it, and falsifies data elsewhere.
-    tolerance = 0.0 if len(_column(data, *_OPERATIONS)) == 1 or _is_p1(data) else 1e-4
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            parser = CifParser.from_str(block, frac_tolerance=tolerance, check_cif=False)
-            structures = parser.parse_structures(primitive=False, on_error="raise")
-        except Exception as error:  # a foreign parser on foreign input: any exception means "cannot be read"
-            reason = str(error).split("\n")[-1] or type(error).__name__
-            if reason.startswith("Occupancy"):
-                raise StructureError(
-                    f"{name}: several listed sites share one spot, by themselves or by symmetry; remove the duplicates "
-                    "or choose an ordered model of the structure."
-                ) from error
-            raise StructureError(f"{name}: the CIF cannot be read ({reason}); export it again.") from error
-    troubles = [str(w.message) for w in caught if issubclass(w.category, UserWarning)] + parser.warnings
-    trouble = next((message for message in troubles if not _HARMLESS.search(message)), None)
-    if trouble:
-        raise StructureError(f"{name}: the CIF is ambiguous ({trouble.splitlines()[0]}); correct the file.")
-    if len(structures) != 1 or not structures[0].is_ordered:
         raise StructureError(
-            f"{name}: the CIF is disordered (several species share a site); choose an ordered model of it."
+            "the CIF lists no atoms (no _atom_site_ loop)", where=str(path), remedy="export the structure again"
         )
-    crystal = _crystal(structures[0], name)
-    _check_sites(crystal, sites)
-    _check_contents(crystal, data, next((site.doubt for site in sites if site.doubt), ""))
+    for header, block in blocks:
+        name = str(path) if len(blocks) == 1 else f"{path}#{header}"
+        try:
+            if isinstance(block, str):
+                raise StructureError(f"the CIF is malformed ({block})", where=name, remedy="export it again")
+            yield check(_read_block(block, name))
+        except StructureError as error:
+            yield Rejected.of(name, error)
+
+
+def _read_block(block: gemmi.cif.Block, name: str) -> Crystal:
+    """The crystal of one data block; raises StructureError."""
+    cell = _cell(block, name)
+    sites = _sites(block, name)
+    operations = _operations(block, cell, name)
+    coordinates = np.array([site.frac_coords for site in sites])
+    check_coordinates(coordinates, name)
+    coordinates %= 1.0
+    # Rounding 0.3333 to 1/3 is right where symmetry operations act on it, and falsifies data elsewhere.
+    if len(operations) > 1 and not _is_p1(block):
+        for ideal in (1 / 3, 2 / 3):
+            coordinates[np.abs(coordinates / ideal - 1) <= IDEAL_TOLERANCE] = ideal
+    atoms = [images(coordinate, operations) for coordinate in coordinates]
+    site_of_atom = np.repeat(np.arange(len(sites)), [len(found) for found in atoms])
+    numbers = np.array([site.number for site in sites])[site_of_atom]
+    crystal = Crystal(numbers, np.concatenate(atoms), _lattice(cell), name)
+    _check_sites(crystal, site_of_atom, coordinates, sites)
+    _check_contents(crystal, block, next((site.doubt for site in sites if site.doubt), ""))
     return crystal
 
 
-def _crystal(structure: Structure, name: str) -> Crystal:
-    numbers = [atomic_number(site.specie.symbol, name) for site in structure]
-    return Crystal(np.array(numbers), structure.frac_coords, structure.lattice.matrix, name)
-
-
-def _check_cell(data: dict[str, Any], name: str) -> None:
-    """Refuse a missing or flat cell before any parser works on it."""
-    tags = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
-    cell = [_number(str(data.get(tag, "?"))) for tag in tags]
-    missing = [tag for tag, value in zip(tags, cell, strict=True) if not math.isfinite(value)]
+def _cell(block: gemmi.cif.Block, name: str) -> list[float]:
+    """Lengths and angles (degrees); refuses what is missing or has no volume."""
+    cell = [gemmi.cif.as_number(value(block, tag)) for tag in _CELL]
+    missing = next((tag for tag, number in zip(_CELL, cell, strict=True) if not math.isfinite(number)), None)
     if missing:
-        raise StructureError(f"{name}: the CIF gives no usable {missing[0]}; add all six cell parameters.")
+        raise StructureError(f"the CIF gives no usable {missing}", where=name, remedy="add all six cell parameters")
     ca, cb, cg = np.cos(np.deg2rad(cell[3:]))
     volume = math.prod(cell[:3]) * math.sqrt(max(0.0, 1 - ca**2 - cb**2 - cg**2 + 2 * ca * cb * cg))
     if min(cell) <= 0 or volume < MIN_VOLUME:
         raise StructureError(
-            f"{name}: the cell has no volume ({volume:.2g} Å³); correct the cell lengths (Å) and angles (°)."
+            f"the cell has no volume ({volume:.2g} Å³)",
+            where=name,
+            remedy="correct the cell lengths (Å) and angles (°)",
         )
+    return cell
 
 
-def _sites(data: dict[str, Any], name: str) -> list[Site]:
+def _lattice(cell: Sequence[float]) -> NDArray[np.float64]:
+    """Lattice vectors as rows, (3, 3): c along z, a in the plane of x and z."""
+    a, b, c = cell[:3]
+    (ca, cb, cg), (sa, sb, _) = np.cos(np.deg2rad(cell[3:])), np.sin(np.deg2rad(cell[3:]))
+    gamma_star = np.arccos(np.clip((ca * cb - cg) / (sa * sb), -1, 1))
+    return np.array(
+        [
+            [a * sb, 0.0, a * cb],
+            [-b * sa * np.cos(gamma_star), b * sa * np.sin(gamma_star), b * ca],
+            [0.0, 0.0, c],
+        ]
+    )
+
+
+def _sites(block: gemmi.cif.Block, name: str) -> list[Site]:
     """The listed atom sites: refuses unknown elements, partial occupancy, missing coordinates, hidden hydrogen."""
-    labels = _column(data, "_atom_site_label")
-    columns = [_column(data, f"_atom_site_fract_{x}") for x in "xyz"]
-    if not labels or any(len(column) != len(labels) for column in columns):
+    labels = column(block, "_atom_site_label")
+    columns = [column(block, f"_atom_site_fract_{x}") for x in "xyz"]
+    if not labels or any(len(coordinates) != len(labels) for coordinates in columns):
         raise StructureError(
-            f"{name}: the atom sites need _atom_site_label and _atom_site_fract_x, _y and _z; export the file again."
+            "the atom sites need _atom_site_label and _atom_site_fract_x, _y and _z",
+            where=name,
+            remedy="export the file again",
         )
-    types = _column(data, "_atom_site_type_symbol") or [""] * len(labels)
-    occupancies = _column(data, "_atom_site_occupancy") or ["1"] * len(labels)
-    hydrogens = _column(data, "_atom_site_attached_hydrogens") or ["0"] * len(labels)
+    types = column(block, "_atom_site_type_symbol") or [""] * len(labels)
+    occupancies = column(block, "_atom_site_occupancy") or ["1"] * len(labels)
+    hydrogens = column(block, "_atom_site_attached_hydrogens") or ["0"] * len(labels)
     sites = []
     for label, symbol, occupancy, hydrogen, *xyz in zip(labels, types, occupancies, hydrogens, *columns, strict=True):
-        where = f"{name}: site {label}"
-        if occupancy != "?" and _number(occupancy) != 1:
+        if occupancy != "?" and gemmi.cif.as_number(occupancy) != 1:
             raise StructureError(
-                f"{where} is partially occupied (occupancy {occupancy}); choose an ordered model of the structure."
+                f"site {label} is partially occupied (occupancy {occupancy})",
+                where=name,
+                remedy="choose an ordered model of the structure",
             )
-        if hydrogen not in {".", "?"} and _number(hydrogen) != 0:
-            raise StructureError(f"{where} carries hydrogen atoms without positions; add them to the structure.")
+        if hydrogen not in {".", "?"} and gemmi.cif.as_number(hydrogen) != 0:
+            raise StructureError(
+                f"site {label} carries hydrogen atoms without positions",
+                where=name,
+                remedy="add them to the structure",
+            )
         # The CIF dictionary makes 0 the default of a coordinate, and ICSD relies on it; others write '.' for unknown.
-        frac_coords = np.array([0.0 if x == "." else _number(x) for x in xyz])
+        frac_coords = np.array([0.0 if x == "." else gemmi.cif.as_number(x) for x in xyz])
         if not np.isfinite(frac_coords).all():
-            raise StructureError(f"{where} has no numeric coordinates; add them or remove the site.")
-        number, doubt = _element(label, symbol, where)
+            raise StructureError(
+                f"site {label} has no numeric coordinates", where=name, remedy="add them or remove the site"
+            )
+        number, doubt = _element(label, symbol, name)
         if "." in xyz:
             doubt = f"site {label} has '.' for a coordinate; write it as a number"
         sites.append(Site(label, number, frac_coords, doubt))
     return sites
 
 
-def _element(label: str, symbol: str, where: str) -> tuple[int, str]:
+def _element(label: str, symbol: str, name: str) -> tuple[int, str]:
     """Atomic number of a site, and the doubt if its label alone has to tell (`HO1`: holmium, or hydrogen on O1?)."""
+    where = f"{name}: site {label}"
     if symbol not in {"", ".", "?"}:
         if re.search(r"\s\+\s|,", symbol):
             raise StructureError(
-                f"{where} is shared by several species ({symbol}); choose an ordered model of the structure."
+                f"site {label} is shared by several species ({symbol})",
+                where=name,
+                remedy="choose an ordered model of the structure",
             )
         letters = re.fullmatch(r"([A-Za-z]{1,2})([\d.]*[+-]?|[+-][\d.]*)", symbol)
         known = letters is not None and letters.group(1).title() in ATOMIC_NUMBERS
@@ -222,49 +195,88 @@ def _element(label: str, symbol: str, where: str) -> tuple[int, str]:
     if word in ATOMIC_NUMBERS:
         return ATOMIC_NUMBERS[word], ""
     number = atomic_number(word[:2] if word[:2].title() in ATOMIC_NUMBERS else word[:1], where)
+    if re.match(r"OH|[Ww]at|NO3", label):
+        raise StructureError(
+            f"site {label} ({SYMBOLS[number - 1]}) is lost: its label names a group of atoms, not an element",
+            where=name,
+            remedy="give the site an _atom_site_type_symbol that is a chemical symbol",
+        )
     return number, f"label '{label}' leaves the element in doubt; add _atom_site_type_symbol"
 
 
-def _check_sites(crystal: Crystal, sites: Sequence[Site]) -> None:
-    """Every listed site must be in the crystal: parsers are known to drop and to merge some."""
-    for site in sites:
-        delta = crystal.frac_coords - site.frac_coords
-        there = (np.abs(delta - np.round(delta)) < SITE_TOLERANCE).all(axis=1)
-        if not (crystal.numbers[there] == site.number).any():
+def _operations(block: gemmi.cif.Block, cell: Sequence[float], name: str) -> NDArray[np.float64]:
+    """Rotations and translations, (G, 3, 4): those that the file lists, else those of its space group, else none."""
+    if not {*_UNKNOWN, "0"}.issuperset(column(block, *_MODULATION)):
+        raise StructureError(
+            "the structure is modulated, no cell holds all of it",
+            where=name,
+            remedy="choose a commensurate model of it",
+        )
+    listed = _listed(block)
+    if listed:
+        return listed_operations(listed, column(block, *_CENTERINGS), name)
+    names, numbers = ([value(block, tag) for tag in tags] for tags in (_GROUP_NAMES, _GROUP_NUMBERS))
+    operations = space_group_operations(names, numbers, cell[3:])
+    return np.eye(3, 4)[None] if operations is None else operations
+
+
+def _listed(block: gemmi.cif.Block) -> list[str]:
+    """The symmetry operations of the file, as it writes them."""
+    return [text for text in column(block, *_OPERATIONS) if text not in _UNKNOWN]
+
+
+def _check_sites(
+    crystal: Crystal, site_of_atom: NDArray[np.int64], coordinates: NDArray[np.float64], sites: Sequence[Site]
+) -> None:
+    """Every listed site must be in the crystal, and be there alone."""
+    for index, site in enumerate(sites):
+        found = site_of_atom[same_spot(crystal.frac_coords, coordinates[index])]
+        if (found != index).any():
             raise StructureError(
-                f"{crystal.name}: site {site.label} ({SYMBOLS[site.number - 1]}) is lost when the CIF is read; "
-                "give the site an _atom_site_type_symbol that is a chemical symbol."
+                "several listed sites share one spot, by themselves or by symmetry",
+                where=crystal.name,
+                remedy="remove the duplicates or choose an ordered model of the structure",
+            )
+        if not len(found):
+            raise StructureError(
+                f"site {site.label} ({SYMBOLS[site.number - 1]}) is lost when the symmetry operations are applied",
+                where=crystal.name,
+                remedy="list all symmetry operations, x, y, z among them",
             )
 
 
-def _check_contents(crystal: Crystal, data: dict[str, Any], doubt: str) -> None:
-    """Hold the atoms of the cell against formula and Z of the file, which must decide what else is in doubt."""
-    text = str(data.get("_chemical_formula_sum", "")).strip()
+def _check_contents(crystal: Crystal, block: gemmi.cif.Block, doubt: str) -> None:
+    """Compare the atoms of the cell with formula and Z of the file, which must decide what else is in doubt."""
+    text = value(block, "_chemical_formula_sum")
     counts = parse_formula(text)
     if counts is not None and contradicts(counts, crystal.numbers):
         raise StructureError(
-            f"{crystal.name}: the file says '{text}' but its sites give '{_formula_sum(crystal)}'; "
-            "add the missing atoms or correct _chemical_formula_sum."
+            f"the file says '{text}' but its sites give '{_formula_sum(crystal)}'",
+            where=crystal.name,
+            remedy="add the missing atoms or correct _chemical_formula_sum",
         )
-    z = _number(str(data.get("_cell_formula_units_Z", "?")))
+    z = gemmi.cif.as_number(value(block, "_cell_formula_units_Z"))
     confirmed = counts is not None and z >= 1
     if counts is not None and confirmed and not _fits(len(crystal), z, counts):
         raise StructureError(
-            f"{crystal.name}: the file says Z = {z:g} of '{text}', {z * sum(counts.values()):g} atoms, but its sites "
-            f"and symmetry give {len(crystal)}; correct _cell_formula_units_Z or list all symmetry operations."
+            f"the file says Z = {z:g} of '{text}', {z * sum(counts.values()):g} atoms, but its sites and symmetry give "
+            f"{len(crystal)}",
+            where=crystal.name,
+            remedy="correct _cell_formula_units_Z or list all symmetry operations",
         )
     if doubt and counts is None:
-        raise StructureError(f"{crystal.name}: {doubt} (the file has no formula that would confirm it).")
-    if not _column(data, *_OPERATIONS) and not confirmed and not _is_p1(data):
+        raise StructureError(f"{doubt} (the file has no formula that would confirm it)", where=crystal.name)
+    if not _listed(block) and not confirmed and not _is_p1(block):
         raise StructureError(
-            f"{crystal.name}: the CIF lists no symmetry operations, and has no formula and Z to confirm what its space "
-            "group gives; add _space_group_symop_operation_xyz."
+            "the CIF lists no symmetry operations, and has no formula and Z to confirm what its space group gives",
+            where=crystal.name,
+            remedy="add _space_group_symop_operation_xyz",
         )
 
 
-def _is_p1(data: dict[str, Any]) -> bool:
+def _is_p1(block: gemmi.cif.Block) -> bool:
     """Whether the file names its space group P1, in which nothing can be misunderstood."""
-    groups = _column(data, "_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt")
+    groups = column(block, *_GROUP_NAMES)
     return bool(groups) and re.fullmatch(r"P\s*1", groups[0].strip()) is not None
 
 
@@ -283,17 +295,3 @@ def _fits(n_atoms: int, z: float, counts: dict[int, float]) -> bool:
 def _formula_sum(crystal: Crystal) -> str:
     numbers, counts = np.unique(crystal.numbers, return_counts=True)
     return " ".join(f"{SYMBOLS[z - 1]}{n}" for z, n in zip(numbers, counts, strict=True))
-
-
-def _column(data: dict[str, Any], *tags: str) -> Sequence[str]:
-    """Values of the first of the tags that is present; a single value counts as a column of one."""
-    values: str | list[str] = next((data[tag] for tag in tags if data.get(tag)), [])
-    return [values] if isinstance(values, str) else values
-
-
-def _number(text: str) -> float:
-    """A CIF number with or without its uncertainty, `1.234(5)`; NaN if it is none."""
-    try:
-        return float(re.sub(r"\(.*", "", text.strip()))
-    except ValueError:
-        return math.nan

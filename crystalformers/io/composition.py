@@ -1,4 +1,4 @@
-"""Chemical symbols and formulas: what a file says its crystal is made of, held against the atoms it lists."""
+"""Chemical symbols and formulas: what a file says its crystal is made of, compared with the atoms it lists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-
-ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS, start=1)} | {"D": 1, "T": 1}
-"""Atomic number of each symbol. Deuterium and tritium are hydrogen: the models know elements, not isotopes."""
+from crystalformers.periodic import ATOMIC_NUMBERS, SYMBOLS
 
 COUNT_TOLERANCE = 0.1
 """Atoms per cell by which a formula, scaled to the cell, may miss a count (formulas such as `Li0.333` round)."""
@@ -23,12 +21,13 @@ _TOKEN = re.compile(r"([A-Z][a-z]?|[(\[{]|[)\]}])([0-9]*\.?[0-9]*)|[\s'\"]+")
 
 
 def atomic_number(symbol: str, where: str) -> int:
-    """Atomic number of a chemical symbol, any case (`Fe`, `FE`); raises StructureError that begins with `where`."""
+    """Atomic number of a chemical symbol, any case (`Fe`, `FE`); raises a StructureError about `where`."""
     number = ATOMIC_NUMBERS.get(symbol.strip().title())
     if number is None:
         raise StructureError(
-            f"{where}: '{symbol}' is not an element the models know (H to {SYMBOLS[-1]}); "
-            "replace it by a chemical symbol or remove the atom."
+            f"'{symbol}' is not an element the models know (H to {SYMBOLS[-1]})",
+            where=where,
+            remedy="replace it by a chemical symbol or remove the atom",
         )
     return number
 

@@ -2,25 +2,92 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from io import StringIO
-from itertools import count
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.io.cif import read_cif
+from crystalformers.io.cif import read_cif_file
+from crystalformers.io.frames import read_json_file, read_xyz_file
 from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
-from crystalformers.io.poscar import read_poscar
+from crystalformers.io.poscar import read_poscar_file
 from crystalformers.io.rejected import Rejected
+from crystalformers.io.text import plain_name
 
-FORMATS = "CIF, POSCAR/CONTCAR/.vasp, .xyz/.extxyz with a lattice, pymatgen or ASE .json (each also as .gz)"
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of structure file.
+
+    Attributes:
+        label: what users call it.
+        patterns: names of its files, in lower case and without `.gz`, with `*` for any letters.
+        read: yields every structure of such a file, `Rejected` for one that cannot be used; may raise StructureError.
+        many: whether a file usually holds many structures.
+    """
+
+    label: str
+    patterns: tuple[str, ...]
+    read: Callable[[Path], Iterator[Crystal | Rejected]]
+    many: bool = False
+
+
+FORMATS = (
+    Format("CIF", ("*.cif", "*.mcif"), read_cif_file),
+    Format("extended XYZ with a lattice", ("*.extxyz", "*.xyz"), read_xyz_file, many=True),
+    Format("pymatgen or ASE JSON", ("*.json",), read_json_file, many=True),
+    Format("POSCAR", ("*.vasp", "*.poscar", "*.contcar", "poscar*", "contcar*"), read_poscar_file),
+)
+"""The structure files that can be read; the first whose pattern fits the name is taken."""
+
+
+def known_formats() -> str:
+    """The formats and the names of their files, for messages."""
+    formats = (f"{known.label} ({', '.join(known.patterns)})" for known in FORMATS)
+    return f"{', '.join(formats)}, each also as .gz"
+
+
+def known_endings() -> list[str]:
+    """How names of structure files may end: `.cif`, `.mcif`..."""
+    patterns = (pattern for known in FORMATS for pattern in known.patterns)
+    return [pattern.removeprefix("*") for pattern in patterns if pattern.startswith("*.")]
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of a file, by its name; None if it is not a structure file."""
+    name = plain_name(path)
+    return next((known for known in FORMATS if any(fnmatchcase(name, pattern) for pattern in known.patterns)), None)
+
+
+def read_file(path: Path) -> Iterator[Crystal | Rejected]:
+    """Every structure of a file, at least one item; what cannot be used comes as `Rejected`, never as an exception."""
+    try:
+        known = format_of(path)
+        if known is None:
+            raise StructureError(f"not a structure file by its name; known are {known_formats()}", where=str(path))
+        yield from known.read(path)
+    except StructureError as error:
+        yield Rejected.of(str(path), error)
+
+
+def read_crystal(path: Path | str) -> Crystal:
+    """The one structure of a file.
+
+    Raises:
+        StructureError: if the file holds none that can be used, or more than one.
+    """
+    found = list(read_file(Path(path)))
+    if len(found) > 1:
+        raise StructureError(
+            f"the file holds {len(found)} structures, one is needed", where=str(path), remedy="split it"
+        )
+    if isinstance(found[0], Rejected):
+        raise found[0].error()
+    return found[0]
 
 
 def as_crystal(structure: Any, name: str = "") -> Crystal:
@@ -34,153 +101,8 @@ def as_crystal(structure: Any, name: str = "") -> Crystal:
         StructureError: if it is disordered, not periodic, holds unknown elements or two atoms on one spot...
     """
     if isinstance(structure, str | Path):
-        crystal = read_crystal(Path(structure))
+        crystal = read_crystal(structure)
         return replace(crystal, name=name) if name else crystal
     if isinstance(structure, Crystal):
         return check(replace(structure, name=name) if name else structure)
-    converted = from_object(structure, name)
-    if converted is not None:
-        return check(converted)
-    raise StructureError(
-        f"{name or 'structure'}: a {type(structure).__name__} is not a structure; pass a Crystal, a pymatgen "
-        "Structure, ASE Atoms or the path of a structure file."
-    )
-
-
-def read_crystal(path: Path | str) -> Crystal:
-    """The one structure of a file.
-
-    Raises:
-        StructureError: if the file holds none that can be used, or more than one.
-    """
-    path = Path(path)
-    found = list(read_file(path))
-    if len(found) > 1:
-        raise StructureError(f"{path}: the file holds {len(found)} structures, one is needed; split it.")
-    if isinstance(found[0], Rejected):
-        raise StructureError(found[0].reason)
-    return found[0]
-
-
-def read_file(path: Path) -> Iterator[Crystal | Rejected]:
-    """Every structure of a file, at least one item; what cannot be used comes as `Rejected`, never as an exception."""
-    try:
-        reader = reader_of(path)
-        if reader is None:
-            raise StructureError(f"{path}: not a structure file by its name; known are {FORMATS}.")
-        yield from reader(path)
-    except StructureError as error:
-        yield Rejected(str(path), str(error))
-
-
-def reader_of(path: Path) -> Callable[[Path], Iterator[Crystal | Rejected]] | None:
-    """How to read a file, by its name; None if it is no structure file."""
-    stem = path.name.lower().removesuffix(".gz")
-    if stem.startswith(("poscar", "contcar")) and not stem.endswith((".cif", ".json", ".xyz", ".extxyz")):
-        return _poscar
-    return next((reader for suffix, reader in READERS.items() if stem.endswith(suffix)), None)
-
-
-def open_text(path: Path, errors: str = "strict") -> IO[str]:
-    """A text file, gzip-compressed or not, open for reading as UTF-8."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors)
-    return path.open(encoding="utf-8-sig", errors=errors)
-
-
-def read_text(path: Path, errors: str = "strict") -> str:
-    """Content of a text file, gzip-compressed or not; raises StructureError if there is none."""
-    try:
-        with open_text(path, errors) as file:
-            text = file.read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise StructureError(f"{path}: the file cannot be read ({reason}).") from error
-    if not text.strip():
-        raise StructureError(f"{path}: the file is empty; export the structure again.")
-    return text
-
-
-def _cif(path: Path) -> Iterator[Crystal | Rejected]:
-    return read_cif(read_text(path, errors="replace"), str(path))
-
-
-def _poscar(path: Path) -> Iterator[Crystal | Rejected]:
-    yield check(read_poscar(read_text(path, errors="replace"), str(path)))
-
-
-def _xyz(path: Path) -> Iterator[Crystal | Rejected]:
-    from_file = _ase_iread(path)
-    with open_text(path) as file:
-        yield from _frames(from_file(file, index=":", format="extxyz"), path)
-
-
-def _json(path: Path) -> Iterator[Crystal | Rejected]:
-    text = read_text(path)
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StructureError(f"{path}: not valid JSON ({error}); export the structure again.") from error
-    if isinstance(data, dict) and "nextid" in data:
-        return _frames(_ase_iread(path)(StringIO(text), index=":", format="json"), path)
-    if isinstance(data, dict) and "__ase_objtype__" in data:
-        _ase_iread(path)
-        from ase.io import jsonio
-
-        return _frames(map(jsonio.decode, [text]), path)
-    frames = data if isinstance(data, list) else [data]
-    if not all(isinstance(frame, dict) and "sites" in frame for frame in frames):
-        raise StructureError(
-            f"{path}: the JSON holds neither a pymatgen Structure (Structure.as_dict()) nor ASE Atoms; "
-            "write it with one of them."
-        )
-    return _frames(iter(frames), path)
-
-
-def _ase_iread(path: Path) -> Callable[..., Iterator[Any]]:
-    """ASE's streaming reader, or a sentence that says how to get it."""
-    try:
-        from ase.io import iread
-    except ImportError as error:
-        raise StructureError(
-            f"{path}: this format is read through ASE; install it with 'pip install crystalformers[ase]'."
-        ) from error
-    return iread
-
-
-def _frames(frames: Iterator[Any], path: Path) -> Iterator[Crystal | Rejected]:
-    """Crystals of a file with one structure (called like the file) or many (called `file#0`, `file#1`...)."""
-    following = _next(frames, path)
-    if following is None:
-        raise StructureError(f"{path}: the file holds no structure; export it again.")
-    for index in count():
-        frame, following = following, _next(frames, path)
-        name = str(path) if index == 0 and following is None else f"{path}#{index}"
-        try:
-            yield frame if isinstance(frame, Rejected) else as_crystal(frame, name)
-        except StructureError as error:
-            yield Rejected(name, str(error))
-        if following is None:
-            return
-
-
-def _next(frames: Iterator[Any], path: Path) -> Any:
-    """The next frame, None after the last; a `Rejected` where the parser stumbles, which also ends its iteration."""
-    try:
-        return next(frames, None)
-    except Exception as error:  # a foreign parser on foreign input: any exception means "cannot be read"
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Rejected(str(path), f"{path}: the file cannot be read ({reason}); export the structure again.")
-
-
-READERS: dict[str, Callable[[Path], Iterator[Crystal | Rejected]]] = {
-    ".cif": _cif,
-    ".mcif": _cif,
-    ".vasp": _poscar,
-    ".poscar": _poscar,
-    ".contcar": _poscar,
-    ".extxyz": _xyz,
-    ".xyz": _xyz,
-    ".json": _json,
-}
-"""Readers by the end of the file name (without `.gz`); POSCAR and CONTCAR are known by its beginning."""
+    return check(from_object(structure, name))

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.io.composition import ATOMIC_NUMBERS, atomic_number
+from crystalformers.io.composition import atomic_number
+from crystalformers.io.overlap import check
+from crystalformers.io.text import read_text
+from crystalformers.periodic import ATOMIC_NUMBERS
 
 
+def read_poscar_file(path: Path) -> Iterator[Crystal]:
+    """The one crystal of a POSCAR; raises StructureError."""
+    yield check(read_poscar(read_text(path, errors="replace"), str(path)))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused as not finite
 def read_poscar(text: str, name: str) -> Crystal:
     """The crystal of a POSCAR.
 
@@ -28,17 +38,19 @@ def read_poscar(text: str, name: str) -> Crystal:
     """
     lines = text.splitlines()
     if len(lines) < 8:
-        raise StructureError(f"{name}: a POSCAR needs at least 8 lines, this file has {len(lines)}.")
+        raise StructureError(f"a POSCAR needs at least 8 lines, this file has {len(lines)}", where=name)
     lattice = _lattice(lines[1:5], name)
     species = re.split(r"[!#]", lines[5])[0].split()
-    named = not all(word.isdigit() for word in species)
+    named = not all(word.isdecimal() for word in species)
     counts = _counts(lines[6 if named else 5], name)
     n_atoms = int(sum(counts))
     rest = lines[7 if named else 6 :]
     selective = rest[0].strip()[:1].upper() == "S" if rest else False
     mode = (rest[1] if selective else rest[0]).strip()[:1].upper() if len(rest) > selective else ""
     if mode not in {"D", "C", "K"}:
-        raise StructureError(f"{name}: found neither 'Direct' nor 'Cartesian' after the atom counts; add that line.")
+        raise StructureError(
+            "found neither 'Direct' nor 'Cartesian' after the atom counts", where=name, remedy="add that line"
+        )
     body = rest[2 if selective else 1 :]
     coordinates = _coordinates(body, n_atoms, name)
     numbers_of_species = (
@@ -48,8 +60,9 @@ def read_poscar(text: str, name: str) -> Crystal:
     )
     if len(numbers_of_species) != len(counts):
         raise StructureError(
-            f"{name}: {len(numbers_of_species)} element symbols but {len(counts)} atom counts; "
-            "give one count for each symbol."
+            f"{len(numbers_of_species)} element symbols but {len(counts)} atom counts",
+            where=name,
+            remedy="give one count for each symbol",
         )
     numbers = np.repeat(numbers_of_species, counts)
     if mode == "D":
@@ -64,7 +77,9 @@ def _numbers(line: str, n: int, name: str, what: str) -> list[float]:
     except ValueError:
         values = []
     if len(values) < n:
-        raise StructureError(f"{name}: {what} '{line.strip()}' does not hold {n} numbers; correct that line.")
+        raise StructureError(
+            f"{what} '{line.strip()}' does not hold {n} numbers", where=name, remedy="correct that line"
+        )
     return values
 
 
@@ -72,16 +87,17 @@ def _scale(lines: Sequence[str], name: str) -> NDArray[np.float64]:
     """Factors for x, y and z, (3,): one number, three, or a negative one that states the volume in Å³."""
     n = min(3, len(re.split(r"[!#]", lines[0])[0].split()))
     factors = np.array(_numbers(lines[0], 3 if n == 3 else 1, name, "the scaling factor"))
-    if (factors > 0).all():
+    finite = np.isfinite(factors).all()
+    if finite and (factors > 0).all():
         return np.broadcast_to(factors, 3)
-    if len(factors) == 3 or factors[0] == 0 or not np.isfinite(factors).all():
+    if not finite or len(factors) == 3 or factors[0] == 0:
         raise StructureError(
-            f"{name}: the scaling factor '{lines[0].strip()}' must be positive, or one negative number for the "
-            "cell volume."
+            f"the scaling factor '{lines[0].strip()}' must be positive, or one negative number for the cell volume",
+            where=name,
         )
     volume = abs(np.linalg.det([_numbers(line, 3, name, "the lattice vector") for line in lines[1:]]))
     if volume == 0:
-        raise StructureError(f"{name}: the cell has no volume; give three independent lattice vectors in Å.")
+        raise StructureError("the cell has no volume", where=name, remedy="give three independent lattice vectors in Å")
     return np.full(3, (-factors[0] / volume) ** (1 / 3))
 
 
@@ -93,9 +109,11 @@ def _lattice(lines: Sequence[str], name: str) -> NDArray[np.float64]:
 
 def _counts(line: str, name: str) -> list[int]:
     words = re.split(r"[!#]", line)[0].split()
-    if not words or not all(word.isdigit() for word in words) or not any(int(word) for word in words):
+    if not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words) or not any(int(word) for word in words):
         raise StructureError(
-            f"{name}: '{line.strip()}' should hold the number of atoms of each element; correct that line."
+            f"'{line.strip()}' should hold the number of atoms of each element",
+            where=name,
+            remedy="correct that line",
         )
     return [int(word) for word in words]
 
@@ -103,10 +121,12 @@ def _counts(line: str, name: str) -> list[int]:
 def _coordinates(body: Sequence[str], n_atoms: int, name: str) -> NDArray[np.float64]:
     """Coordinates as written, (N, 3)."""
     if len([line for line in body[:n_atoms] if line.strip()]) < n_atoms:
-        raise StructureError(f"{name}: the file is cut short, {n_atoms} atoms are counted but fewer positions follow.")
+        raise StructureError(
+            f"the file is cut short, {n_atoms} atoms are counted but fewer positions follow", where=name
+        )
     if len(body) > n_atoms and re.match(r"\s*[-+.\d]\S*(\s+[-+.\d]\S*){2}", body[n_atoms]):
         raise StructureError(
-            f"{name}: more positions follow than the {n_atoms} atoms counted; correct the atom counts."
+            f"more positions follow than the {n_atoms} atoms counted", where=name, remedy="correct the atom counts"
         )
     return np.array([_numbers(line, 3, name, "the position") for line in body[:n_atoms]])
 
@@ -123,14 +143,17 @@ def _species_of_old_format(
         if all(len(group) <= 1 for group in groups):
             return [ATOMIC_NUMBERS[next(iter(group), "H")] for group in groups]
         raise StructureError(
-            f"{name}: the symbols behind the coordinates disagree with the atom counts; "
-            "add a line of element symbols above the counts."
+            "the symbols behind the coordinates disagree with the atom counts",
+            where=name,
+            remedy="add a line of element symbols above the counts",
         )
     words = comment.split()
     if len(words) == len(counts) and all(word in ATOMIC_NUMBERS for word in words):
         return [ATOMIC_NUMBERS[word] for word in words]
     raise StructureError(
-        f"{name}: the file names no elements (VASP 4 format); add a line of element symbols above the counts."
+        "the file names no elements (VASP 4 format)",
+        where=name,
+        remedy="add a line of element symbols above the counts",
     )
 
 

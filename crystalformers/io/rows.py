@@ -1,4 +1,4 @@
-"""Rows of a table as crystals: the Arrow columns that every kind of table is brought to, and their checks.
+"""Rows of a table as crystals: the Arrow columns that every kind of table is converted to, and their checks.
 
 R rows of a batch; `atomic_numbers` (N), `frac_coords` (3N) and `lattice` (9: rows a, b, c in Angstrom) are flat
 lists of numbers. NumPy sees their memory without a copy, so a batch may lie in a memory-mapped file.
@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from crystalformers.crystal import MAX_ATOMIC_NUMBER, MIN_SOLIDITY, Crystal
-from crystalformers.errors import StructureError, TableError
+from crystalformers.crystal import MAX_COORDINATE, MAX_LENGTH, MIN_SOLIDITY, Crystal
+from crystalformers.errors import StructureError, TableError, sentence
 from crystalformers.io.composition import contradicts, parse_formula
 from crystalformers.io.overlap import check, overlapping
+from crystalformers.periodic import MAX_ATOMIC_NUMBER
 
 STRUCTURE = {"atomic_numbers": pa.int64(), "lattice": pa.float64(), "frac_coords": pa.float64()}
 """Structure columns and the type of their numbers."""
@@ -25,9 +26,9 @@ STRUCTURE = {"atomic_numbers": pa.int64(), "lattice": pa.float64(), "frac_coords
 SCHEMA = pa.schema(
     [("id", pa.string())]
     + [(name, pa.large_list(pa.field("item", kind, nullable=False))) for name, kind in STRUCTURE.items()]
-    + [("formula", pa.string()), ("problem", pa.string())]
+    + [("formula", pa.string()), ("_problem", pa.string()), ("_remedy", pa.string())]
 )
-"""Columns that precede the labels; `problem` tells why a row's structure could not even be read."""
+"""Columns that precede the labels; `_problem` and `_remedy` tell why a row's structure could not even be read."""
 
 
 class TableRows:
@@ -71,13 +72,14 @@ class TableRows:
     ) -> None:
         """Raise a StructureError if the row cannot be used."""
         where = f"{self.source} row {self.first + row} ({self.name(row)})"
-        problem = self.batch.column("problem")[row].as_py()
+        problem, remedy = (self.batch.column(name)[row].as_py() for name in ("_problem", "_remedy"))
         if problem is not None:
-            raise StructureError(f"{where}: {problem}")
+            raise StructureError(problem, where=where, remedy=remedy)
         if len(lattice) != 9 or len(frac) != 3 * len(numbers):
             raise StructureError(
-                f"{where}: {len(numbers)} atomic numbers, {len(frac)} coordinates and {len(lattice)} lattice "
-                "numbers do not fit together; a row needs N, 3N and 9."
+                f"{len(numbers)} atomic numbers, {len(frac)} coordinates and {len(lattice)} lattice numbers do not fit "
+                "together; a row needs N, 3N and 9",
+                where=where,
             )
         crystal = check(Crystal(numbers, frac.reshape(-1, 3), lattice.reshape(3, 3), where))
         formula = self.batch.column("formula")[row].as_py()
@@ -85,12 +87,13 @@ class TableRows:
         if formula and (counts is None or contradicts(counts, crystal.numbers)):
             made_of = ", ".join(sorted(set(crystal.symbols)))
             raise StructureError(
-                f"{where}: the formula '{formula}' contradicts the {len(crystal)} atoms of the row ({made_of}); "
-                "correct one of them."
+                f"the formula '{formula}' contradicts the {len(crystal)} atoms of the row ({made_of})",
+                where=where,
+                remedy="correct one of them",
             )
 
     def numbers(self, row: int) -> NDArray[np.int64]:
-        """Atomic numbers of a row as they stand there, unchecked."""
+        """Atomic numbers of a row as the table gives them, unchecked."""
         return np.asarray(self._values["atomic_numbers"][slice(*self._ptr["atomic_numbers"][row : row + 2])])
 
     @property
@@ -103,11 +106,11 @@ class TableRows:
         """Rows whose crystal may have to be refused, found without building any: all others need no check."""
         n_atoms = self.n_atoms
         whole = (np.diff(self._ptr["lattice"]) == 9) & (np.diff(self._ptr["frac_coords"]) == 3 * n_atoms)
-        bad = ~whole | (n_atoms == 0) | pc.is_valid(self.batch.column("problem")).to_numpy(zero_copy_only=False)
+        bad = ~whole | (n_atoms == 0) | pc.is_valid(self.batch.column("_problem")).to_numpy(zero_copy_only=False)
         numbers = self._values["atomic_numbers"]
         bad |= self._any("atomic_numbers", (numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
-        bad |= self._any("frac_coords", ~np.isfinite(self._values["frac_coords"]))
-        bad |= self._any("lattice", ~np.isfinite(self._values["lattice"]))
+        for name, largest in (("frac_coords", MAX_COORDINATE), ("lattice", MAX_LENGTH)):
+            bad |= self._any(name, ~(np.abs(self._values[name]) <= largest))  # NaN is not, either
         lattice = np.broadcast_to(np.eye(3), (len(self), 3, 3)).copy()
         where = self._ptr["lattice"][:-1][~bad, None] + np.arange(9)
         lattice[~bad] = self._values["lattice"][where].reshape(-1, 3, 3)
@@ -145,7 +148,7 @@ def flat_lists(column: pa.Array, name: str, source: str) -> pa.LargeListArray:
         lists = column.cast(pa.large_list(kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise TableError(
-            f"{source}: column '{name}' must hold flat lists of numbers, its type is {column.type}."
+            f"column '{name}' must hold flat lists of numbers, its type is {column.type}", where=source
         ) from error
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     values = pc.fill_null(lists.flatten(), 0 if pa.types.is_integer(kind) else np.nan)
@@ -159,17 +162,18 @@ def rows_from_python(
     """A batch from (id, how to get the crystal, formula, labels as text) of each row."""
     columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
     for name, crystal_of, formula, _ in records:
-        crystal, problem = None, None
+        crystal, problem, remedy = None, None, None
         try:
             crystal = crystal_of()
         except StructureError as error:
-            problem = str(error)
+            problem, remedy = sentence(error.problem, error.where), error.remedy
         columns["id"].append(name)
         columns["atomic_numbers"].append([] if crystal is None else crystal.numbers)
         columns["lattice"].append([] if crystal is None else crystal.lattice.reshape(-1))
         columns["frac_coords"].append([] if crystal is None else crystal.frac_coords.reshape(-1))
         columns["formula"].append(formula)
-        columns["problem"].append(problem)
+        columns["_problem"].append(problem)
+        columns["_remedy"].append(remedy)
     arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
     texts = list(zip(*(texts for *_, texts in records), strict=True)) if labels else []
     arrays += [pa.array(values, pa.string()) for values in texts]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.files import FORMATS, read_file, reader_of
+from crystalformers.io.files import format_of, known_formats, read_file
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import TableRows
 from crystalformers.io.tables import is_table, open_source
 
 
 def read_structures(paths: Sequence[Path | str]) -> Iterator[Crystal | Rejected]:
-    """Every structure of files, directories and tables, in input order; the bad never stop the good.
+    """Every structure of files, directories and tables, in input order; a bad one never stops the others.
 
     A directory stands for the structure files in it and below, sorted by path; hidden files are passed over and
     every other file is reported. Tables inside a directory are not followed. Memory holds one file or one batch of
@@ -57,7 +57,8 @@ def _count(path: Path, inside: bool) -> int | None:
             return open_source(path).n_rows
         except TableError:
             return 1
-    return None if path.name.lower().removesuffix(".gz").endswith((".xyz", ".extxyz", ".json")) else 1
+    known = format_of(path)
+    return None if known and known.many else 1
 
 
 def _files(directory: Path) -> list[Path]:
@@ -68,12 +69,13 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _read_directory(directory: Path) -> Iterator[Crystal | Rejected]:
-    files = _files(directory)
+    name, files = str(directory), _files(directory)
     if not files:
-        yield Rejected(str(directory), f"{directory}: the directory holds no files; known formats are {FORMATS}.")
+        yield Rejected(name, f"the directory holds no files; known formats are {known_formats()}", where=name)
     for path in files:
-        if is_table(path) and reader_of(path) is None:
-            yield Rejected(str(path), f"{path}: a table inside a directory is not read; give its path instead.")
+        if is_table(path) and format_of(path) is None:
+            problem = "a table inside a directory is not read"
+            yield Rejected(str(path), problem, where=str(path), remedy="give its path instead")
         else:
             yield from read_file(path)
 
@@ -87,7 +89,7 @@ def _read_table(path: Path) -> Iterator[Crystal | Rejected]:
                 try:
                     yield rows[row]
                 except StructureError as error:
-                    yield Rejected(rows.name(row), str(error))
+                    yield Rejected.of(rows.name(row), error)
             first += len(rows)
     except TableError as error:
-        yield Rejected(str(path), str(error))
+        yield Rejected.of(str(path), error)

@@ -1,4 +1,4 @@
-"""Tables of crystals as streams of batches: Parquet, CSV beside structure files, JSON lines."""
+"""Tables of crystals as streams of batches: Parquet, CSV next to structure files, JSON lines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.files import READERS, open_text, read_crystal, reader_of
+from crystalformers.io.files import format_of, known_endings, read_crystal
 from crystalformers.io.objects import from_pymatgen_dict
 from crystalformers.io.rows import SCHEMA, STRUCTURE, flat_lists, rows_from_python
+from crystalformers.io.text import open_text, plain_name
 
 BATCH_ROWS = 1024
 """Rows held in memory at once while a table streams."""
@@ -54,15 +55,15 @@ def open_source(path: Path) -> Source:
     """A table by the end of its name: `.parquet`, `.csv`, `.jsonl` (the latter two also `.gz`).
 
     Raises:
-        TableError: if the file is missing, empty, of another kind or has not the columns it needs.
+        TableError: if the file is missing, empty, of another kind or lacks a column.
     """
     if not path.is_file():
-        raise TableError(f"{path}: no such file.")
+        raise TableError("no such file", where=str(path))
     if path.stat().st_size == 0:
-        raise TableError(f"{path}: the file is empty.")
+        raise TableError("the file is empty", where=str(path))
     opener = _opener(path)
     if opener is None:
-        raise TableError(f"{path}: not a table; known are .parquet, .csv and .jsonl.")
+        raise TableError("not a table; known are .parquet, .csv and .jsonl", where=str(path))
     with _named_errors(path):
         source = opener(path)
     return replace(source, batches=partial(_guarded, source))
@@ -70,15 +71,15 @@ def open_source(path: Path) -> Source:
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """What the file system, decompression and Arrow complain of, as one sentence that names the table."""
+    """Errors of the file system, of decompression and of Arrow, as one sentence that names the table."""
     try:
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-        raise TableError(f"{path}: the table cannot be read ({error}); write it again.") from error
+        raise TableError(f"the table cannot be read ({error})", where=str(path), remedy="write it again") from error
 
 
 def _guarded(source: Source, labels: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The batches of a table; errors that come up on the way are named."""
+    """The batches of a table; whatever fails on the way becomes a TableError."""
     with _named_errors(source.path):
         yield from source.batches(labels)
 
@@ -89,9 +90,7 @@ def is_table(path: Path) -> bool:
 
 
 def _opener(path: Path) -> Callable[[Path], Source] | None:
-    kinds = {".parquet": _open_parquet, ".csv": _open_csv, ".jsonl": _open_jsonl, ".ndjson": _open_jsonl}
-    stem = path.name.lower()
-    return kinds.get(Path(stem if stem.endswith(".parquet") else stem.removesuffix(".gz")).suffix)
+    return TABLES.get(Path(plain_name(path)).suffix)
 
 
 # Parquet
@@ -104,8 +103,9 @@ def _open_parquet(path: Path) -> Source:
     missing = ([] if id_column else ["id"]) + [name for name in STRUCTURE if name not in names]
     if missing:
         raise TableError(
-            f"{path}: column '{missing[0]}' is missing; a table needs id, {', '.join(STRUCTURE)}, this one has "
-            f"{', '.join(names)}."
+            f"column '{missing[0]}' is missing; a table needs id, {', '.join(STRUCTURE)}, this one has "
+            f"{', '.join(names)}",
+            where=str(path),
         )
     labels = [name for name in names if name not in {id_column, "n_atoms", *SCHEMA.names}]
 
@@ -115,7 +115,8 @@ def _open_parquet(path: Path) -> Source:
             arrays = [batch.column(id_column).cast(pa.string())]
             arrays += [flat_lists(batch.column(name), name, str(path)) for name in STRUCTURE]
             nothing = pa.nulls(batch.num_rows, pa.string())
-            arrays += [batch.column("formula").cast(pa.string()) if "formula" in columns else nothing, nothing]
+            arrays += [batch.column("formula").cast(pa.string()) if "formula" in columns else nothing]
+            arrays += [nothing, nothing]  # no problem, no remedy
             arrays += [batch.column(name) for name in wanted]
             fields = [batch.schema.field(name) for name in wanted]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*SCHEMA, *fields]))
@@ -123,7 +124,7 @@ def _open_parquet(path: Path) -> Source:
     return Source(path, labels, batches, file.metadata.num_rows)
 
 
-# CSV beside structure files
+# CSV next to structure files
 
 
 def _open_csv(path: Path) -> Source:
@@ -132,13 +133,14 @@ def _open_csv(path: Path) -> Source:
     header = not (len(first) > 1 and _is_number(first[1]))
     if not header and len(first) != 2:
         raise TableError(
-            f"{path}: a CSV without header line has two columns, id and value; name the {len(first)} columns in a "
-            "first line."
+            "a CSV without header line has two columns, id and value",
+            where=str(path),
+            remedy=f"name the {len(first)} columns in a first line",
         )
     labels = first[1:] if header else [HEADERLESS_LABEL]
     repeated = next((name for name in labels if labels.count(name) > 1 or not name), None)
     if repeated is not None:
-        raise TableError(f"{path}: the column name '{repeated}' is empty or stands twice; rename one.")
+        raise TableError(f"the column name '{repeated}' is empty or repeated", where=str(path), remedy="rename one")
 
     def records() -> Iterator[dict[str, str]]:
         with open_text(path) as file:
@@ -147,8 +149,8 @@ def _open_csv(path: Path) -> Source:
             for row in islice(rows, int(header), None):
                 if len(row) != 1 + len(labels):
                     raise TableError(
-                        f"{path} line {reader.line_num}: {len(row)} fields, expected {1 + len(labels)} "
-                        f"(id, {', '.join(labels)})."
+                        f"{len(row)} fields, expected {1 + len(labels)} (id, {', '.join(labels)})",
+                        where=f"{path} line {reader.line_num}",
                     )
                 yield dict(zip(["", *labels], row, strict=True))
 
@@ -156,7 +158,7 @@ def _open_csv(path: Path) -> Source:
         rows = (
             (
                 row[""].strip(),
-                partial(_beside, path.parent, row[""].strip()),
+                partial(_structure_of, path.parent, row[""].strip()),
                 row.get("formula") or None,
                 [row[label].strip() or None for label in wanted],
             )
@@ -167,14 +169,15 @@ def _open_csv(path: Path) -> Source:
     return Source(path, [label for label in labels if label != "formula"], batches)
 
 
-def _beside(folder: Path, name: str) -> Crystal:
-    """The structure that an id of a CSV stands for: a file of that name, or that name and a known ending."""
-    candidates = [folder / name] + [folder / f"{name}{end}{gz}" for end in READERS for gz in ("", ".gz")]
-    found = [path for path in candidates if path.is_file() and reader_of(path)]
+def _structure_of(folder: Path, name: str) -> Crystal:
+    """The structure that an id of a CSV means: a file of that name, or of that name and a known ending."""
+    endings = known_endings()
+    candidates = [folder / name] + [folder / f"{name}{ending}{gz}" for ending in endings for gz in ("", ".gz")]
+    found = [path for path in candidates if path.is_file() and format_of(path)]
     if not found:
-        raise StructureError(f"no structure file beside the table; expected {name}.cif or {', '.join(READERS)}.")
+        raise StructureError(f"no structure file beside the table; expected {name}.cif or {', '.join(endings[1:])}")
     if len(found) > 1:
-        raise StructureError(f"{found[0].name} and {found[1].name} both fit the id; remove one.")
+        raise StructureError(f"{found[0].name} and {found[1].name} both fit the id", remedy="remove one")
     return read_crystal(found[0])
 
 
@@ -206,46 +209,49 @@ def _open_jsonl(path: Path) -> Source:
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
-    """The value of each line that is not blank; a JSONDecodeError where a line is not JSON."""
+    """The value of each line that is not blank; an exception where a line is not JSON."""
     with open_text(path) as file:
         for line in file:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     yield error
 
 
 def _json_record(index: int, row: Any, wanted: Sequence[str]) -> Record:
     if not isinstance(row, dict):
-        what = f"not valid JSON ({row})" if isinstance(row, ValueError) else "not a JSON object"
-        row = {"id": f"row {index}", "problem": f"the line is {what}; correct or remove it."}
+        what = f"not valid JSON ({row})" if isinstance(row, Exception) else "not a JSON object"
+        error = StructureError(f"the line is {what}", remedy="correct or remove it")
+        return f"row {index}", partial(_refuse, error), None, [None] * len(wanted)
     name = next((row[key] for key in ID_COLUMNS if row.get(key) is not None), f"row {index}")
     formula = row.get("formula")
     texts = [_text(row.get(label)) for label in wanted]
     return str(name), partial(_json_crystal, row, str(name)), str(formula) if formula else None, texts
 
 
+def _refuse(error: StructureError) -> Crystal:
+    raise error
+
+
 def _json_crystal(row: dict[str, Any], name: str) -> Crystal:
-    if "problem" in row:
-        raise StructureError(row["problem"])
     if "structure" in row:
         return from_pymatgen_dict(row["structure"], name)
     missing = [key for key in STRUCTURE if key not in row]
     if missing:
         raise StructureError(
-            f"'{missing[0]}' is missing; a row needs 'structure' (a pymatgen dict) or {', '.join(STRUCTURE)}."
+            f"'{missing[0]}' is missing; a row needs 'structure' (a pymatgen dict) or {', '.join(STRUCTURE)}"
         )
     try:
         numbers, lattice, frac = (np.array(row[key], dtype=np.float64).reshape(-1) for key in STRUCTURE)
-        if not np.array_equal(numbers, np.rint(numbers)):
+        if not ((numbers == np.rint(numbers)) & (np.abs(numbers) < 1e9)).all():
             raise ValueError("atomic numbers must be integers")
         return Crystal(numbers.astype(np.int64), frac.reshape(len(numbers), 3), lattice.reshape(3, 3), name)
     except StructureError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise StructureError(
-            f"{', '.join(STRUCTURE)} must hold N, 9 and 3N numbers ({str(error).splitlines()[0]})."
+            f"{', '.join(STRUCTURE)} must hold N, 9 and 3N numbers ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -259,3 +265,7 @@ def _text(value: Any) -> str | None:
 def _batches(records: Iterator[Record], labels: Sequence[str]) -> Iterator[pa.RecordBatch]:
     while chunk := list(islice(records, BATCH_ROWS)):
         yield rows_from_python(chunk, list(labels))
+
+
+TABLES = {".parquet": _open_parquet, ".csv": _open_csv, ".jsonl": _open_jsonl, ".ndjson": _open_jsonl}
+"""What opens a table, by the end of its name without `.gz`."""

@@ -24,16 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.images import CrystalBatch
-from crystalformers.models.crystalformer import mean_over_atoms
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors, projection
-from crystalformers.models.neighbours import Gaussians, Graph, GraphModel, check_settings, nearest, segment_sum
+from crystalformers.models.neighbours import Gaussians, Graph, GraphConfig, GraphModel, nearest, segment_sum
 
 GATE_FLOOR = 1e-6
 """Added to the sum of the gates; an atom without neighbours hears nothing."""
 
 
-@dataclass(frozen=True)
-class ALIGNNConfig:
+@dataclass(frozen=True, kw_only=True)
+class ALIGNNConfig(GraphConfig):
     """Everything that fixes the architecture; defaults are the published ones.
 
     Attributes:
@@ -49,7 +49,6 @@ class ALIGNNConfig:
         n_targets: numbers predicted per crystal.
     """
 
-    element_dim: int = 0
     dim: int = 256
     angle_layers: int = 4
     bond_layers: int = 4
@@ -58,12 +57,12 @@ class ALIGNNConfig:
     radial_functions: int = 80
     angular_functions: int = 40
     embedding: int = 64
-    n_targets: int = 1
 
     def __post_init__(self) -> None:
-        counts = ("dim", "bond_layers", "neighbours", "embedding", "n_targets")
-        functions = {"radial_functions": 2, "angular_functions": 2}
-        check_settings(self, {**dict.fromkeys(counts, 1), **functions, "angle_layers": 0}, positive=("cutoff",))
+        super().__post_init__()
+        self.check_at_least(0, "angle_layers")
+        self.check_at_least(1, "bond_layers", "neighbours", "embedding")
+        self.check_at_least(2, "radial_functions", "angular_functions")
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,12 @@ class ALIGNN(GraphModel):
         elements: vectors of the elements, learned or from a table.
     """
 
-    needs_directions = True
+    Config = ALIGNNConfig
+    config: ALIGNNConfig
 
     def __init__(self, config: ALIGNNConfig | None = None) -> None:
-        config = config or ALIGNNConfig()
-        super().__init__(config)
+        super().__init__(config or ALIGNNConfig())
+        config = self.config
         dim, hidden = config.dim, config.embedding
         self.elements = ElementVectors(config.element_dim or dim)
         self.project = projection(config.element_dim, dim)
@@ -156,11 +156,16 @@ class ALIGNN(GraphModel):
         self.embed_angle = nn.Sequential(
             Gaussians(-1.0, 1.0, config.angular_functions, (config.angular_functions - 1) / 2),
             *(dense(config.angular_functions, hidden), dense(hidden, dim)),
-        )
+        ).requires_grad_(config.angle_layers > 0)
         angles, bonds = config.angle_layers, config.bond_layers
         self.angle_layers = nn.ModuleList(AngleLayer(dim, last=k == angles - 1) for k in range(angles))
         self.bond_layers = nn.ModuleList(GatedConvolution(dim, last=k == bonds - 1) for k in range(bonds))
         self.head = nn.Linear(dim, config.n_targets)
+
+    @property
+    def needs_directions(self) -> bool:
+        """Whether the images must be built with directions: the angles between bonds need them."""
+        return self.config.angle_layers > 0
 
     def graph(self, batch: CrystalBatch) -> Graph:
         """The nearest neighbours."""

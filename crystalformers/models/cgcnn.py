@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.images import CrystalBatch
-from crystalformers.models.crystalformer import mean_over_atoms
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors, projection
-from crystalformers.models.neighbours import Gaussians, Graph, GraphModel, check_settings, nearest
+from crystalformers.models.neighbours import Gaussians, Graph, GraphConfig, GraphModel, nearest
 
 
-@dataclass(frozen=True)
-class CGCNNConfig:
+@dataclass(frozen=True, kw_only=True)
+class CGCNNConfig(GraphConfig):
     """Everything that fixes the architecture; defaults are the published ones.
 
     Attributes:
@@ -39,7 +39,6 @@ class CGCNNConfig:
         n_targets: numbers predicted per crystal.
     """
 
-    element_dim: int = 0
     dim: int = 64
     convolutions: int = 3
     hidden: int = 128
@@ -47,11 +46,11 @@ class CGCNNConfig:
     neighbours: int = 12
     cutoff: float = 8.0
     step: float = 0.2
-    n_targets: int = 1
 
     def __post_init__(self) -> None:
-        counts = ("dim", "convolutions", "hidden", "hidden_layers", "neighbours", "n_targets")
-        check_settings(self, dict.fromkeys(counts, 1), positive=("cutoff", "step"))
+        super().__post_init__()
+        self.check_at_least(1, "convolutions", "hidden", "hidden_layers", "neighbours")
+        self.check_positive("step")
 
 
 class Convolution(nn.Module):
@@ -87,9 +86,12 @@ class CGCNN(GraphModel):
         elements: vectors of the elements, learned or from a table.
     """
 
+    Config = CGCNNConfig
+    config: CGCNNConfig
+
     def __init__(self, config: CGCNNConfig | None = None) -> None:
-        config = config or CGCNNConfig()
-        super().__init__(config)
+        super().__init__(config or CGCNNConfig())
+        config = self.config
         self.elements = ElementVectors(config.element_dim or config.dim)
         self.project = projection(config.element_dim, config.dim)
         count = round(config.cutoff / config.step) + 1

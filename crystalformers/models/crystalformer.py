@@ -11,6 +11,7 @@ Shapes: A atoms of a batch, C crystals, H heads, D their width, K radial functio
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,27 +26,28 @@ from crystalformers.attention import (
     Geometry,
     RadialBasis,
     infinite_attention,
+    published,
     reciprocal,
 )
 from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod
+from crystalformers.attention.published import ImageRule
 from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
 from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, radius_for, tolerance_of
+from crystalformers.models.base import AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors
 
 Space = Literal["real", "reciprocal", "dual", "alternating"]
 """In which space the Gaussian lattice sums of the attention heads run."""
 
-POSITIVE = (
-    *("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma"),
-    *("angular_width", "tie_width"),
-)
-"""Settings that must be positive and finite."""
+SMOOTH_FRAMES: tuple[FrameMethod | None, ...] = (None, "max", "static-local", "weighted-pca")
+"""Local frames that follow the atoms smoothly; those of the whole crystal follow its translations, which the smallest
+displacement breaks."""
 
 
 @dataclass(frozen=True)
-class CrystalformerConfig:
+class CrystalformerConfig(ModelConfig):
     """Everything that fixes the architecture; defaults are the published ones.
 
     Attributes:
@@ -69,7 +71,7 @@ class CrystalformerConfig:
         angular_width: their standard deviation in units of their spacing.
         distance_coefficient: c_dist, factor on the radial part of the value encoding.
         angle_coefficient: c_angl, factor on the angular part.
-        tie_width: how far a frame may lie behind the best and still share in it (see `frames.max_frames`).
+        tie_width: how far a frame may lie behind the best and still share in it (see `frames.local.TIE_WIDTH`).
         dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
         element_dim: width of the element vectors of a table, which a linear layer brings to `dim`; 0 for an embedding
             of the model's own.
@@ -97,19 +99,17 @@ class CrystalformerConfig:
     tie_width: float = TIE_WIDTH
     dropout: float = 0.0
     element_dim: int = 0
-    n_targets: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("dim", "heads", "blocks", "feedforward", "n_targets"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be at least 1.")
+        super().__post_init__()
+        self.check_at_least(1, "heads", "blocks", "feedforward")
+        self.check_at_least(0, "radial_functions", "element_dim")
+        self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma")
+        self.check_positive("angular_width", "tie_width")
+        if self.angular_functions < 2:
+            raise ConfigError("Model setting angular_functions must be at least 2.")
         if self.dim % self.heads:
             raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
-        if self.radial_functions < 0:
-            raise ConfigError("Model setting radial_functions must not be negative.")
-        for name in POSITIVE:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
         if self.space not in get_args(Space):
             raise ConfigError(f"Model setting space = '{self.space}' is not one of {', '.join(get_args(Space))}.")
         if self.space == "dual" and self.heads % 2:
@@ -117,10 +117,6 @@ class CrystalformerConfig:
         self._check_frames()
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"Model setting dropout = {self.dropout} must lie in [0, 1).")
-        if self.element_dim < 0:
-            raise ConfigError(f"Model setting element_dim = {self.element_dim} must not be negative.")
-        if self.angular_functions < 2:
-            raise ConfigError("Model setting angular_functions must be at least 2.")
         if not 0 < self.sigma_floor < 1:
             raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
 
@@ -172,6 +168,10 @@ class InfiniteAttention(nn.Module):
     """Multi-head attention over periodic images with a decay whose width follows the query.
 
     The first `real_heads` heads sum in real space and carry the value encoding, the others in reciprocal space.
+
+    Attributes:
+        image_rule: `published` for the rules of the authors' code (`attention.published`), to be compared with it; the
+            backend then has no say. Not part of the weights.
     """
 
     width_mean: Tensor
@@ -180,6 +180,7 @@ class InfiniteAttention(nn.Module):
     def __init__(self, config: CrystalformerConfig, block: int) -> None:
         super().__init__()
         self.config = config
+        self.image_rule: ImageRule = "sphere"
         self.real_heads = real = config.real_heads(block)
         head_dim = config.dim // config.heads
         self.query = nn.Linear(config.dim, config.dim)
@@ -252,26 +253,47 @@ class InfiniteAttention(nn.Module):
             y = []
             if real:
                 W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
-                arguments = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK, geometry)
-                y.append(infinite_attention(*arguments, backend, angular=self.angular()))
+                features = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK)
+                y.append(self.attend(*features, geometry, backend))
             if real < config.heads:
-                others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
-                y.append(self.reciprocal(*others, published=backend == "published"))
+                y.append(
+                    self.attend_reciprocal(q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
+                )
         return self.out((torch.cat(y, dim=1) if len(y) > 1 else y[0]).flatten(1))
 
-    def reciprocal(
-        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry, *, published: bool
+    def attend(
+        self,
+        q_AHD: Tensor,
+        k_AHD: Tensor,
+        v_AHD: Tensor,
+        inverse_variance_AH: Tensor,
+        W_HDK: Tensor | None,
+        geometry: Geometry,
+        backend: Backend,
+    ) -> Tensor:
+        """Attention of the real heads, (A, H, D)."""
+        arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
+        if self.image_rule == "published":
+            return published.attention(*arguments, self.angular())
+        return infinite_attention(*arguments, backend, angular=self.angular())
+
+    def attend_reciprocal(
+        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry
     ) -> Tensor:
         """Attention of the reciprocal heads, as accurate as the radius of the images makes the real ones, (A, H, D)."""
-        if published:
-            return reciprocal.published_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
+        if self.image_rule == "published":
+            return published.reciprocal_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
         return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, self.lattice_sums(geometry))
 
     def lattice_sums(self, geometry: Geometry) -> LatticeSums:
         """The lattice sums of the reciprocal heads, planned when the first block asks."""
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
-        return geometry.cached("lattice sums", lambda g: LatticeSums.plan(g.batch, narrowest, tolerance))
+        return geometry.cached(_lattice_sums, narrowest, tolerance)
+
+
+def _lattice_sums(geometry: Geometry, narrowest: float, tolerance: float) -> LatticeSums:
+    return LatticeSums.plan(geometry.batch, narrowest, tolerance)
 
 
 class Block(nn.Module):
@@ -320,33 +342,41 @@ class Blocks(nn.ModuleList):
             x = block(x, geometry, backend)
         return x
 
-    @torch.no_grad()
-    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
-        """Set mean and std of q.w, block by block, from all atoms and heads of a batch."""
+    def attention_inputs(
+        self, x: Tensor, batch: CrystalBatch, backend: Backend
+    ) -> Iterator[tuple[InfiniteAttention, Tensor, Geometry]]:
+        """The attention of each block with the vectors (A, dim) that enter it; the block runs afterwards."""
         geometry = self.geometry(batch)
         for block in self:
             assert isinstance(block, Block)
-            attention = block.attention
-            score = (attention.heads(attention.query(x)) * attention.width).sum(-1)
-            attention.width_mean.copy_(score.mean())
-            attention.width_std.copy_(score.std())
+            yield block.attention, x, geometry
             x = block(x, geometry, backend)
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
+        """Set mean and std of q.w, block by block, from all atoms and heads of a batch."""
+        for attention, vectors, _ in self.attention_inputs(x, batch, backend):
+            score = (attention.heads(attention.query(vectors)) * attention.width).sum(-1)
+            attention.width_mean.copy_(score.mean())
+            attention.width_std.copy_(score.std())
 
-class Crystalformer(nn.Module):
+
+class Crystalformer(CrystalModel):
     """Predicts `n_targets` standardised numbers per crystal.
 
     Attributes:
         config: the architecture.
-        backend: which implementation of attention runs; not part of the weights.
+        elements: the vectors of a table, if `element_dim` is set; otherwise `embedding` holds the model's own.
+        calibrated: whether the width statistics are set; travels with the weights.
     """
 
+    Config = CrystalformerConfig
+    config: CrystalformerConfig
     calibrated: Tensor
 
     def __init__(self, config: CrystalformerConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or CrystalformerConfig()
-        self.backend: Backend = "auto"
+        super().__init__(config or CrystalformerConfig())
+        config = self.config
         self.elements, self.embedding = self.element_layers(config)
         self.blocks = Blocks.of(config)
         self.head = nn.Sequential(nn.Linear(config.dim, config.dim), nn.ReLU(), nn.Linear(config.dim, config.n_targets))
@@ -367,8 +397,31 @@ class Crystalformer(nn.Module):
 
     @property
     def needs_directions(self) -> bool:
-        """Whether the images must be built with directions."""
+        """Whether the images must be built with directions: only local frames need them."""
         return self.config.frame is not None
+
+    @property
+    def forces_unsupported_reason(self) -> str | None:
+        """Why the predictions have no slope with respect to the positions of the atoms; None if they have one."""
+        if self.config.frame in SMOOTH_FRAMES:
+            return None
+        smooth = " or ".join(f"'{frame}'" for frame in SMOOTH_FRAMES if frame)
+        return f"its '{self.config.frame}' frames do not follow the atoms smoothly as {smooth} frames do"
+
+    @property
+    def image_rule(self) -> ImageRule:
+        """Which images attention sums over, in all blocks; see `InfiniteAttention`."""
+        first = self.blocks[0]
+        assert isinstance(first, Block)
+        return first.attention.image_rule
+
+    @image_rule.setter
+    def image_rule(self, rule: ImageRule) -> None:
+        if rule not in get_args(ImageRule):
+            raise ConfigError(f"Image rule '{rule}' is not one of {', '.join(get_args(ImageRule))}.")
+        for module in self.modules():
+            if isinstance(module, InfiniteAttention):
+                module.image_rule = rule
 
     def radius(self, tolerance: float) -> float:
         """Radius of the image list, Angstrom, for a neglected share of the weight of at most `tolerance`."""
@@ -388,14 +441,24 @@ class Crystalformer(nn.Module):
             return self.embedding(self.elements(batch.numbers))
         return self.embedding(batch.numbers - 1)
 
-    def geometry(self, batch: CrystalBatch) -> Geometry:
-        """What all blocks share."""
-        return self.blocks.geometry(batch)
+    @torch.no_grad()
+    def element_vectors(self) -> Tensor:
+        """The table if there is one, (100, element_dim), otherwise the embedding, (98, dim)."""
+        return super().element_vectors() if self.elements is not None else self.embedding.weight.clone()
+
+    def attention_inputs(self, batch: CrystalBatch) -> AttentionInputs:
+        """The attention of each block, the atom vectors (A, dim) that enter it, and the geometry."""
+        return self.blocks.attention_inputs(self.embed(batch), batch, self.backend)
 
     @staticmethod
     def pool(x: Tensor, batch: CrystalBatch) -> Tensor:
         """Mean over the atoms of each crystal, (C, dim)."""
         return mean_over_atoms(x, batch)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the width statistics are set."""
+        return bool(self.calibrated)
 
     @torch.no_grad()
     def calibrate(self, batch: CrystalBatch) -> None:
@@ -411,11 +474,6 @@ class Crystalformer(nn.Module):
             raise ConfigError("The width statistics of this model are already set.")
         self.blocks.calibrate(self.embed(batch), batch, self.backend)
         self.calibrated.fill_(True)
-
-
-def mean_over_atoms(x: Tensor, batch: CrystalBatch) -> Tensor:
-    """Mean over the atoms of each crystal, (A, dim) to (C, dim); on every device in the same order."""
-    return torch.segment_reduce(x, "mean", offsets=batch.ptr, axis=0, unsafe=True)  # a check would wait for the device
 
 
 def t_fixup_std(dim: int, blocks: int) -> float:

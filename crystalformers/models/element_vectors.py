@@ -1,4 +1,4 @@
-"""Vectors of the elements, in front of any model: from a table, frozen or fine-tuned, or learned from nothing.
+"""The vectors of the elements at the input of a model: learned, or taken from a table and frozen or fine-tuned.
 
 Shapes: A atoms of a batch, D width of the vectors.
 """
@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from crystalformers.errors import ConfigError, StructureError
-from crystalformers.periodic import ELEMENTS
+from crystalformers.periodic import ELEMENTS, named
 
 ROWS = 100
 """Rows of a table of vectors, hydrogen to fermium; row Z - 1 belongs to atomic number Z."""
 
 
 class ElementVectors(nn.Module):
-    """One vector per element, with a mark on those that have none.
+    """One vector per element, and which elements have one.
 
-    Fresh vectors are normal random numbers of variance one, all known and trained; `set` puts a table in their place.
-    The mark travels in the weights, so that a saved model refuses the elements its table lacked.
+    Initial vectors are normal random numbers of variance one, known for all elements and trained; `set` replaces them
+    by those of a table. Which elements are known is saved with the weights, so that a saved model refuses the elements
+    that were not in its table.
 
     Attributes:
-        vectors: (100, D); no gradient flows to them while they are frozen.
+        vectors: (100, D); they get no gradient while they are frozen.
         known: which elements have a vector, (100,) bool.
 
     Raises:
@@ -48,29 +49,29 @@ class ElementVectors(nn.Module):
         known = self.known[rows]
         if not known.all():
             missing = (rows[~known].unique() + 1).tolist()
-            names = ", ".join(ELEMENTS[z - 1] for z in missing)
             raise StructureError(
-                f"The element vectors of this model hold none for {names}; leave such structures out or give a table "
-                "that covers them."
+                f"The element vectors of this model hold none for {named(missing)}",
+                remedy="leave such structures out or give a table that covers them",
             )
         return self.vectors[rows]
 
     @torch.no_grad()
     def set(self, vectors: Tensor, known: Tensor, *, trainable: bool) -> None:
-        """Take the vectors of a table.
+        """Replace the vectors by those of a table.
 
         Args:
             vectors: row Z - 1 for atomic number Z, (100, D); rows of unknown elements are set to zero.
-            known: which rows count, (100,) bool.
-            trainable: whether training may change them.
+            known: which rows the table has, (100,) bool.
+            trainable: whether training may change the vectors.
 
         Raises:
             ConfigError: if a shape does not fit or a known vector is not finite.
         """
         if vectors.shape != self.vectors.shape or known.shape != self.known.shape:
             raise ConfigError(
-                f"A table of element vectors has shape {tuple(vectors.shape)} with {len(known)} marks, the model takes "
-                f"{tuple(self.vectors.shape)}; set element_dim to the width of the table."
+                f"A table of element vectors has shape {tuple(vectors.shape)} with {len(known)} known rows, the model "
+                f"takes {tuple(self.vectors.shape)}",
+                remedy="set element_dim to the width of the table",
             )
         bad = known & ~vectors.isfinite().all(dim=1).to(known.device)
         if bad.any():
@@ -81,5 +82,5 @@ class ElementVectors(nn.Module):
 
 
 def projection(element_dim: int, dim: int) -> nn.Module:
-    """What brings vectors of a table to the width of a model; nothing for vectors of the model's own (width 0)."""
+    """The layer from vectors of a table to the width of a model; nothing for vectors of the model's own (width 0)."""
     return nn.Linear(element_dim, dim) if element_dim else nn.Identity()

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.images import CrystalBatch
-from crystalformers.models.crystalformer import mean_over_atoms
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors
-from crystalformers.models.neighbours import Gaussians, Graph, GraphModel, check_settings, segment_sum, within
+from crystalformers.models.neighbours import Gaussians, Graph, GraphConfig, GraphModel, segment_sum, within
 
 INNER, READOUT = (64, 64), (32, 16)
 """Published hidden widths of the update functions and of the head."""
@@ -32,8 +32,8 @@ ELEMENT_DIM = 16
 """Published width of the model's own element vectors."""
 
 
-@dataclass(frozen=True)
-class MEGNetConfig:
+@dataclass(frozen=True, kw_only=True)
+class MEGNetConfig(GraphConfig):
     """Everything that fixes the architecture; defaults are the published ones.
 
     Attributes:
@@ -48,7 +48,6 @@ class MEGNetConfig:
         n_targets: numbers predicted per crystal.
     """
 
-    element_dim: int = 0
     dim: int = 32
     blocks: int = 3
     steps: int = 2
@@ -56,11 +55,11 @@ class MEGNetConfig:
     radial_functions: int = 100
     radial_maximum: float = 5.0
     radial_width: float = 0.5
-    n_targets: int = 1
 
     def __post_init__(self) -> None:
-        counts = ("dim", "blocks", "steps", "radial_functions", "n_targets")
-        check_settings(self, dict.fromkeys(counts, 1), positive=("cutoff", "radial_maximum", "radial_width"))
+        super().__post_init__()
+        self.check_at_least(1, "blocks", "steps", "radial_functions")
+        self.check_positive("radial_maximum", "radial_width")
 
 
 class ShiftedSoftplus(nn.Module):
@@ -112,8 +111,8 @@ class Updates(nn.Module):
         self.bond, self.atom, self.crystal = bond, atom, crystal
 
 
-class Block(nn.Module):
-    """Dense layers (but in the first block), graph convolution, skip connection."""
+class MEGNetBlock(nn.Module):
+    """Dense layers (except in the first block), graph convolution, skip connection."""
 
     def __init__(self, dim: int, *, first: bool) -> None:
         super().__init__()
@@ -161,9 +160,12 @@ class MEGNet(GraphModel):
         elements: vectors of the elements, learned or from a table.
     """
 
+    Config = MEGNetConfig
+    config: MEGNetConfig
+
     def __init__(self, config: MEGNetConfig | None = None) -> None:
-        config = config or MEGNetConfig()
-        super().__init__(config)
+        super().__init__(config or MEGNetConfig())
+        config = self.config
         dim, hidden = config.dim, INNER[0]
         self.elements = ElementVectors(config.element_dim or ELEMENT_DIM)
         gamma = config.radial_width**-2
@@ -171,7 +173,7 @@ class MEGNet(GraphModel):
         self.encode_atom = dense(config.element_dim or ELEMENT_DIM, hidden, dim)
         self.encode_bond = dense(config.radial_functions, hidden, dim)
         self.start = nn.Parameter(torch.zeros(dim))
-        self.blocks = nn.ModuleList(Block(dim, first=number == 0) for number in range(config.blocks))
+        self.blocks = nn.ModuleList(MEGNetBlock(dim, first=number == 0) for number in range(config.blocks))
         self.read_atoms, self.read_bonds = Set2Set(dim, config.steps), Set2Set(dim, config.steps)
         self.head = nn.Sequential(*dense(5 * dim, *READOUT), nn.Linear(READOUT[-1], config.n_targets))
 

@@ -1,8 +1,8 @@
-"""Graphs of near neighbours, for models that pass messages along bonds instead of summing the whole lattice.
+"""Graphs of near neighbours, for models that pass messages along bonds instead of attending to all periodic images.
 
-"The 12 nearest" is no property of a crystal: where the 12th and the 13th atom are equally far, and symmetry makes
-them so more often than not, rounding or the order of the atoms decides. Here every neighbour carries a weight that is 1
-up to the 12th distance and falls smoothly to 0 within `ENVELOPE_WIDTH` beyond it. So equal neighbours count alike, and
+"The 12 nearest neighbours" are not well-defined: where the 12th and the 13th are equally far away, as symmetry often
+makes them, rounding or the order of the atoms decides. Here every neighbour has a weight, which is 1 up to the 12th
+distance and falls smoothly to 0 within `ENVELOPE_WIDTH` beyond it. So equally distant neighbours have equal weight, and
 predictions are continuous in the positions.
 
 Shapes: A atoms of a batch, E neighbours (directed edges), C crystals.
@@ -10,17 +10,17 @@ Shapes: A atoms of a batch, E neighbours (directed edges), C crystals.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crystalformers.errors import ConfigError
 from crystalformers.images import ENVELOPE_WIDTH, CrystalBatch, Images, envelope
+from crystalformers.models.base import CrystalModel, ModelConfig
+from crystalformers.models.element_vectors import ElementVectors
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Graph:
     """Neighbours of each atom, grouped by target atom.
 
     Attributes:
-        target: atom i that receives, (E,) int64, ascending.
-        source: atom j of the neighbour, (E,) int64.
+        target: atom i that receives the message, (E,) int64, ascending.
+        source: atom j whose image the neighbour is, (E,) int64.
         distance: (E,), Angstrom.
         weight: between 0 and 1, (E,).
         n_atoms: A.
@@ -59,15 +59,15 @@ def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
 
 
 def within(batch: CrystalBatch, cutoff: float) -> Graph:
-    """All neighbours closer than `cutoff` (Angstrom), their weight falling to zero there."""
+    """All neighbours closer than `cutoff` (Angstrom), with weights that fall to zero there."""
     images = _images(batch, cutoff)
     return _graph(images, images.distance.new_full((images.n_atoms,), cutoff))
 
 
 def nearest(batch: CrystalBatch, count: int, cutoff: float) -> Graph:
-    """The `count` nearest neighbours within `cutoff` (Angstrom), and with less weight those hardly farther away."""
+    """The `count` nearest neighbours within `cutoff` (Angstrom), and those slightly farther with a smaller weight."""
     images = _images(batch, cutoff)
-    # An atom is the first of its own images.
+    # The first image of an atom is the atom itself.
     last = images.ptr[:-1] + count
     enough = last < images.ptr[1:]
     farthest = images.distance[last.clamp(max=len(images.distance) - 1)]
@@ -79,43 +79,19 @@ def _images(batch: CrystalBatch, cutoff: float) -> Images:
     images = batch.images
     if images is None or images.radius < cutoff:
         raise ConfigError(
-            f"The model needs images within {cutoff:g} Å; build them with with_images(batch, {cutoff:g})."
+            f"The model needs images within {cutoff:g} Å", remedy=f"build them with with_images(batch, {cutoff:g})"
         )
     return images
 
 
 def _graph(images: Images, reach: Tensor) -> Graph:
-    """Images closer than `reach` of their atom (A,), but the atom itself."""
+    """Images closer than `reach`, (A,), to their target atom, without the atom itself."""
     target = images.target
     near = ((images.distance < reach[target]) & (images.distance > 0)).nonzero().squeeze(1)
     target, distance = target[near], images.distance[near]
     vectors = None if images.vectors is None else images.vectors[near]
     weight = envelope(distance, reach[target])
     return Graph(target, images.source[near], distance, weight, images.n_atoms, vectors)
-
-
-def pruned(batch: CrystalBatch, graph: Graph) -> CrystalBatch:
-    """The batch with the images of a graph alone, from which the same graph follows; saves memory and time.
-
-    Each atom keeps the image that it is itself. Every image counts as a pair of its own.
-    """
-    images = _images(batch, 0.0)
-    atoms = torch.arange(graph.n_atoms, device=graph.target.device)
-    order = torch.argsort(torch.cat([atoms, graph.target]), stable=True)
-    target, source = (torch.cat([atoms, index])[order] for index in (graph.target, graph.source))
-    vectors = None
-    if graph.vectors is not None:
-        vectors = torch.cat([graph.vectors.new_zeros(graph.n_atoms, 3), graph.vectors])[order]
-    kept = Images(
-        distance=torch.cat([graph.distance.new_zeros(graph.n_atoms), graph.distance])[order],
-        pair=torch.arange(len(order), dtype=torch.int32, device=order.device),
-        ptr=torch.cat([atoms.new_zeros(1), (graph.degree + 1).cumsum(0)]),
-        pair_target=target,
-        pair_source=source,
-        radius=images.radius,
-        vectors=vectors,
-    )
-    return replace(batch, images=kept)
 
 
 class Gaussians(nn.Module):
@@ -133,45 +109,34 @@ class Gaussians(nn.Module):
         return torch.exp(-self.gamma * (values.unsqueeze(-1) - self.centres) ** 2)
 
 
-class GraphModel(nn.Module):
-    """What the models on graphs of neighbours share with every model of the library.
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig(ModelConfig):
+    """The settings that all models on graphs of neighbours share.
 
     Attributes:
-        config: the architecture, with `cutoff` in Angstrom.
+        element_dim: width of the element vectors of a table; 0 for the model's own, learned ones.
+        cutoff: farthest neighbour, Angstrom.
     """
 
-    needs_directions = False
+    element_dim: int = 0
+    cutoff: float
 
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config = config
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(0, "element_dim")
+        self.check_positive("cutoff")
+
+
+class GraphModel(CrystalModel):
+    """A model that passes messages between neighbours within a fixed cutoff."""
+
+    config: GraphConfig
+    elements: ElementVectors
 
     def radius(self, tolerance: float) -> float:
-        """Radius of the image list, Angstrom: the cutoff, which is part of the model, whatever the tolerance."""
+        """The cutoff, Angstrom, which is part of the model, whatever the tolerance."""
         return float(self.config.cutoff)
 
-    def calibrate(self, batch: CrystalBatch) -> None:
-        """Nothing to set from training data."""
-
+    @abstractmethod
     def graph(self, batch: CrystalBatch) -> Graph:
-        """The neighbours that the model looks at."""
-        raise NotImplementedError
-
-
-def check_settings(config: Any, at_least: Mapping[str, int], positive: tuple[str, ...]) -> None:
-    """Refuse settings out of range.
-
-    Args:
-        config: the settings, `element_dim` among them.
-        at_least: smallest value of each setting that has one.
-        positive: settings that must be positive and finite.
-
-    Raises:
-        ConfigError: naming the first of them.
-    """
-    for name, smallest in {"element_dim": 0, **at_least}.items():
-        if getattr(config, name) < smallest:
-            raise ConfigError(f"Model setting {name} = {getattr(config, name)} must be at least {smallest}.")
-    for name in positive:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ConfigError(f"Model setting {name} = {getattr(config, name)} must be positive and finite.")
+        """The neighbours that the model looks at; raises ConfigError if the images are too short for them."""

@@ -1,8 +1,8 @@
-"""Checkpoints of CrystalTransformer's authors: their names of tensors and ours, either way.
+"""Tensors of CrystalTransformer: the authors' names, and ours.
 
-Their files (`model_best_*.pth.tar`) are dictionaries with a state dict, the scale of the target, the options of the
-training script and more, all of it plain. The names of the heads differ between their checkpoints, so heads are told by
-the shapes of their layers.
+Their files (`model_best_*.pth.tar`) are dictionaries of plain data: a state dict, mean and standard deviation of the
+target, the options of the training script and more. The names of the heads differ between their checkpoints, so heads
+are recognised by the shapes of their layers.
 """
 
 from __future__ import annotations
@@ -18,78 +18,72 @@ from crystalformers.errors import CheckpointError
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig, Head
 from crystalformers.models.presets import preset
 from crystalformers.paper_checkpoints.targets import Scale, targets_of
+from crystalformers.paper_checkpoints.tensors import check_tensors
 from crystalformers.target import Target
 
 TABLE = "atom_embed.weight"
-"""The tensor that every model of theirs has."""
+"""The table of elements, which every model of theirs has."""
 
 PREFIXES = {
     "atom_embed.": "atom_embed.",
     "coords_embed.": "encoder.coords_embed.",
     "transformer_encoder.": "encoder.layers.",
 }
-"""Their beginning of a name to ours."""
+"""Beginnings of their names to ours."""
 
 HEADS = "output_linear"
 """How the names of their heads begin."""
 
-DEAD = {"positional_encoding": (1, 256, None), "coord_diff_embed.weight": (64, 3), "coord_diff_embed.bias": (64,)}
-"""Parameters that no line of their code uses, and their shapes; None is the width of the model."""
+UNUSED = {"positional_encoding": (1, 256, None), "coord_diff_embed.weight": (64, 3), "coord_diff_embed.bias": (64,)}
+"""Parameters that their code never uses, and their shapes; None is the width of the model."""
 
 PARALLEL = "module."
-"""What PyTorch puts before every name of a model that was trained on several devices."""
+"""Prefix that PyTorch adds to every name of a model that was trained on several devices."""
 
 
 def state_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The state dict without the prefix of parallel training; None if it is not that of a CrystalTransformer."""
+    """The tensors without the prefix of parallel training; None if they are not those of a CrystalTransformer."""
     state = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
     return state if TABLE in state else None
 
 
 def model_of(state: Mapping[str, Tensor], given: CrystalTransformerConfig | None) -> CrystalTransformer:
-    """Our model with their weights.
+    """Our model with their weights, in evaluation mode and in the precision of their table of elements.
 
     Args:
-        state: theirs, from `state_of`.
-        given: settings that must agree; they tell the number of attention heads, which tensors do not.
+        state: their state dict, from `state_of`.
+        given: settings that must agree with the tensors, and the number of attention heads, which tensors do not
+            determine; None for the published settings.
 
     Raises:
-        CheckpointError: naming a tensor that is missing, too many, of another shape or not finite.
+        CheckpointError: naming a tensor that is missing, unknown, of another shape or not finite.
     """
     config = _settings(state, given)
     model = CrystalTransformer(config)
     ours = {own + name.removeprefix(their): t for their, own, name, t in _named(state)} | _heads_of(state, config)
-    expected = model.state_dict()
-    for name in sorted(expected.keys() ^ ours.keys()):
-        problem = "is missing" if name in expected else "is not part of the published architecture"
-        raise CheckpointError(f"tensor '{_theirs(name)}' {problem}.")
-    for name, tensor in ours.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-            raise CheckpointError(f"tensor '{_theirs(name)}' has shape {shapes}.")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"tensor '{_theirs(name)}' holds NaN or infinite numbers.")
+    found, expected = ({_theirs(name): t for name, t in tensors.items()} for tensors in (ours, model.state_dict()))
+    check_tensors(found, expected)
     model = model.to(torch.promote_types(state[TABLE].dtype, torch.float32))
     model.load_state_dict(ours)
     return model.eval()
 
 
 def to_theirs(model: CrystalTransformer) -> dict[str, Tensor]:
-    """The weights in their names, the unused parameters as zeros.
+    """The weights in their names, with zeros for the parameters that their code never uses.
 
     Raises:
-        CheckpointError: if it is another variant, or heads that they have not.
+        CheckpointError: if their code has no such variant or head.
     """
     config = model.config
-    theirs_too = config.head in ("published", "linear") or (config.head == "separate" and config.n_targets > 1)
-    if config.variant != "published" or not theirs_too:
+    has_counterpart = config.head in ("published", "linear") or (config.head == "separate" and config.n_targets > 1)
+    if config.variant != "published" or not has_counterpart:
         raise CheckpointError(
             f"the authors' code has no model of variant '{config.variant}' with head '{config.head}'; only the "
-            "published variant with its own heads can be written."
+            "published variant with its own heads can be written"
         )
     theirs = {_theirs(name): tensor for name, tensor in model.state_dict().items()}
     theirs |= {
-        name: torch.zeros([config.dim if size is None else size for size in shape]) for name, shape in DEAD.items()
+        name: torch.zeros([config.dim if size is None else size for size in shape]) for name, shape in UNUSED.items()
     }
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in theirs.items()}
 
@@ -98,7 +92,7 @@ def scaled(targets: Sequence[Target], normalizer: Any) -> tuple[Target, ...]:
     """The targets with the mean and standard deviation of a file, if it has them.
 
     Raises:
-        CheckpointError: if those given contradict the file, or their numbers do not fit.
+        CheckpointError: if a target contradicts the file, or there is not one mean and deviation for each.
     """
     if not targets or not isinstance(normalizer, Mapping) or not {"mean", "std"} <= normalizer.keys():
         return tuple(targets)
@@ -107,14 +101,14 @@ def scaled(targets: Sequence[Target], normalizer: Any) -> tuple[Target, ...]:
 
 
 def _named(state: Mapping[str, Tensor]) -> list[tuple[str, str, str, Tensor]]:
-    """Their prefix, ours, their whole name and the tensor, of all but heads and unused parameters."""
+    """Their prefix, our prefix, their name and the tensor, of everything but heads and unused parameters."""
     found = []
     for name, tensor in state.items():
-        if name in DEAD or name.startswith(HEADS):
+        if name in UNUSED or name.startswith(HEADS):
             continue
         their = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
         if their is None:
-            raise CheckpointError(f"tensor '{name}' is not part of CrystalTransformer.")
+            raise CheckpointError(f"tensor '{name}' is not part of CrystalTransformer")
         found.append((their, PREFIXES[their], name, tensor))
     return found
 
@@ -128,9 +122,9 @@ def _theirs(name: str) -> str:
 
 
 def _layers(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the layers of the heads in the order of the file, hidden layers first."""
+    """Names of the layers of all heads: hidden layers first, otherwise in the order of the file."""
     names = [name.removesuffix(".weight") for name in state if name.startswith(HEADS) and name.endswith(".weight")]
-    # A last layer has one row, a hidden one more.
+    # An output layer has one row, a hidden layer more.
     return sorted(names, key=lambda name: len(state[name + ".weight"]) == 1)
 
 
@@ -140,7 +134,7 @@ def _settings(state: Mapping[str, Tensor], given: CrystalTransformerConfig | Non
     layers = {match[1] for name in state if (match := re.match(r"transformer_encoder\.layers\.(\d+)\.", name))}
     expand, names = state.get("transformer_encoder.layers.0.linear1.weight"), _layers(state)
     if not layers or expand is None or not names:
-        raise CheckpointError("it holds a table of elements but no whole CrystalTransformer.")
+        raise CheckpointError("it holds a table of elements but no whole CrystalTransformer")
     head: Head = "linear" if len(names) == 1 else "published"
     config = CrystalTransformerConfig(
         variant="published",
@@ -156,12 +150,13 @@ def _settings(state: Mapping[str, Tensor], given: CrystalTransformerConfig | Non
         for name in ("variant", "dim", "blocks", "feedforward"):
             if getattr(given, name) != getattr(config, name):
                 raise CheckpointError(
-                    f"its {name} is {getattr(config, name)}, but the settings given say {getattr(given, name)}."
+                    f"its {name} is {getattr(config, name)}, but the settings given say {getattr(given, name)}"
                 )
     return config
 
 
 def _heads_of(state: Mapping[str, Tensor], config: CrystalTransformerConfig) -> dict[str, Tensor]:
+    """The tensors of the heads by our names."""
     names = _layers(state)
     if config.head == "linear":
         own = ["heads.0"]
@@ -170,7 +165,7 @@ def _heads_of(state: Mapping[str, Tensor], config: CrystalTransformerConfig) -> 
     else:
         own = [f"heads.{number}.{layer}" for layer in (0, 2) for number in range(len(names) // 2)]
     if len(own) != len(names):
-        raise CheckpointError(f"its heads have {len(names)} layers, which is no pair for each target.")
+        raise CheckpointError(f"its heads have {len(names)} layers, which is no pair for each target")
     return {
         f"{our}.{kind}": state[f"{name}.{kind}"]
         for our, name in zip(own, names, strict=True)

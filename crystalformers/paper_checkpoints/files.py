@@ -1,4 +1,4 @@
-"""Files that hold tensors by name: Lightning checkpoints, `torch.save` and safetensors. Nothing in them is ever run."""
+"""Reading the authors' files: Lightning checkpoints, `torch.save` and safetensors. No code in them is ever run."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from torch import Tensor
 
 from crystalformers.checkpoint import HEADER_KEY
 from crystalformers.errors import CheckpointError
+from crystalformers.paper_checkpoints.crystalformer import EMBEDDING
 from crystalformers.paper_checkpoints.crystaltransformer import TABLE
 
 TORCH = (".ckpt", ".pt", ".pth")
 """Suffixes of files that `torch.save` writes: zip archives with a pickle inside."""
 
 ZIP = b"PK\x03\x04"
-EMBEDDING = "input_embeddings.weight"
-"""The one tensor that every model of Crystalformer's authors has, and none of ours."""
+"""First bytes of a zip archive."""
 
 LAST, AVERAGE, STEPS = "model.", "swa_model.module.", "swa_model.n_averaged"
-"""In a Lightning checkpoint: prefix of the weights of a step, prefix of their average, number of steps averaged."""
+"""In a Lightning checkpoint: prefix of the weights of one step, prefix of an average, number of steps averaged."""
 
 Weights = Literal["auto", "average", "last"]
-"""Which set of weights: `average` over the last epochs (the papers' numbers) or those of the `last` step (or best
-epoch); `auto` takes the average if it had begun."""
+"""Which set of weights: the `average` over the last epochs (the papers' numbers) or those of the `last` step (or best
+epoch); `auto` takes the average if the file has one."""
 
 Plain = str | int | float | bool | None
 
 
-def is_published(path: Path) -> bool:
-    """Whether a file is not one of ours but of the kind that `read_content` reads, by suffix or content."""
+def is_paper_checkpoint(path: Path) -> bool:
+    """Whether a file comes from the authors' code and not from this library, by its suffix or content."""
     with path.open("rb") as file:
         if path.suffix in TORCH or file.read(len(ZIP)) == ZIP:
             return True
@@ -50,12 +50,12 @@ def is_published(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds.
+    """What this package uses of a file.
 
     Attributes:
-        tensors: by their names.
-        params: the hyper-parameters (`hyper_parameters` of Lightning, `args` of a script), if there are any.
-        normalizer: mean and standard deviation of the target beside the weights, as it stands there.
+        tensors: by the names in the file.
+        params: hyper-parameters (`hyper_parameters` of Lightning, `args` of a training script), if there are any.
+        normalizer: CrystalTransformer's mean and standard deviation of the target, unchecked.
     """
 
     tensors: dict[str, Tensor]
@@ -64,30 +64,31 @@ class Content:
 
 
 def read_content(path: Path) -> Content:
-    """All that is used of a file.
+    """Read a file.
 
     Raises:
-        CheckpointError: if the file is absent, truncated, hides code, or holds anything but tensors by name.
+        CheckpointError: if the file is absent, truncated, contains code, or has anything but tensors by name.
     """
     if not path.is_file():
-        raise CheckpointError("there is no such weight file.")
+        raise CheckpointError("there is no such weight file")
     with path.open("rb") as file:
         zipped = file.read(len(ZIP)) == ZIP
     if not zipped and path.suffix not in TORCH:
         try:
             return Content(load_file(path))
         except SafetensorError as error:
-            raise CheckpointError(f"not a readable safetensors file ({error}); it may be truncated.") from error
+            problem = f"not a readable safetensors file ({error})"
+            raise CheckpointError(problem, remedy="it may be truncated, copy it again") from error
     content = _read_torch(path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"it holds a {type(content).__name__}, not tensors by name.")
+        raise CheckpointError(f"it holds a {type(content).__name__}, not tensors by name")
     params = content.get("hyper_parameters", content.get("args"))
     tensors = content.get("state_dict", content)
     if not isinstance(tensors, Mapping) or not tensors:
-        raise CheckpointError("it holds no tensors by name.")
+        raise CheckpointError("it holds no tensors by name")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            raise CheckpointError(f"its entry {name!r} is not a tensor, so this is no state dict.")
+            raise CheckpointError(f"its entry {name!r} is not a tensor, so this is no state dict")
     return Content(dict(tensors), None if params is None else _plain(params), content.get("normalizer"))
 
 
@@ -97,8 +98,8 @@ class Choice:
 
     Attributes:
         state: its tensors by the names within the model.
-        outer: what stands before `model.` in the names of the file.
-        left_out: what else was there, in words.
+        outer: what precedes `model.` in the names of the file.
+        left_out: what else the file holds, one sentence each.
     """
 
     state: dict[str, Tensor]
@@ -107,62 +108,64 @@ class Choice:
 
 
 def choose(tensors: Mapping[str, Tensor], weights: Weights) -> Choice:
-    """Take one set of weights from a file, which may hold a running average beside them.
+    """Take one set of weights from a file, which may hold an average of weights as well.
 
     Raises:
-        CheckpointError: if there is no model of the authors, more than one, the wanted set is not there, or other
-            tensors are.
+        CheckpointError: if the file holds no model of the authors, several, or tensors of something else, or if it
+            lacks the set of weights that is asked for.
     """
     prefixes = sorted(name.removesuffix(EMBEDDING) for name in tensors if name.endswith(EMBEDDING))
     if not prefixes:
-        raise CheckpointError(f"no tensor '{EMBEDDING}': this is not a model of Crystalformer's authors.")
+        raise CheckpointError(f"no tensor '{EMBEDDING}': this is not a model of Crystalformer's authors")
     outer = prefixes[0].removesuffix(AVERAGE).removesuffix(LAST)
-    beside = {outer + name for name in ("target_mean", "target_std", STEPS)}
-    for name in sorted(tensors.keys() - beside):
+    others = {outer + name for name in ("target_mean", "target_std", STEPS)}
+    for name in sorted(tensors.keys() - others):
         if not name.startswith(tuple(prefixes)):
-            raise CheckpointError(f"tensor '{name}' is not part of the authors' models.")
+            raise CheckpointError(f"tensor '{name}' is not part of the authors' models")
     prefix, left_out = prefixes[0], []
     if prefixes == [outer + LAST, outer + AVERAGE]:
         steps = int(tensors[outer + STEPS]) if outer + STEPS in tensors else 0
         if weights == "average" and not steps:
-            raise CheckpointError("its average of weights had not begun; take weights='last'.")
+            raise CheckpointError("its average of weights had not begun", remedy="take weights='last'")
         order = prefixes if weights == "last" or not steps else prefixes[::-1]
         prefix, other = order
         left_out.append(f"{other}*: second set of weights; taken are {prefix}* (steps in the average: {steps}).")
     elif len(prefixes) > 1:
-        raise CheckpointError(f"it holds {len(prefixes)} models ({', '.join(prefixes)}); keep one.")
+        raise CheckpointError(f"it holds {len(prefixes)} models ({', '.join(prefixes)})", remedy="leave one in it")
     state = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix) and name not in beside
+        if name.startswith(prefix) and name not in others
     }
     return Choice(state, outer, left_out)
 
 
 def _read_torch(path: Path) -> Any:
-    # Only the zip form is read: the readers of older forms and of TorchScript run more than plain data.
+    """The data of a file of `torch.save`, in its zip form only: reading older forms or TorchScript could run code."""
     if not zipfile.is_zipfile(path):
-        raise CheckpointError("not a whole file of torch.save; it may be truncated, copy it again.")
+        raise CheckpointError("not a whole file of torch.save", remedy="it may be truncated, copy it again")
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if any(name.endswith("constants.pkl") for name in names) or not any(name.endswith("data.pkl") for name in names):
-        raise CheckpointError("a zip archive, but not one that torch.save wrote.")
+        raise CheckpointError("a zip archive, but not one that torch.save wrote")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes: any exception means "cannot be read"
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"refused: it is not data alone, its pickle would call '{found[1]}'. Nothing of it was run. "
-                "If you trust its source, save its tensors as safetensors where you made it."
+                f"refused: it is not data alone, its pickle would call '{found[1]}'. Nothing of it was run",
+                remedy="if you trust its source, save its tensors as safetensors where it was made",
             ) from error
-        raise CheckpointError(f"cannot be read ({str(error).splitlines()[0] if str(error) else error!r}).") from error
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise CheckpointError(f"cannot be read ({reason})") from error
 
 
 def _plain(params: Any) -> dict[str, Any]:
+    """Hyper-parameters as they are, if all of them are numbers, texts or lists of those."""
     if not isinstance(params, Mapping):
-        raise CheckpointError(f"its hyper-parameters are a {type(params).__name__}, not values by name.")
+        raise CheckpointError(f"its hyper-parameters are a {type(params).__name__}, not values by name")
     for name, value in params.items():
         parts = value if isinstance(value, list | tuple) else [value]
         if not isinstance(name, str) or not all(isinstance(part, Plain) for part in parts):
-            raise CheckpointError(f"hyper-parameter {name!r} is neither a number nor a text.")
+            raise CheckpointError(f"hyper-parameter {name!r} is neither a number nor a text")
     return dict(params)

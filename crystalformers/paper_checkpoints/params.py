@@ -1,7 +1,8 @@
-"""The authors' hyper-parameters and our settings.
+"""Hyper-parameters of Crystalformer and CrystalFramer: the authors' names and values, and our settings.
 
-Their training script stores every entry of its parameter file in a checkpoint. Here each is read, or known to matter in
-training only, or accepted in one value; anything else is refused, since a model with it would be another one.
+Their training script stores every entry of its parameter file in a checkpoint. An entry is either translated (`READ`),
+or must have the one value that this architecture stands for (`FIXED`), or matters in training only (`TRAINING`). A
+checkpoint with any other entry is refused, since it may hold another model.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ DIFFERENT_FRAMES: dict[str, str] = {
     "pca": "their code takes the axes from the cell as given, with random signs; here from the primitive cell",
     "lattice": "their code takes the vectors from the cell as given; here from the lattice of all translations",
 }
-"""Frames for which predictions differ from theirs, and why."""
+"""Frames with which our predictions differ from theirs, and why."""
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "encoder_name": ("latticeformer",),
@@ -56,7 +57,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "pre_pooling_op": ("no",),
     "norm_type": ("no", "id"),
 }
-"""What they can vary and this architecture cannot, with the values it stands for."""
+"""What their code can vary and this architecture cannot: the values that this architecture corresponds to."""
 
 FIXED_IF_GIVEN: dict[str, tuple[Any, ...]] = {
     "value_pe_headed": (True,),
@@ -64,22 +65,22 @@ FIXED_IF_GIVEN: dict[str, tuple[Any, ...]] = {
     "exclude_self": (False,),
     "norm_func_mode": (0,),
 }
-"""The same, of parameters that only the code of the first paper has."""
+"""The same for parameters that only the code of the first paper has."""
 
 IMAGES: dict[str, Any] = {"lattice_range": 2, "adaptive_cutoff_sigma": -3.5, "minimum_range": True}
-"""Their choice of images, which a tolerance replaces here; their published values."""
+"""Parameters of their choice of images, which a tolerance replaces here, with their published values."""
 
 READ = frozenset(
     "num_layers model_dim head_num ff_dim embedding_dim domain gauss_lb_real gauss_lb_reci scale_real scale_reci "
     "value_pe_dist_real value_pe_dist_max targets dropout".split()
 )
-"""Read, and present in every checkpoint of theirs."""
+"""Translated; in every checkpoint."""
 
 READ_IF_GIVEN = frozenset(
     "positive_func positive_func_beta value_pe_width_scale value_pe_dist_wscale value_pe_dist_coef frame_method "
     "cos_abs value_pe_angle_real value_pe_angle_wscale value_pe_angle_coef target_set".split()
 )
-"""Read, and present in the checkpoints of one of the papers."""
+"""Translated; in the checkpoints of one of the papers."""
 
 TRAINING = frozenset(
     "seed experiment_name save_path optimizer lr lr_sch sch_params adam_betas momentum weight_decay clip_norm "
@@ -88,14 +89,14 @@ TRAINING = frozenset(
     "scale_grad use_cuda_code use_low_memory ddp reproduciblity_state symm_break_noise param_file "
     "training_data".split()
 )
-"""Means nothing once the weights are there."""
+"""Has no effect on a trained model."""
 
 
 def config_of(params: Mapping[str, Any]) -> CrystalformerConfig:
     """Our settings from their hyper-parameters.
 
     Raises:
-        CheckpointError: if one is missing, unknown, or has a value that this library does not stand for.
+        CheckpointError: if one is missing, unknown, or has a value that this architecture has no counterpart for.
         ConfigError: if the settings contradict each other.
     """
     _refuse_unknown(params)
@@ -133,11 +134,13 @@ def params_of(config: CrystalformerConfig, targets: Sequence[str]) -> dict[str, 
         CheckpointError: if their code cannot express the model.
     """
     if config.frame and config.space != "real":
-        raise CheckpointError(f"the authors' code has no frames in space '{config.space}'; such a model stays here.")
+        raise CheckpointError(
+            f"the authors' code has no frames in space '{config.space}', so it cannot open such a model"
+        )
     if config.frame_blocks is not None:
-        raise CheckpointError("the authors' code has frames in all blocks or none; such a model stays here.")
+        raise CheckpointError("the authors' code has frames in all blocks or none, so it cannot open such a model")
     if config.element_dim:
-        raise CheckpointError("the authors' code takes no table of element vectors; such a model stays here.")
+        raise CheckpointError("the authors' code takes no table of element vectors, so it cannot open such a model")
     domain = next(theirs for theirs, ours in SPACES.items() if ours == config.space)
     method = next((theirs for theirs, ours in FRAMES.items() if ours == config.frame), "no")
     return {
@@ -171,7 +174,7 @@ def params_of(config: CrystalformerConfig, targets: Sequence[str]) -> dict[str, 
 
 
 def differences(params: Mapping[str, Any], config: CrystalformerConfig) -> list[str]:
-    """What of their hyper-parameters is not carried over although the model runs, in words."""
+    """The hyper-parameters that our model does not follow although it was read; one sentence each."""
     notes = []
     if config.frame and (method := params["frame_method"]) in DIFFERENT_FRAMES:
         notes.append(f"frame_method = {method}: predictions differ from theirs, since {DIFFERENT_FRAMES[method]}.")
@@ -184,18 +187,17 @@ def differences(params: Mapping[str, Any], config: CrystalformerConfig) -> list[
 
 
 def agreed(read: CrystalformerConfig, given: CrystalformerConfig | None) -> CrystalformerConfig:
-    """The settings of the file, checked against those that the caller expects; `tie_width` is the caller's alone.
+    """The settings of the file, with `tie_width` from the caller, since their code has none.
 
     Raises:
-        CheckpointError: naming the first setting in which the two differ.
+        CheckpointError: naming the first setting in which the file differs from those that the caller expects.
     """
     if given is None:
         return read
     for name in (field.name for field in fields(given) if field.name not in ("tie_width", "n_targets")):
         if getattr(read, name) != getattr(given, name):
-            raise CheckpointError(
-                f"the file says {name} = {getattr(read, name)!r}, the preset {getattr(given, name)!r}; leave it out."
-            )
+            problem = f"the file says {name} = {getattr(read, name)!r}, the preset {getattr(given, name)!r}"
+            raise CheckpointError(problem, remedy="leave the preset out")
     return replace(read, tie_width=given.tie_width)
 
 
@@ -210,7 +212,7 @@ def target_names(params: Mapping[str, Any]) -> list[str]:
 
 def _framing(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
     if not params.get("value_pe_angle_real"):
-        # Without angular functions their code has no frames, and no factor on the radial part, whatever else is said.
+        # Without angular functions their code ignores all other settings of frames and has no distance coefficient.
         return {}
     if _given(params, "frame_method") not in list(FRAMES):
         raise _unsupported(params, "frame_method", f"only {', '.join(FRAMES)} are")
@@ -247,7 +249,7 @@ def _floor(params: Mapping[str, Any], space: Space) -> float:
 
 
 def _shared(params: Mapping[str, Any], name: str) -> float:
-    """A parameter that could differ from block to block."""
+    """A parameter with a value for each block, which must all be the same."""
     values = params[name] if isinstance(params[name], list | tuple) else [params[name]]
     if not values or any(value != values[0] for value in values):
         raise _unsupported(params, name, "only one value for all blocks is")
@@ -255,7 +257,7 @@ def _shared(params: Mapping[str, Any], name: str) -> float:
 
 
 def _either(params: Mapping[str, Any], first: str, second: str) -> float:
-    """A parameter that has one name in each paper's code."""
+    """A parameter whose name differs between the codes of the two papers."""
     if first in params and params.get(second, params[first]) != params[first]:
         raise _unsupported(params, first, f"with {second} = {params[second]!r} only that is")
     return _number(params, first if first in params else second)
@@ -277,7 +279,7 @@ def _number(params: Mapping[str, Any], name: str) -> float:
 
 def _given(params: Mapping[str, Any], name: str) -> Any:
     if name not in params:
-        raise CheckpointError(f"hyper-parameter '{name}' is missing.")
+        raise CheckpointError(f"hyper-parameter '{name}' is missing")
     return params[name]
 
 
@@ -291,4 +293,4 @@ def _refuse_unknown(params: Mapping[str, Any]) -> None:
 
 
 def _unsupported(params: Mapping[str, Any], name: str, remark: str) -> CheckpointError:
-    return CheckpointError(f"hyper-parameter {name} = {params[name]!r} is not supported, {remark}.")
+    return CheckpointError(f"hyper-parameter {name} = {params[name]!r} is not supported, {remark}")

@@ -1,4 +1,4 @@
-"""What the authors' models predict: names from the hyper-parameters, scale from buffers, units from their tables."""
+"""What the authors' models predict: names from the hyper-parameters, scale from the tensors, units from their data."""
 
 from __future__ import annotations
 
@@ -18,44 +18,54 @@ UNITS: dict[str, tuple[str, Basis]] = {
     **dict.fromkeys(("bandgap", "opt_bandgap", "mbj_bandgap", "ehull"), ("eV", "intensive")),
     **dict.fromkeys(("bulk", "bulk_modulus", "shear", "shear_modulus"), ("log(GPa)", "intensive")),
 }
-"""Units of their targets within their data sets, as their tables give them."""
+"""Unit and basis of the targets in their data sets."""
 
 DATA_SETS = "jarvis__"
-"""How the names of their data sets begin; in another, a target's name says nothing about its unit."""
+"""Prefix of the names of their data sets; in any other data set the name of a target does not determine its unit."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of the training targets, one each per output."""
+    """Mean and standard deviation of the training labels, one of each per output."""
 
     mean: list[float]
     std: list[float]
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], outer: str, outputs: int) -> Scale | None:
-        """The scale that a Lightning checkpoint stores beside its weights; a plain state dict has none."""
+        """The scale in the tensors of a Lightning checkpoint; None for a state dict, which has none.
+
+        Raises:
+            CheckpointError: if there is not one mean and deviation for each output.
+        """
         found = [tensors.get(outer + name) for name in ("target_mean", "target_std")]
         mean, std = ([] if tensor is None else tensor.double().flatten().tolist() for tensor in found)
         if not mean and not std:
             return None
         if not len(mean) == len(std) == outputs:
-            raise CheckpointError(f"target_mean and target_std do not fit {outputs} model outputs.")
+            raise CheckpointError(f"target_mean and target_std do not fit {outputs} model outputs")
         return cls(mean, std)
 
 
 def targets_of(
     outputs: int, params: Mapping[str, Any] | None, scale: Scale | None, given: Sequence[Target] | None
 ) -> tuple[Target, ...]:
-    """The targets that the caller gives, or those of the authors' data sets; scaled as the file says.
+    """The targets that the caller gives, or those of the authors' data sets, with the scale of the file.
+
+    Args:
+        outputs: number of model outputs.
+        params: the authors' hyper-parameters, if the file has them.
+        scale: from the file; None leaves mean and standard deviation of `given` as they are.
+        given: targets from the caller.
 
     Returns:
-        One target per output, or none where names and units are not known.
+        One target per output; none at all if names and units are unknown.
 
     Raises:
-        CheckpointError: if those given contradict the file.
+        CheckpointError: if `given` contradicts the file.
     """
     if given is not None and len(given) != outputs:
-        raise CheckpointError(f"{len(given)} targets do not fit {outputs} model outputs.")
+        raise CheckpointError(f"{len(given)} targets do not fit {outputs} model outputs")
     if scale is None:
         return tuple(given or ())
     if given is not None:
@@ -72,7 +82,8 @@ def targets_of(
 def _scaled(target: Target, mean: float, std: float) -> Target:
     given = (target.mean, target.std)
     if given != (0.0, 1.0) and not all(map(_close, given, (mean, std))):
-        raise CheckpointError(f"{target.name}: the file says mean {mean:g} and std {std:g}; leave them out.")
+        problem = f"the file says mean {mean:g} and std {std:g}"
+        raise CheckpointError(problem, where=target.name, remedy="leave them out")
     return replace(target, mean=mean, std=std)
 
 

@@ -1,128 +1,33 @@
-"""The authors' names and layouts of tensors, and ours; each direction is written once.
-
-Shapes: H heads, D their width, K radial functions, K_a angular functions.
-"""
+"""What the tensors of a file are checked for, whichever of the authors' models they belong to."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from crystalformers.errors import CheckpointError
-from crystalformers.models.crystalformer import CrystalformerConfig
-
-PARTS = ("query", "key", "value")
-
-HEAD = {
-    **{f"mlp.0.{kind}": f"head.0.{kind}" for kind in ("weight", "bias")},
-    **{f"mlp.3.{kind}": f"head.2.{kind}" for kind in ("weight", "bias")},
-}
-"""Their name to ours, of what is the same tensor in both."""
-
-BLOCK = {
-    **{f"self_attn.{name[0]}_proj_weight": f"attention.{name}.weight" for name in PARTS},
-    **{f"self_attn.out_proj.{kind}": f"attention.out.{kind}" for kind in ("weight", "bias")},
-    **{f"linear1.{kind}": f"expand.{kind}" for kind in ("weight", "bias")},
-    **{f"linear2.{kind}": f"contract.{kind}" for kind in ("weight", "bias")},
-}
-"""The same within a block."""
-
-UNUSED = "self_attn.atten_scale"
-"""Scale of an attention without softmax, which none of their models has; may be absent."""
 
 
-def to_theirs(ours: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[str, Tensor]:
-    """Our state dict in their names and layouts, complete."""
-    theirs = {"input_embeddings.weight": ours["embedding.weight"].T}
-    theirs |= {name: ours[own] for name, own in HEAD.items()}
-    for number in range(config.blocks):
-        layer, block = f"encoder.layers.{number}.", f"blocks.{number}."
-        attention, own = layer + "self_attn.", block + "attention."
-        theirs |= {layer + name: ours[block + same] for name, same in BLOCK.items()}
-        theirs[attention + "in_proj_bias"] = torch.cat([ours[f"{own}{part}.bias"] for part in PARTS])
-        width_HD = ours[own + "width"]
-        theirs[attention + "lattice_pos_weights"] = width_HD.flatten()
-        theirs[attention + "gauss_scale"] = (
-            torch.stack([1 / ours[own + "width_std"], -ours[own + "width_mean"]])
-            if ours["calibrated"]
-            else width_HD.new_zeros(2)
-        )
-        theirs[layer + UNUSED] = width_HD.new_zeros(1)
-        if own + "value_encoding" in ours:
-            W_HDK = ours[own + "value_encoding"]
-            # They give reciprocal heads a value encoding too, but never look at it.
-            unused = W_HDK.new_zeros(config.heads - len(W_HDK), *W_HDK.shape[1:])
-            theirs[attention + "pe_dist_proj"] = torch.cat([W_HDK, unused])[None]
-        if own + "angular_encoding" in ours:
-            for axis, W_HDK in enumerate(ours[own + "angular_encoding"], start=1):
-                theirs[f"{attention}proj_angle{axis}"] = W_HDK[None]
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in theirs.items()}
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: str | None = None) -> None:
+    """Compare the tensors of a file with those of the model that its settings or the preset describe.
 
-
-def to_ours(theirs: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[str, Tensor]:
-    """Their parameters, or gradients under the same names, by our names; without the width statistics."""
-    ours = {"embedding.weight": theirs["input_embeddings.weight"].T}
-    ours |= {own: theirs[name] for name, own in HEAD.items()}
-    for number in range(config.blocks):
-        layer, block = f"encoder.layers.{number}.", f"blocks.{number}."
-        attention, own = layer + "self_attn.", block + "attention."
-        ours |= {block + same: theirs[layer + name] for name, same in BLOCK.items()}
-        biases = theirs[attention + "in_proj_bias"].chunk(3)
-        ours |= {f"{own}{part}.bias": bias for part, bias in zip(PARTS, biases, strict=True)}
-        ours[own + "width"] = theirs[attention + "lattice_pos_weights"].view(config.heads, -1)
-        real = config.real_heads(number)
-        if config.radial_functions and real:
-            ours[own + "value_encoding"] = theirs[attention + "pe_dist_proj"][0, :real]
-        if config.has_frames(number):
-            ours[own + "angular_encoding"] = torch.cat([theirs[f"{attention}proj_angle{axis}"] for axis in (1, 2, 3)])
-    return ours
-
-
-def statistics(theirs: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[str, Tensor]:
-    """Their width statistics by our names; theirs is x = (q.w + shift) * scale.
-
-    Their scale is zero until the first training batch sets it, and so is none of ours.
+    Args:
+        found: tensors of the file by the authors' names.
+        expected: tensors of the model by the same names; only their shapes are used.
+        optional: end of the names that the file may lack.
 
     Raises:
-        CheckpointError: if they are set in some blocks only.
+        CheckpointError: naming the first tensor that is missing, unknown, of another shape or not finite.
     """
-    pairs = [theirs[f"encoder.layers.{number}.self_attn.gauss_scale"] for number in range(config.blocks)]
-    calibrated = [bool(scale > 0) for scale, _ in pairs]
-    if any(calibrated) != all(calibrated):
-        raise CheckpointError(f"the width statistics of block {calibrated.index(False)} are not set, others are.")
-    ours = {"calibrated": torch.tensor(all(calibrated))}
-    if all(calibrated):
-        for number, (scale, shift) in enumerate(pairs):
-            own = f"blocks.{number}.attention."
-            ours |= {own + "width_mean": -shift, own + "width_std": 1 / scale}
-    return ours
-
-
-def check_fits(theirs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Compare the tensors of a file with those that the settings of the model ask for.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, too many, of another shape or not finite.
-    """
-    found, wanted = _blocks(theirs), _blocks(expected)
-    if found != wanted:
-        raise CheckpointError(f"the file holds {found} blocks, but its settings or the preset say {wanted}.")
-    for name in sorted(theirs.keys() ^ expected.keys()):
-        if name in theirs:
-            raise CheckpointError(f"tensor '{name}' is not part of the model that its settings or the preset describe.")
-        if not name.endswith(UNUSED):
-            raise CheckpointError(f"tensor '{name}' is missing.")
-    for name, tensor in theirs.items():
+    for name in sorted(found.keys() ^ expected.keys()):
+        if name in found:
+            raise CheckpointError(f"tensor '{name}' is not part of the model that its settings or the preset describe")
+        if optional is None or not name.endswith(optional):
+            raise CheckpointError(f"tensor '{name}' is missing")
+    for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-            raise CheckpointError(f"tensor '{name}' has shape {shapes} from the settings or the preset.")
+            raise CheckpointError(f"tensor '{name}' has shape {shapes}")
         if not tensor.isfinite().all():
-            raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers.")
-
-
-def _blocks(names: Iterable[str]) -> int:
-    numbers = [match[1] for name in names if (match := re.match(r"encoder\.layers\.(\d+)\.", name))]
-    return 1 + max(map(int, numbers), default=-1)
+            raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers")

@@ -1,4 +1,4 @@
-"""Many structures in bounded memory: windows of a stream, within a window batches of bounded cost, less if need be."""
+"""Any number of structures in bounded memory: a stream in windows, and a window in batches of bounded cost."""
 
 from __future__ import annotations
 
@@ -12,26 +12,33 @@ from crystalformers.crystal import Crystal
 
 T = TypeVar("T")
 
-SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-"""Words of the errors, of whatever class, by which PyTorch and its backends tell that memory is exhausted."""
+Advance = Callable[[int], object]
+"""Called with the number of structures in each batch that is done."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+"""Phrases in the messages of PyTorch and its backends, whatever the class of the error, when memory is exhausted."""
+
+
+def no_progress(count: int) -> None:
+    """Report no progress: the default of every `advance`."""
 
 
 def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Consecutive lists of `size` items, the last one shorter."""
+    """Consecutive lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
 
 
 def expected_images(crystal: Crystal, radius: float) -> float:
-    """Images within `radius` (Angstrom) of all atoms of a crystal: atoms times density times the sphere."""
+    """Images within `radius` (Angstrom) of all atoms of a crystal: atoms times density times volume of the sphere."""
     return len(crystal) ** 2 / crystal.volume * 4 / 3 * math.pi * radius**3
 
 
 def batches_by_cost(costs: Sequence[float], budget: float) -> Iterator[list[int]]:
-    """Indices grouped so that a group costs at most `budget`, the dearest first, like beside like.
+    """Indices of the items of each batch, the most expensive first, so that a batch holds items of similar cost.
 
-    An item dearer than the budget stands alone.
+    A batch costs at most `budget`, unless it is a single item.
     """
     batch: list[int] = []
     total = 0.0
@@ -46,32 +53,32 @@ def batches_by_cost(costs: Sequence[float], budget: float) -> Iterator[list[int]
 
 
 def is_about_memory(error: BaseException) -> bool:
-    """Whether an error of Python or PyTorch, on any device, tells that memory is exhausted."""
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in SIGNS)
+    """Whether an error of Python or PyTorch, on any device, says that memory is exhausted."""
+    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY)
 
 
 class Budget:
-    """Batches of bounded cost; where one does not fit into memory, the bound is halved and the work goes on.
+    """The cost of a batch, which is halved each time a batch does not fit into memory.
 
     Attributes:
-        cost: what a batch may cost, now.
+        cost: upper bound for a batch, at present.
     """
 
     def __init__(self, cost: float) -> None:
         self.cost = cost
 
     def results(self, costs: Sequence[float], run: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T | None]]:
-        """Items of each batch and what `run` makes of them; None for a single item that does not fit.
+        """Indices of the items of each batch and their result; None for a single item that does not fit into memory.
 
         Args:
             costs: of the items.
-            run: computes the items whose indices it is given.
+            run: computes the result of the items with the indices that it is given.
         """
         left = list(range(len(costs)))
         while left:
             first = next(batches_by_cost([costs[item] for item in left], self.cost))
             items = [left[k] for k in first]
-            result = _unless_memory_is_exhausted(run, items)
+            result = _none_if_out_of_memory(run, items)
             if result is None and len(items) > 1:
                 self.cost = sum(costs[item] for item in items) / 2
                 warnings.warn(
@@ -83,15 +90,11 @@ class Budget:
             left = sorted(set(left).difference(items))
 
 
-def _unless_memory_is_exhausted(run: Callable[[list[int]], T], items: list[int]) -> T | None:
-    # The error is dropped here: its traceback would hold on to the tensors of the batch that failed.
+def _none_if_out_of_memory(run: Callable[[list[int]], T], items: list[int]) -> T | None:
+    # The error ends here: its traceback would hold on to the tensors of the batch that failed.
     try:
         return run(items)
     except (MemoryError, RuntimeError) as error:
         if not is_about_memory(error):
             raise
         return None
-
-
-def no_progress(count: int) -> None:
-    """Hears of progress where nobody watches."""

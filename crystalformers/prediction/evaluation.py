@@ -1,4 +1,4 @@
-"""How well a model predicts the labels of a table, in physical units, beside the simplest of all guesses.
+"""Errors of a model on the labels of a table, in physical units, and those of a constant prediction for comparison.
 
 Shapes: C rows that are evaluated, T targets.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io import Rejected
-from crystalformers.prediction.batching import no_progress, windows
+from crystalformers.prediction.batching import Advance, no_progress, windows
 from crystalformers.prediction.model import WINDOW, Model
 
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Score:
-    """Errors of one target over the rows that carry its label.
+    """Errors of one target over the rows that have its label.
 
     Attributes:
         target: name of the target.
         unit: unit of every error here.
-        n: rows counted.
+        n: number of these rows.
         mae: mean absolute error.
-        rmse: root of the mean squared error.
-        r2: coefficient of determination; None where the labels do not vary.
-        baseline_mae: mean absolute error of always predicting the mean of the training labels.
-        baseline_rmse: the same for the root of the mean squared error.
+        rmse: root mean squared error.
+        r2: coefficient of determination; None if all labels are equal.
+        baseline_mae: mean absolute error of predicting the mean of the training labels for every row.
+        baseline_rmse: root mean squared error of the same.
     """
 
     target: str
@@ -54,15 +54,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model measured on rows of a table.
+    """Predictions and errors of a model on rows of a table.
 
     Attributes:
         split: `train`, `val`, `test` or `all`.
-        scores: one per target whose label the table holds.
+        scores: one for each target of which the table has a column.
         ids: ids of the predicted rows, (C,).
         labels: physical labels, NaN where missing, (C, T) in the order of `scores`.
         predictions: physical predictions, (C, T).
-        rejected: rows whose structure is bad; they count nowhere.
+        rejected: rows whose structure cannot be used; they do not count in any score.
     """
 
     split: str
@@ -78,46 +78,73 @@ def evaluate_model(
     table: CrystalTable,
     split: str | None = None,
     run: Path | None = None,
-    advance: Callable[[int], object] = no_progress,
+    advance: Advance = no_progress,
 ) -> Evaluation:
-    """Measure a model on a table whose label columns are named like the model's targets.
+    """Measure the errors of a model on a table whose label columns have the names of the model's targets.
 
     Args:
         model: the trained model.
         table: structures with labels in the physical units of the targets.
-        split: `train`, `val`, `test`, or `all`. Default: `test` where a split is known, else `all`.
-        run: folder of the training whose `splits.json` takes precedence over the table's own split, if the
-            table holds its ids.
-        advance: hears how many structures each finished batch held.
+        split: `train`, `val`, `test`, or `all`. Default: `test` if the split is known, else `all`.
+        run: folder of a training whose `splits.json` takes precedence over the table's own split, if the
+            table has all of its ids.
+        advance: called with the number of structures in each batch that is done.
 
     Raises:
         TableError: if the split is unknown or empty, or no target has a labelled row.
     """
     split, rows = select_rows(table, split, run)
+    return evaluate_rows(model, table, split, rows, advance)
+
+
+def evaluate_rows(
+    model: Model, table: CrystalTable, split: str, rows: Sequence[int], advance: Advance = no_progress
+) -> Evaluation:
+    """Measure the errors of a model on some rows of a table.
+
+    Args:
+        model: the trained model.
+        table: structures with labels in the physical units of the targets.
+        split: name of the rows in the result.
+        rows: their numbers in the table, counted from 0.
+        advance: called with the number of structures in each batch that is done.
+
+    Raises:
+        TableError: if no target has a labelled row, or no structure can be used.
+    """
     columns = [k for k, target in enumerate(model.targets) if target.name in table.columns]
     if not columns:
         wanted = ", ".join(target.name for target in model.targets)
-        raise TableError(f"The table has no column {wanted}; name the label column like the model's target.")
-    kept, predictions, n_atoms, rejected = _predict_rows(model, table, rows, advance)
+        remedy = "give the label column the name of the model's target"
+        raise TableError(f"the table has no column {wanted}", where=str(table.path), remedy=remedy)
+    used, predictions, n_atoms, rejected = _predict_rows(model, table, rows, advance)
     targets = [model.targets[k] for k in columns]
     predictions = predictions[:, columns]
-    labels = np.stack([table.labels(target.name)[kept] for target in targets], axis=-1)
+    labels = np.stack([table.labels(target.name)[used] for target in targets], axis=-1)
     scores = []
     for k, target in enumerate(targets):
-        baseline = target.physical(np.zeros(len(kept)), n_atoms)
+        baseline = target.physical(np.zeros(len(used)), n_atoms)
         scores.append(score(target.name, target.unit, labels[:, k], predictions[:, k], baseline))
-    return Evaluation(split, scores, [table.ids[row] for row in kept], labels, predictions, rejected)
+    return Evaluation(split, scores, [table.ids[row] for row in used], labels, predictions, rejected)
 
 
 def score(name: str, unit: str, labels: FloatArray, predictions: FloatArray, baseline: FloatArray) -> Score:
-    """Errors over the rows whose label is not NaN; arrays (C,), all in `unit`.
+    """Errors over the rows whose label is not NaN.
+
+    Args:
+        name: name of the target.
+        unit: unit of all numbers.
+        labels: true values, (C,), NaN where missing.
+        predictions: predicted values, (C,).
+        baseline: what is predicted without a model, (C,) or one number for all rows.
 
     Raises:
-        TableError: if not one row carries a label.
+        TableError: if no row has a label.
     """
     present = ~np.isnan(labels)
     if not present.any():
-        raise TableError(f"{name}: no evaluated row carries a label; choose other rows or another table.")
+        problem = "no evaluated row carries a label"
+        raise TableError(problem, where=name, remedy="choose other rows or another table")
     labels, errors = labels[present], (predictions - labels)[present]
     baseline_errors = (baseline[present] if baseline.ndim else baseline) - labels
     spread = float(np.square(labels - labels.mean()).sum())
@@ -134,26 +161,28 @@ def score(name: str, unit: str, labels: FloatArray, predictions: FloatArray, bas
 
 
 def select_rows(table: CrystalTable, split: str | None, run: Path | None) -> tuple[str, list[int]]:
-    """The split that is meant and its rows in the table.
+    """The name of a split and the numbers of its rows in the table; arguments as of `evaluate_model`.
 
     Raises:
-        TableError: if a split is asked for that neither the run nor the table knows, or it has no rows here.
+        TableError: if neither the run nor the table knows the split, or it has no rows.
     """
     members = _splits(table, run)
     if split == "all" or (split is None and members is None):
         return "all", list(range(len(table)))
     if members is None:
-        raise TableError(f"The table has no column 'split', so no rows '{split}'; add the column or use split 'all'.")
+        problem = f"the table has no column 'split', so no rows '{split}'"
+        raise TableError(problem, where=str(table.path), remedy="add the column or use split 'all'")
     split = split or "test"
     rows = [row for row, member in enumerate(members) if member == split]
     if not rows:
         known = ", ".join(sorted({member for member in members if member}))
-        raise TableError(f"Not one row is in split '{split}'; there are rows in {known}.")
+        problem = f"Not one row is in split '{split}'"
+        raise TableError(problem, remedy=f"there are rows in {known}")
     return split, rows
 
 
 def _splits(table: CrystalTable, run: Path | None) -> Sequence[str | None] | None:
-    """The split of each row: the run's own where its ids are those of the table, else the table's."""
+    """The split of each row: the run's own if the table has all of its ids, else the table's."""
     path = run / "splits.json" if run is not None else None
     if path is not None and path.is_file():
         members: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -164,10 +193,10 @@ def _splits(table: CrystalTable, run: Path | None) -> Sequence[str | None] | Non
 
 
 def _predict_rows(
-    model: Model, table: CrystalTable, rows: Sequence[int], advance: Callable[[int], object]
+    model: Model, table: CrystalTable, rows: Sequence[int], advance: Advance
 ) -> tuple[list[int], FloatArray, NDArray[np.int64], list[Rejected]]:
-    """Rows that could be predicted, their values (C, T) and numbers of atoms (C,), and the rejected."""
-    kept: list[int] = []
+    """Rows that could be predicted, their values (C, T) and numbers of atoms (C,), and the rejected structures."""
+    used: list[int] = []
     rejected: list[Rejected] = []
     parts: list[FloatArray] = []
     for window in windows(rows, WINDOW):
@@ -175,11 +204,11 @@ def _predict_rows(
         for row in window:
             try:
                 crystals.append(table[row])
-                kept.append(row)
+                used.append(row)
             except StructureError as error:
-                rejected.append(Rejected(table.ids[row], str(error)))
+                rejected.append(Rejected.of(table.ids[row], error))
         if crystals:
             parts.append(model.values(crystals, advance))
     if not parts:
-        raise TableError("Not one structure of the evaluated rows could be used.")
-    return kept, np.concatenate(parts), np.asarray(table.n_atoms)[kept], rejected
+        raise TableError("not one structure of the evaluated rows could be used", where=str(table.path))
+    return used, np.concatenate(parts), np.asarray(table.n_atoms)[used], rejected

@@ -1,16 +1,14 @@
-"""Structures in, values with units out: the trained model as a user meets it.
+"""A trained model as a user meets it: structures in, values with units or vectors out.
 
-Shapes: A atoms, C crystals, T targets, D width of an atom vector. Lengths in Angstrom.
+Shapes: A atoms, C crystals, N atoms of one crystal, T targets, D width of an atom vector. Lengths in Angstrom.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crystalformers.checkpoint import Checkpoint, load_checkpoint
+from crystalformers.checkpoint import Checkpoint
 from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
-from crystalformers.paper_checkpoints import Config, is_published, load_published
-from crystalformers.prediction.batching import Budget, expected_images, no_progress, windows
-from crystalformers.prediction.bundled import find_weights
+from crystalformers.models import CrystalModel
+from crystalformers.prediction.batching import Advance, Budget, expected_images, no_progress, windows
+from crystalformers.prediction.rows import Prediction, Row, predictions_frame
 from crystalformers.target import Target
 
 if TYPE_CHECKING:
@@ -35,43 +33,25 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 
 WINDOW = 512
-"""Structures that are sorted by size together; results leave in input order, one window at a time."""
+"""Structures that are sorted by size together. Results come in input order, one window after the other."""
 
 IMAGES_PER_BATCH = 400_000
-"""Expected images of one batch, which bounds its memory (about 1 GB); a larger crystal is alone in its own."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one structure.
-
-    Attributes:
-        name: name of the structure (file name, id of the row).
-        formula: reduced formula.
-        n_atoms: atoms of the cell as given; values of `per_cell` targets belong to this cell.
-        values: physical value of each target, by its name.
-        units: unit of each target, by its name.
-    """
-
-    name: str
-    formula: str
-    n_atoms: int
-    values: dict[str, float]
-    units: dict[str, str]
+"""Expected images of one batch, which bounds its memory (about 1 GB); a larger crystal is a batch of its own."""
 
 
 class Model:
-    """A trained model with its targets, ready to predict; made by `load_model`.
+    """A trained model with its targets; made by `load_model`.
 
     Attributes:
         name: bundled name, or the file or run folder it was loaded from.
         fingerprint: SHA-256 of the weight file.
-        targets: what the columns of a prediction mean.
-        card: how the model was made and what was measured of it.
-        radius: images farther away than this are left out (Angstrom), from `tolerance`.
-        directions: whether the model looks at directions, not at distances alone.
+        targets: what it predicts.
+        units: unit of each target, by its name.
+        card: how the model was made, and its measured errors.
+        radius: distance up to which images are taken into account (Angstrom); follows from `tolerance`.
+        directions: whether the network uses directions besides distances.
         dim: width D of the vectors of `embed`.
-        budget: of images in a batch; shrinks where memory does not suffice.
+        budget: images in a batch; shrinks where memory does not suffice.
     """
 
     def __init__(
@@ -84,15 +64,16 @@ class Model:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if not 0 < tolerance < 1:
-            raise ConfigError(f"Tolerance {tolerance:g} must lie between 0 and 1, for example 1e-7.")
+            raise ConfigError(f"{tolerance:g} does not lie between 0 and 1", where="tolerance", remedy="use 1e-7")
         self.name, self.fingerprint = name, fingerprint
         self.targets: tuple[Target, ...] = tuple(checkpoint.targets)
+        self.units = {target.name: target.unit for target in self.targets}
         self.card: dict[str, Any] = checkpoint.card
         self.device, self.dtype, self.tolerance = _device(device), dtype, tolerance
-        self.network = checkpoint.model.to(self.device, dtype).eval()
-        self.radius = float(self.network.radius(tolerance))
-        self.directions = bool(self.network.needs_directions)
-        self.dim = int(self.network.config.dim)
+        self.network: CrystalModel = checkpoint.model.to(self.device, dtype).eval()
+        self.radius = self.network.radius(tolerance)
+        self.directions = self.network.needs_directions
+        self.dim = self.network.dim
         self.budget = Budget(IMAGES_PER_BATCH)
 
     def __repr__(self) -> str:
@@ -108,39 +89,39 @@ class Model:
         self, structures: Any, *, errors: Literal["raise", "report"] = "raise", as_frame: Literal[True]
     ) -> pd.DataFrame: ...
     def predict(self, structures: Any, *, errors: Literal["raise", "report"] = "raise", as_frame: bool = False) -> Any:
-        """Predict every target of one or many structures, in the order given.
+        """Predict every target for one or many structures, in the order given.
 
         Args:
             structures: one or an iterable of pymatgen `Structure`, ASE `Atoms`, `Crystal` or paths (structure
                 file, directory, table; such a path may stand for many structures).
-            errors: `raise` refuses the whole call, before any computation, if one structure is bad; `report`
-                predicts the others and leaves a `Rejected` (in a frame: a column `error`) in its place.
-            as_frame: return a pandas frame with columns name, formula, n_atoms, and `target (unit)`; the
-                units also stand in `frame.attrs["units"]`.
+            errors: with `raise`, one structure that cannot be used ends the call before anything is computed; with
+                `report`, the others are predicted and a `Rejected` (in a frame: a column `error`) takes its place.
+            as_frame: return a pandas frame with the columns name, formula, n_atoms and `target (unit)`; the
+                units are also in `frame.attrs["units"]`.
 
-        Values of a structure depend on its batch mates by rounding only (1e-6 of the spread in float32).
+        The other structures of a batch change a prediction by rounding only (1e-6 of the spread in float32).
 
         Raises:
-            StructureError: naming the index of the bad structure.
+            StructureError: naming the index of the structure that cannot be used.
         """
-        window = self._collect(structures, errors)
-        rows = [row for part in windows(window, WINDOW) for row in predict_window([self], part)]
+        found = self._collect(structures, errors)
+        rows = [row for window in windows(found, WINDOW) for row in predict_window([self], window)]
         if errors == "raise":
-            _refuse(rows)
-        return predictions_frame(rows, self.targets, report=errors == "report") if as_frame else rows
+            _raise_first_rejected(rows)
+        return predictions_frame(rows, self.units, report=errors == "report") if as_frame else rows
 
     @overload
     def embed(self, structures: Any, *, per_atom: Literal[False] = False) -> Vectors: ...
     @overload
     def embed(self, structures: Any, *, per_atom: Literal[True]) -> list[Vectors]: ...
     def embed(self, structures: Any, *, per_atom: bool = False) -> Vectors | list[Vectors]:
-        """Vectors of the structures as the model sees them, before its property head.
+        """Vectors of the structures, as the network computes them before its property head.
 
         Returns:
             float32 array (C, D), the mean over the atoms of each crystal; with `per_atom` a list of (N, D).
 
         Raises:
-            StructureError: naming the index of the bad structure.
+            StructureError: naming the index of the structure that cannot be used.
         """
         crystals = [row for row in self._collect(structures, "raise") if isinstance(row, Crystal)]
         vectors = self.atom_vectors(crystals)
@@ -151,18 +132,19 @@ class Model:
     def values(
         self,
         crystals: Sequence[Crystal],
-        advance: Callable[[int], object] = no_progress,
-        failed: dict[int, str] | None = None,
+        advance: Advance = no_progress,
+        failed: dict[int, BatchMemoryError] | None = None,
     ) -> NDArray[np.float64]:
         """Physical values, (C, T), in the order given.
 
         Args:
             crystals: what to predict.
-            advance: hears the size of each finished batch.
-            failed: takes the index of each crystal too large for the memory, and the reason; its values are NaN.
+            advance: called with the number of crystals in each batch that is done.
+            failed: if given, it receives the index and error of each crystal that does not fit into memory, whose
+                values are NaN.
 
         Raises:
-            BatchMemoryError: if a crystal is too large and there is no `failed`.
+            BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
         """
         standardised = np.full((len(crystals), len(self.targets)), np.nan)
         for rows, result in self._results(self.network, crystals, failed):
@@ -174,13 +156,11 @@ class Model:
             [target.physical(standardised[:, k], n_atoms) for k, target in enumerate(self.targets)], axis=-1
         )
 
-    def atom_vectors(
-        self, crystals: Sequence[Crystal], advance: Callable[[int], object] = no_progress
-    ) -> list[Vectors]:
+    def atom_vectors(self, crystals: Sequence[Crystal], advance: Advance = no_progress) -> list[Vectors]:
         """Vectors of the atoms of each crystal, arrays of shape (N, D), in the order given.
 
         Raises:
-            BatchMemoryError: if a crystal is too large.
+            BatchMemoryError: if a crystal does not fit into memory.
         """
         vectors: list[Vectors] = [np.empty((0, 0), np.float32)] * len(crystals)
         for rows, atoms in self._results(self.network.encode, crystals):
@@ -195,9 +175,9 @@ class Model:
         self,
         function: Callable[[CrystalBatch], Tensor],
         crystals: Sequence[Crystal],
-        failed: dict[int, str] | None = None,
+        failed: dict[int, BatchMemoryError] | None = None,
     ) -> Iterator[tuple[list[int], NDArray[np.float64] | None]]:
-        """Rows of each batch and what the function makes of them, or None where one crystal alone is too much."""
+        """Indices of the crystals of each batch and the function's result; None for one that does not fit."""
 
         @torch.inference_mode()
         def run(rows: list[int]) -> NDArray[np.float64]:
@@ -209,10 +189,13 @@ class Model:
         costs = [expected_images(crystal, self.radius) for crystal in crystals]
         for rows, result in self.budget.results(costs, run):
             if result is None:
-                reason = _too_large(crystals[rows[0]], costs[rows[0]])
+                crystal, images = crystals[rows[0]], costs[rows[0]]
+                size = f"{len(crystal)} atoms, about {images:.2g} periodic images"
+                problem = f"out of memory with this structure alone ({size})"
+                remedy = "use a machine with more memory or a larger tolerance"
                 if failed is None:
-                    raise BatchMemoryError(f"{crystals[rows[0]].name or 'structure'}: {reason}")
-                failed[rows[0]] = reason
+                    raise BatchMemoryError(problem, where=crystal.name or "structure", remedy=remedy)
+                failed[rows[0]] = BatchMemoryError(problem, remedy=remedy)
             yield rows, result
 
     def _collect(self, structures: Any, errors: Literal["raise", "report"]) -> list[Crystal | Rejected]:
@@ -220,116 +203,42 @@ class Model:
         for index, structure in enumerate(_as_iterable(structures)):
             found = list(_crystals_of(structure, f"structure {index}"))
             if errors == "raise":
-                _refuse(found, index)
+                _raise_first_rejected(found, index)
             rows.extend(found)
         return rows
 
 
-def load_model(
-    name_or_path: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
-    tolerance: float = 1e-7,
-    dtype: torch.dtype = torch.float32,
-    preset: str | Config | None = None,
-    targets: Sequence[Target] | None = None,
-) -> Model:
-    """Load a bundled model by name, or any model from a run folder or weight file, the papers' checkpoints included.
+def predict_window(
+    models: Sequence[Model], window: Sequence[Crystal | Rejected], advance: Advance = no_progress
+) -> list[Row]:
+    """The predictions of all models for the crystals of a window, with the rejected structures in their places.
 
     Args:
-        name_or_path: bundled name (`crystalformers models` lists them), run folder or weight file; may be
-            left out where exactly one model is bundled.
-        device: `cpu`, `cuda`, `cuda:1`...
-        tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
-        dtype: floating-point type of the network.
-        preset: which published model a file of the authors holds, where it does not tell (a state dict alone).
-        targets: what such a file predicts, where it does not tell. See `published.read_published`; what of it could
-            not be mapped stands in `card["unmapped"]`.
-
-    Raises:
-        CheckpointError: if there is no such model or it cannot be read.
-        ConfigError: if the device is not there or the tolerance is out of range.
-    """
-    path = find_weights(name_or_path)
-    with path.open("rb") as file:
-        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-    name = path.stem if name_or_path is None else str(name_or_path)
-    if is_published(path):
-        checkpoint = load_published(path, preset, targets)
-    elif preset is None and targets is None:
-        checkpoint = load_checkpoint(path)
-    else:
-        raise ConfigError(f"{path}: a model of this library tells its settings and targets; leave out yours.")
-    return Model(checkpoint, name, fingerprint, device, tolerance, dtype)
-
-
-def predict_window(
-    models: Sequence[Model],
-    window: Sequence[Crystal | Rejected],
-    advance: Callable[[int], object] = no_progress,
-) -> list[Prediction | Rejected]:
-    """Predict with every model for the crystals of a window; the rejected stay where they are.
-
-    `advance` hears how many structures each finished batch of the last model held.
+        models: models whose targets have different names.
+        window: what `read_structures` yields.
+        advance: called with the number of structures in each batch that the last model has done.
     """
     crystals = [row for row in window if isinstance(row, Crystal)]
-    failed: dict[int, str] = {}
+    units = {name: unit for model in models for name, unit in model.units.items()}
+    failed: dict[int, BatchMemoryError] = {}
     tables = [model.values(crystals, advance if model is models[-1] else no_progress, failed) for model in models]
-    targets = [target for model in models for target in model.targets]
-    units = {target.name: target.unit for target in targets}
-    values = enumerate(np.concatenate(tables, axis=-1))
-    rows: list[Prediction | Rejected] = []
-    for row in window:
-        if isinstance(row, Rejected):
-            rows.append(row)
-            continue
-        index, given = next(values)
-        if index in failed:
-            rows.append(Rejected(row.name, failed[index]))
-            continue
-        numbers = dict(zip(units, map(float, given), strict=True))
-        bad = [name for name, number in numbers.items() if not math.isfinite(number)]
-        rows.append(
-            Rejected(row.name, f"the prediction of {', '.join(bad)} is not finite; check the cell.")
-            if bad
-            else Prediction(row.name, formula(row), len(row), numbers, units)
-        )
-    return rows
+    values = np.concatenate(tables, axis=-1).tolist()
+    rows = (_row(crystal, values[k], units, failed.get(k)) for k, crystal in enumerate(crystals))
+    return [row if isinstance(row, Rejected) else next(rows) for row in window]
 
 
-def predictions_frame(
-    rows: Sequence[Prediction | Rejected], targets: Sequence[Target], *, report: bool = False
-) -> pd.DataFrame:
-    """The predictions as a pandas frame: name, formula, n_atoms, one column `target (unit)` per target."""
-    import pandas as pd
-
-    headers = {target.name: column_name(target) for target in targets}
-    records: list[dict[str, Any]] = []
-    for row in rows:
-        if isinstance(row, Rejected):
-            records.append({"name": row.name, "error": row.reason})
-        else:
-            given = {"name": row.name, "formula": row.formula, "n_atoms": row.n_atoms, "error": ""}
-            records.append(given | {headers[name]: row.values[name] for name in headers})  # noqa: PD011 - no frame
-    columns = ["name", "formula", "n_atoms", *headers.values(), *(["error"] if report else [])]
-    frame = pd.DataFrame(records, columns=columns).astype({"n_atoms": "Int64"})
-    frame.attrs["units"] = {target.name: target.unit for target in targets}
-    return frame
-
-
-def column_name(target: Target) -> str:
-    """Header of a target's column, `band_gap (eV)`."""
-    return f"{target.name} ({target.unit})"
-
-
-def _too_large(crystal: Crystal, images: float) -> str:
-    return (
-        f"out of memory with this structure alone ({len(crystal)} atoms, about {images:.2g} periodic images); "
-        "use a machine with more memory or a larger tolerance."
-    )
+def _row(crystal: Crystal, values: list[float], units: dict[str, str], error: BatchMemoryError | None) -> Row:
+    if error is not None:
+        return Rejected.of(crystal.name, error)
+    not_finite = [target for target, value in zip(units, values, strict=True) if not math.isfinite(value)]
+    if not_finite:
+        problem = f"the prediction of {', '.join(not_finite)} is not finite"
+        return Rejected(crystal.name, problem, remedy="check the cell")
+    return Prediction(crystal.name, formula(crystal), len(crystal), dict(zip(units, values, strict=True)), units)
 
 
 def _as_iterable(structures: Any) -> Iterable[Any]:
-    # A pymatgen Structure and ASE Atoms are iterable themselves: over sites, which is never meant here.
+    # A pymatgen Structure and ASE Atoms are themselves iterable, over sites, which is never meant here.
     single = isinstance(structures, str | os.PathLike) or any(
         hasattr(structures, attribute) for attribute in ("lattice", "cell")
     )
@@ -343,22 +252,23 @@ def _crystals_of(structure: Any, name: str) -> Iterator[Crystal | Rejected]:
     try:
         yield as_crystal(structure, getattr(structure, "name", "") or name)
     except StructureError as error:
-        yield Rejected(name, str(error))
+        yield Rejected.of(name, error)
 
 
-def _refuse(rows: Iterable[Any], index: int | None = None) -> None:
+def _raise_first_rejected(rows: Iterable[Any], index: int | None = None) -> None:
+    """Raise a StructureError for the first rejected structure, with its position or the index that all rows share."""
     for position, row in enumerate(rows):
         if isinstance(row, Rejected):
-            label = f"structure {position if index is None else index}:"
-            raise StructureError(row.reason if row.reason.startswith(label) else f"{label} {row.reason}")
+            label = f"structure {position if index is None else index}"
+            where = f"{label}: {row.where}" if row.where not in {"", label} else label
+            raise StructureError(row.problem, where=where, remedy=row.remedy)
 
 
 def _device(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"Device '{name}' is unknown; use cpu, cuda or cuda:0.")
+        raise ConfigError(f"'{name}' is unknown", where="device", remedy="use cpu, cuda or cuda:0")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"Device '{name}' is not available: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu."
-        )
+        problem = f"'{name}' is not available: PyTorch sees {torch.cuda.device_count()} CUDA devices"
+        raise ConfigError(problem, where="device", remedy="use cpu")
     return device

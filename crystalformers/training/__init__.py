@@ -1,6 +1,8 @@
-"""Training: a thin layer of Lightning around models that know nothing of it."""
+"""Training: from a table with labels to a folder with weights; `loop.py` has the loop itself."""
 
 from crystalformers.training.fit import fit
+from crystalformers.training.interruption import TrainingInterrupted
+from crystalformers.training.observer import Observer
 from crystalformers.training.recipe import Recipe
 
-__all__ = ["Recipe", "fit"]
+__all__ = ["Observer", "Recipe", "TrainingInterrupted", "fit"]

@@ -2,58 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
-def learned(model: nn.Module) -> list[Tensor]:
-    """Parameters, then the buffers that training may change too (statistics of batch normalisation)."""
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
-
-
 class WeightAverage:
-    """Mean of what is learned over the optimiser steps it has seen.
+    """Mean of the learned tensors of a model over the optimiser steps it has seen.
 
     mean_n = mean_(n-1) + (w_n - mean_(n-1)) / n, in place, all tensors in one call.
 
     Args:
-        model: its parameters and floating-point buffers are averaged.
+        model: on its device already; its parameters and floating-point buffers are averaged.
+
+    Attributes:
+        count: steps it has seen.
+        mean: like `learned_tensors(model)`; before the first step the initial values.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.count = 0
-        self._weights: list[Tensor] = learned(model)
-        self._mean: list[Tensor] = []
+        self._weights = learned_tensors(model)
+        self.mean = copies(self._weights)
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the current weights in."""
         self.count += 1
-        if self.count == 1:
-            self._mean = [weight.detach().clone() for weight in self._weights]
-        else:
-            torch._foreach_lerp_(self._beside_weights(), self._weights, 1 / self.count)
+        torch._foreach_lerp_(self.mean, self._weights, 1 / self.count)
 
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the model's weights with the average; nothing happens where nothing is averaged yet."""
-        for weight, mean in zip(self._weights, self._beside_weights(), strict=False):
-            held = weight.detach().clone()
-            weight.copy_(mean)
-            mean.copy_(held)
 
-    def _beside_weights(self) -> list[Tensor]:
-        """The average on the device of the weights, which moves when training begins and ends."""
-        self._mean = [mean.to(weight.device) for mean, weight in zip(self._mean, self._weights, strict=False)]
-        return self._mean
+def learned_tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters, then the buffers that training may change too (statistics of batch normalisation)."""
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and numbers."""
-        return {"count": self.count, "mean": self._mean}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.count = state["count"]
-        self._mean = state["mean"]
+def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of their own memory, without gradients."""
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Overwrite tensors in place, whatever device the sources are on."""
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+@contextmanager
+def other_weights(model: nn.Module, weights: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block the model has other values of its learned tensors; its own come back after it."""
+    learned = learned_tensors(model)
+    own = copies(learned)
+    copy_into(learned, weights)
+    try:
+        yield
+    finally:
+        copy_into(learned, own)

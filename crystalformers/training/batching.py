@@ -1,32 +1,31 @@
-"""Batches: which crystals make one, in what order, and their images, built once and kept within a budget.
+"""Batches of a data set: which rows make one, in what order, and how they are built while the model is at work.
 
-The order depends on (seed, epoch) alone, so a resumed run continues exactly where it stopped. Crystals are
-dealt to batches like cards sorted by cost: every batch gets its share of small and of giant cells, so that
-all steps take the same time and memory while each batch stays a random sample.
+The order depends on (seed, epoch) alone, so a resumed run continues exactly where it stopped. Crystals are sorted
+by size and dealt to the batches like cards: every batch gets its share of small and of large cells, so that all steps
+take the same time and memory while each batch stays a random sample.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from crystalformers.crystal import Crystal
-from crystalformers.images import CrystalBatch, Images, with_images
-
-if TYPE_CHECKING:
-    from crystalformers.data.table import CrystalTable
-
-IntArray = NDArray[np.int64]
+from crystalformers.data.split import IntArray
+from crystalformers.errors import ConfigError
+from crystalformers.images import CrystalBatch
+from crystalformers.training import augmentation, published_slips
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.image_store import ImageStore
+from crystalformers.training.recipe import Recipe
 
 Change = Callable[[CrystalBatch, IntArray], CrystalBatch]
 """What happens to the crystals of a batch, given their rows of the table, before a model sees them."""
@@ -46,7 +45,7 @@ def n_batches(n_atoms: IntArray, batch_size: int, max_atoms: int | None, drop_la
 def training_order(
     rows: IntArray, n_atoms: IntArray, batch_size: int, max_atoms: int | None, seed: int, epoch: int
 ) -> list[IntArray]:
-    """The batches of one epoch; the rows that do not fill a batch sit out, others each epoch.
+    """The batches of one epoch; rows that do not fill a batch are left out, different ones in each epoch.
 
     Args:
         rows: rows of the table to train on.
@@ -73,126 +72,6 @@ def evaluation_order(rows: IntArray, n_atoms: IntArray, batch_size: int, max_ato
 
 
 @dataclass(frozen=True)
-class CompactImages:
-    """Images of one crystal in the fewest bytes; atoms and pairs are counted from 0.
-
-    Attributes:
-        distance: (E,) float32, Angstrom.
-        pair: pair of each image, (E,), smallest integer type that holds it, as the two below.
-        per_atom: images of each atom, (N,).
-        pair_target: atom i of each pair, (P,).
-        pair_source: atom j of each pair, (P,).
-        vectors: (E, 3) float32, Angstrom, where a model needs directions.
-    """
-
-    distance: NDArray[np.float32]
-    pair: NDArray[Any]
-    per_atom: NDArray[Any]
-    pair_target: NDArray[Any]
-    pair_source: NDArray[Any]
-    vectors: NDArray[np.float32] | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the arrays, bytes."""
-        return sum(array.nbytes for array in vars(self).values() if array is not None)
-
-
-def split_images(batch: CrystalBatch) -> list[CompactImages]:
-    """The images of each crystal of a batch, which `pack_images` puts together again."""
-    images = batch.images
-    assert images is not None
-    atom = batch.ptr.numpy()
-    image = images.ptr.numpy()[atom]
-    pair = np.searchsorted(images.pair_target.numpy(), atom)
-    distance, per_atom = images.distance.float().numpy(), images.ptr.diff().numpy()
-    vectors = None if images.vectors is None else images.vectors.float().numpy()
-    return [
-        CompactImages(
-            distance=distance[image[k] : image[k + 1]].copy(),
-            pair=_smallest(images.pair.numpy()[image[k] : image[k + 1]] - pair[k]),
-            per_atom=_smallest(per_atom[atom[k] : atom[k + 1]]),
-            pair_target=_smallest(images.pair_target.numpy()[pair[k] : pair[k + 1]] - atom[k]),
-            pair_source=_smallest(images.pair_source.numpy()[pair[k] : pair[k + 1]] - atom[k]),
-            vectors=None if vectors is None else vectors[image[k] : image[k + 1]].copy(),
-        )
-        for k in range(len(batch))
-    ]
-
-
-def pack_images(parts: Sequence[CompactImages], radius: float) -> Images:
-    """Images of the batch whose crystals these are, in order."""
-    atoms = [len(part.per_atom) for part in parts]
-    pairs = [len(part.pair_target) for part in parts]
-    first_atom, first_pair = (np.cumsum([0, *counts])[:-1] for counts in (atoms, pairs))
-    images = [len(part.pair) for part in parts]
-    pair = np.concatenate([part.pair for part in parts], dtype=np.int32)
-    pair += np.repeat(first_pair.astype(np.int32), images)
-    atom_of_pair = np.repeat(first_atom, pairs)
-    per_atom = np.concatenate([[0], *(part.per_atom for part in parts)], dtype=np.int64)
-    vectors = [part.vectors for part in parts if part.vectors is not None]
-    return Images(
-        distance=torch.from_numpy(np.concatenate([part.distance for part in parts])),
-        pair=torch.from_numpy(pair),
-        ptr=torch.from_numpy(per_atom.cumsum()),
-        pair_target=torch.from_numpy(np.concatenate([p.pair_target for p in parts], dtype=np.int64) + atom_of_pair),
-        pair_source=torch.from_numpy(np.concatenate([p.pair_source for p in parts], dtype=np.int64) + atom_of_pair),
-        radius=radius,
-        vectors=torch.from_numpy(np.concatenate(vectors)) if vectors else None,
-    )
-
-
-def _smallest(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(np.int16 if array.max() <= np.iinfo(np.int16).max else np.int32)
-
-
-class ImageStore:
-    """Crystals of a table packed into batches with images; images are kept in memory while they fit.
-
-    Kept images and rebuilt ones are the same bits, so the budget never changes a result.
-
-    Args:
-        table: where the crystals come from.
-        radius: of the images, Angstrom.
-        budget: bytes the kept images may take.
-        directions: whether to keep the vectors to the images too.
-    """
-
-    def __init__(self, table: CrystalTable, radius: float, budget: float, *, directions: bool = False) -> None:
-        self.table = table
-        self.radius = radius
-        self.budget = budget
-        self.directions = directions
-        self.used = 0
-        self._cache: dict[int, tuple[Crystal, CompactImages]] = {}
-
-    def batch(self, rows: IntArray) -> CrystalBatch:
-        """The crystals of `rows` with their images, lengths in float32.
-
-        Raises:
-            StructureError: if the table cannot give one of the crystals.
-        """
-        entries = {row: self._cache[row] for row in rows.tolist() if row in self._cache}
-        entries |= self._build([row for row in rows.tolist() if row not in entries])
-        crystals, parts = zip(*(entries[row] for row in rows.tolist()), strict=True)
-        images = pack_images(parts, self.radius)
-        return replace(CrystalBatch.from_crystals(crystals, torch.float32), images=images)
-
-    def _build(self, rows: list[int]) -> dict[int, tuple[Crystal, CompactImages]]:
-        if not rows:
-            return {}
-        crystals = [self.table[row] for row in rows]
-        # From float64 coordinates: in float32 an atom far from the origin would be misplaced.
-        parts = split_images(with_images(CrystalBatch.from_crystals(crystals), self.radius, directions=self.directions))
-        built = dict(zip(rows, zip(crystals, parts, strict=True), strict=True))
-        for row, (crystal, images) in built.items():
-            size = images.nbytes + crystal.numbers.nbytes + crystal.frac_coords.nbytes
-            if self.used + size <= self.budget:
-                self._cache[row] = crystal, images
-                self.used += size
-        return built
-
-
 class LabelledBatch:
     """Crystals with images and their standardised labels.
 
@@ -202,12 +81,11 @@ class LabelledBatch:
         labels: (C, targets) float32, NaN where missing.
     """
 
-    def __init__(self, rows: IntArray, crystals: CrystalBatch, labels: Tensor) -> None:
-        self.rows = rows
-        self.crystals = crystals
-        self.labels = labels
+    rows: IntArray
+    crystals: CrystalBatch
+    labels: Tensor
 
-    def to(self, device: torch.device | str) -> LabelledBatch:
+    def to(self, device: torch.device) -> LabelledBatch:
         """Move to a device."""
         return LabelledBatch(self.rows, self.crystals.to(device), self.labels.to(device))
 
@@ -233,9 +111,6 @@ class Loader:
         self.batches = batches
         self.change = change
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
     def __iter__(self) -> Iterator[LabelledBatch]:
         executor = ThreadPoolExecutor(1, thread_name_prefix="crystalformers-batches")
         waiting: deque[Future[LabelledBatch]] = deque()
@@ -254,3 +129,67 @@ class Loader:
         if self.change is not None:
             crystals = self.change(crystals, rows)
         return LabelledBatch(rows, crystals, self.labels[torch.from_numpy(rows)])
+
+
+class Batches:
+    """The batches of a data set, for training and for evaluation; all share one store of images.
+
+    Args:
+        dataset: what to load.
+        radius: of the images, Angstrom.
+        recipe: batch size, seed, random poses and memory for images.
+        directions: whether the model needs the vectors to the images too.
+
+    Raises:
+        ConfigError: if a batch holds fewer crystals than there are devices to share it.
+    """
+
+    def __init__(self, dataset: Dataset, radius: float, recipe: Recipe, *, directions: bool = False) -> None:
+        self.dataset = dataset
+        self.recipe = recipe
+        self.store = ImageStore(dataset.table, radius, recipe.image_cache_gb * 1e9, directions=directions)
+        # Rows that cannot be read have no atoms and are never asked for.
+        n_atoms = np.maximum(dataset.table.n_atoms, 1)
+        labels = [t.standardise(dataset.values[:, k], n_atoms) for k, t in enumerate(dataset.targets)]
+        self.labels = torch.from_numpy(np.stack(labels, axis=1)).float()
+        smallest = min(len(rows) for rows in [*self.train_order(0), *self.evaluation_order("val")])
+        if smallest < recipe.devices:
+            raise ConfigError(
+                f"the smallest batch, of size {smallest}, cannot be shared among them",
+                where=f"devices = {recipe.devices}",
+                remedy="use fewer",
+            )
+
+    @property
+    def per_epoch(self) -> int:
+        """Training batches in an epoch, the same in all of them."""
+        return n_batches(self.dataset.n_atoms("train"), self.recipe.batch_size, self.recipe.max_atoms, True)
+
+    def train_order(self, epoch: int) -> list[IntArray]:
+        """Rows of every batch of an epoch (from 0)."""
+        rows, n_atoms, recipe = self.dataset.splits["train"], self.dataset.n_atoms("train"), self.recipe
+        return training_order(rows, n_atoms, recipe.batch_size, recipe.max_atoms, recipe.seed, epoch)
+
+    def evaluation_order(self, split: str) -> list[IntArray]:
+        """Rows of every batch of a split in evaluation."""
+        rows, n_atoms = self.dataset.splits[split], self.dataset.n_atoms(split)
+        return evaluation_order(rows, n_atoms, self.recipe.batch_size, self.recipe.max_atoms)
+
+    def train(self, epoch: int, start: int, rank: int = 0, world: int = 1) -> Loader:
+        """Batches of an epoch from number `start` on; of each, the share of one of `world` processes."""
+        order = self.train_order(epoch)[start:]
+        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(epoch))
+
+    def evaluation(self, split: str, rank: int = 0, world: int = 1) -> Loader:
+        """All rows of a split once; of each batch, the share of one of `world` processes."""
+        order = self.evaluation_order(split)
+        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(None))
+
+    def _poses(self, epoch: int | None) -> Change | None:
+        """What puts the crystals of a batch into random poses, if anything; the epoch is None in evaluation."""
+        augment, seed = self.recipe.augment, self.recipe.seed
+        if augment is None:
+            return None
+        if self.recipe.published_slips:
+            return partial(published_slips.posed, augment=augment, seed=seed, epoch=epoch)
+        return None if epoch is None else partial(augmentation.posed, augment=augment, seed=seed, epoch=epoch)

@@ -1,4 +1,4 @@
-"""What a run trains on: usable rows, their split, standardised labels, and the batches of each epoch."""
+"""What a run trains on: usable rows of a table, their split, their labels, and the scale of the targets."""
 
 from __future__ import annotations
 
@@ -7,29 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from crystalformers.errors import ConfigError, TableError, TargetError
+from crystalformers.data.split import IntArray, split_rows
+from crystalformers.errors import TargetError
 from crystalformers.io import Rejected
 from crystalformers.target import Target
-from crystalformers.training.augmentation import posed
-from crystalformers.training.batching import (
-    Change,
-    ImageStore,
-    IntArray,
-    Loader,
-    evaluation_order,
-    n_batches,
-    training_order,
-)
 from crystalformers.training.exclusion import Excluded, element_counts, exclude
 from crystalformers.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,8 @@ class Dataset:
         rejected = table.check_rows()
         good = np.setdiff1d(np.arange(len(table)), list(rejected))
         usable = good[~np.isnan(values[good]).all(axis=1)]
-        splits, excluded = _without_excluded(table, _split(table, usable, recipe), recipe)
+        splits = split_rows(usable, table.split, recipe.val_fraction, recipe.test_fraction, recipe.seed)
+        splits, excluded = exclude(table, splits, recipe.exclude)
         for k, target in enumerate(targets):
             infinite = usable[np.isinf(values[usable, k])]
             if len(infinite):
@@ -92,96 +81,3 @@ class Dataset:
     def ids(self) -> dict[str, list[str]]:
         """Ids of the rows of each split."""
         return {name: [self.table.ids[row] for row in rows] for name, rows in self.splits.items()}
-
-
-def _split(table: CrystalTable, usable: IntArray, recipe: Recipe) -> dict[str, IntArray]:
-    """The table's own split; what it does not say is drawn at random from the seed."""
-    rng = np.random.default_rng(recipe.seed)
-    if table.split is None:
-        shuffled = rng.permutation(usable)
-        n_val, n_test = (round(share * len(usable)) for share in (recipe.val_fraction, recipe.test_fraction))
-        cuts = np.split(shuffled, [n_val, n_val + n_test])
-        splits = {"val": cuts[0], "test": cuts[1], "train": cuts[2]}
-    else:
-        names = np.array(table.split, dtype=object)[usable]
-        splits = {name: usable[names == name] for name in SPLITS}
-        if not len(splits["val"]):
-            shuffled = rng.permutation(splits["train"])
-            n_val = round(recipe.val_fraction * len(shuffled))
-            splits["val"], splits["train"] = shuffled[:n_val], shuffled[n_val:]
-    for name in ("train", "val"):
-        if not len(splits[name]):
-            raise TableError(
-                f"The {name} split holds no usable row ({len(usable)} of {len(table)} rows are usable); "
-                "give a larger table or a column 'split' with train, val and test."
-            )
-    return {name: np.sort(splits[name]) for name in SPLITS}
-
-
-def _without_excluded(
-    table: CrystalTable, splits: dict[str, IntArray], recipe: Recipe
-) -> tuple[dict[str, IntArray], tuple[Excluded, ...]]:
-    """Take what must not be learned from out of the splits that training looks at."""
-    seen = np.union1d(splits["train"], splits["val"])
-    kept, excluded = exclude(table, seen, recipe.exclude)
-    remaining = {name: np.intersect1d(splits[name], kept) for name in ("train", "val")}
-    for name, rows in remaining.items():
-        if not len(rows):
-            raise TableError(f"Nothing is left of the {name} split after 'exclude'; give a larger table.")
-    return {**splits, **remaining}, tuple(excluded)
-
-
-class Batches:
-    """Loaders over the splits of a dataset, sharing one store of images.
-
-    Args:
-        dataset: what to load.
-        radius: of the images, Angstrom.
-        recipe: batch size, seed and memory for images.
-        directions: whether the model needs the vectors to the images too.
-    """
-
-    def __init__(self, dataset: Dataset, radius: float, recipe: Recipe, *, directions: bool = False) -> None:
-        self.dataset = dataset
-        self.recipe = recipe
-        self.store = ImageStore(dataset.table, radius, recipe.image_cache_gb * 1e9, directions=directions)
-        # Rows that cannot be read have no atoms and are never asked for.
-        n_atoms = np.maximum(dataset.table.n_atoms, 1)
-        labels = [t.standardise(dataset.values[:, k], n_atoms) for k, t in enumerate(dataset.targets)]
-        self.labels = torch.from_numpy(np.stack(labels, axis=1)).float()
-        smallest = min(len(rows) for rows in [*self.train_order(0), *self._evaluation_order("val")])
-        if smallest < recipe.devices:
-            raise ConfigError(
-                f"devices = {recipe.devices}: a batch of {smallest} crystals cannot be shared among them; use fewer."
-            )
-
-    @property
-    def per_epoch(self) -> int:
-        """Training batches in an epoch, the same in all of them."""
-        return n_batches(self.dataset.n_atoms("train"), self.recipe.batch_size, self.recipe.max_atoms, True)
-
-    def train_order(self, epoch: int) -> list[IntArray]:
-        """Rows of every batch of an epoch (from 0)."""
-        rows, n_atoms, recipe = self.dataset.splits["train"], self.dataset.n_atoms("train"), self.recipe
-        return training_order(rows, n_atoms, recipe.batch_size, recipe.max_atoms, recipe.seed, epoch)
-
-    def train(self, epoch: int, start: int, rank: int = 0, world: int = 1) -> Loader:
-        """Batches of an epoch from number `start` on; of each, the share of one of `world` processes."""
-        order = self.train_order(epoch)[start:]
-        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(epoch))
-
-    def evaluation(self, split: str, rank: int = 0, world: int = 1) -> Loader:
-        """All rows of a split once."""
-        order = self._evaluation_order(split)
-        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(None))
-
-    def _poses(self, epoch: int | None) -> Change | None:
-        """What puts the crystals of a batch into random poses, if the recipe asks for it."""
-        augment, seed = self.recipe.augment, self.recipe.seed
-        if augment is None or (epoch is None and not augment.faithful_bugs):
-            return None
-        return lambda crystals, rows: posed(crystals, rows, augment, seed, epoch)
-
-    def _evaluation_order(self, split: str) -> list[IntArray]:
-        rows, n_atoms = self.dataset.splits[split], self.dataset.n_atoms(split)
-        return evaluation_order(rows, n_atoms, self.recipe.batch_size, self.recipe.max_atoms)

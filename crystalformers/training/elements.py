@@ -1,13 +1,15 @@
-"""A table of element vectors in front of the model that is trained."""
+"""Element vectors from a table as the input of the model that is trained."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from crystalformers.errors import TableError
+from crystalformers.models import CrystalModel
+from crystalformers.models.element_vectors import ROWS
 from crystalformers.training.dataset import Dataset
 from crystalformers.training.recipe import Elements
 
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None:
-    """The table that the recipe names, standardised if it asks for that, if it covers all crystals of the dataset.
+    """The table that the recipe names, standardised if it asks for that; None if it names none.
 
     Raises:
-        TableError: if there is no such table, or naming the elements that it lacks.
+        TableError: if there is no such table, or naming the first crystal with elements that are not in it.
     """
     if settings is None:
         return None
@@ -37,10 +39,10 @@ def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None
     return table.standardised() if settings.standardise else table
 
 
-def install(model: Any, table: ElementTable, settings: Elements) -> None:
+def install(model: CrystalModel, table: ElementTable, settings: Elements) -> None:
     """Put the vectors of a table into a model that was built for their width."""
-    vectors, known = torch.from_numpy(table.dense("zero")), torch.from_numpy(table.known())
-    model.elements.set(vectors, known, trainable=settings.trainable)
+    vectors, known = torch.from_numpy(table.dense("zero", ROWS)), torch.from_numpy(table.known(ROWS))
+    model.set_element_vectors(vectors, known, trainable=settings.trainable)
 
 
 def fingerprint(table: ElementTable) -> str:

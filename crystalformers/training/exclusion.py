@@ -1,4 +1,4 @@
-"""Which rows must not be learned from, because another table keeps them for a test; and which elements are seen."""
+"""Which rows must not be learned from, because another table tests on them; and which elements are seen."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crystalformers.crystal import SYMBOLS
+from crystalformers.data.split import IntArray
 from crystalformers.errors import TableError
 from crystalformers.training.recipe import Exclude
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
 
-IntArray = NDArray[np.int64]
 Composition = tuple[tuple[int, int], ...]
 
 
@@ -45,18 +44,20 @@ class Excluded:
         return asdict(self)
 
 
-def exclude(table: CrystalTable, usable: IntArray, settings: tuple[Exclude, ...]) -> tuple[IntArray, list[Excluded]]:
-    """Rows that may be learned from, and what the others were left out for.
+def exclude(
+    table: CrystalTable, splits: dict[str, IntArray], settings: tuple[Exclude, ...]
+) -> tuple[dict[str, IntArray], tuple[Excluded, ...]]:
+    """Take what must not be learned from out of the splits that training looks at, `train` and `val`.
 
     Args:
         table: to learn from.
-        usable: rows of it to choose from.
+        splits: rows of it.
         settings: tables and what to compare.
 
     Raises:
-        TableError: if a table cannot be read, or has no such split.
+        TableError: if a table cannot be read or has no such split, or nothing is left of a split.
     """
-    kept, report = usable, []
+    remaining, report = np.union1d(splits["train"], splits["val"]), []
     for setting in settings:
         from crystalformers.data.table import open_table
 
@@ -64,13 +65,17 @@ def exclude(table: CrystalTable, usable: IntArray, settings: tuple[Exclude, ...]
         rows = _rows(other, setting)
         if setting.by == "id":
             names = {other.ids[row] for row in rows}
-            shared = np.array([table.ids[row] in names for row in kept], dtype=bool)
+            shared = np.array([table.ids[row] in names for row in remaining], dtype=bool)
         else:
             compositions = {composition(other.numbers(row)) for row in rows}
-            shared = np.array([composition(table.numbers(row)) in compositions for row in kept], dtype=bool)
+            shared = np.array([composition(table.numbers(row)) in compositions for row in remaining], dtype=bool)
         report.append(Excluded(other.path.stem, other.fingerprint, setting.split, setting.by, int(shared.sum())))
-        kept = kept[~shared]
-    return kept, report
+        remaining = remaining[~shared]
+    left = {name: np.intersect1d(splits[name], remaining) for name in ("train", "val")}
+    for name, rows_left in left.items():
+        if not len(rows_left):
+            raise TableError(f"Nothing is left of the {name} split after 'exclude'; give a larger table.")
+    return {**splits, **left}, tuple(report)
 
 
 def _rows(other: CrystalTable, setting: Exclude) -> list[int]:

@@ -9,6 +9,7 @@ from crystalformers.errors import BatchMemoryError
 from crystalformers.images import CrystalBatch
 from crystalformers.prediction.batching import is_about_memory
 from crystalformers.training.recipe import Recipe
+from crystalformers.training.wording import counted
 
 
 @contextmanager
@@ -16,9 +17,9 @@ def memory_named(crystals: CrystalBatch, recipe: Recipe, where: str) -> Iterator
     """Turn an error for lack of memory inside the block into one that names batch and remedy.
 
     Args:
-        crystals: the batch at work.
+        crystals: the batch.
         recipe: the settings that bound a batch.
-        where: what goes on, for example `training step 17`.
+        where: what is being done, for example `epoch 3, step 17`.
 
     Raises:
         BatchMemoryError: instead of `MemoryError` and PyTorch's errors.
@@ -28,16 +29,17 @@ def memory_named(crystals: CrystalBatch, recipe: Recipe, where: str) -> Iterator
     except (MemoryError, RuntimeError) as error:
         if not is_about_memory(error):
             raise
-        raise BatchMemoryError(message(crystals, recipe, where)) from error
+        raise memory_error(crystals, recipe, where) from error
 
 
-def message(crystals: CrystalBatch, recipe: Recipe, where: str) -> str:
-    """One sentence with the size of the batch and the settings to lower."""
+def memory_error(crystals: CrystalBatch, recipe: Recipe, where: str) -> BatchMemoryError:
+    """The size of the batch, and the settings to lower."""
     images = 0 if crystals.images is None else len(crystals.images.distance)
+    size, atoms = counted(len(crystals), "crystal"), counted(crystals.n_atoms, "atom")
     largest = int(crystals.ptr.diff().max())
     bound = "none" if recipe.max_atoms is None else str(recipe.max_atoms)
-    return (
-        f"Out of memory at {where}: a batch of {len(crystals)} crystals, {crystals.n_atoms} atoms (the largest crystal "
-        f"has {largest}) and {images} images; start a new run with max_atoms below {crystals.n_atoms} (now {bound}) "
-        f"or a batch_size below {len(crystals)}."
+    return BatchMemoryError(
+        f"Out of memory at {where}: a batch of {size}, {atoms} (the largest crystal has {largest}) and {images} images",
+        remedy=f"start a new run with max_atoms below {crystals.n_atoms} (now {bound}) or a batch_size below "
+        f"{len(crystals)}",
     )

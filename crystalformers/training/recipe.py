@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
-from crystalformers.models import MODELS, architecture_of
-from crystalformers.models.presets import preset
+from crystalformers.models import MODELS
+from crystalformers.models.presets import find_preset, preset
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
@@ -73,14 +73,11 @@ class Augment(Section):
         probability: share of the crystals that are moved.
         translation: largest shift along each axis, Angstrom.
         jitter: standard deviation of independent displacements of the atoms, Angstrom.
-        faithful_bugs: repeat what the published code of CrystalTransformer does instead, to reproduce its results:
-            see `training.augmentation`.
     """
 
     probability: float = Field(1.0, ge=0, le=1)
     translation: float = Field(5.0, ge=0)
     jitter: float = Field(0.0, ge=0)
-    faithful_bugs: bool = False
 
 
 class Recipe(BaseModel):
@@ -114,19 +111,21 @@ class Recipe(BaseModel):
         warmup_steps: optimiser steps over which the rate first rises linearly.
         clip_norm: largest global norm of the gradient.
         average_epochs: last epochs whose weights, after every step, are averaged with equal weight; the learning
-            rate stands still meanwhile. 0 keeps the weights of the best validation epoch instead. Left out: a
-            tenth of `epochs` (published: 50 of 500).
+            rate is constant meanwhile. 0: the model is that of the best validation epoch, which is otherwise saved as a
+            second one. Left out: a tenth of `epochs` (published: 50 of 500).
         elements: a table of element vectors in front of the model; null for vectors of the model's own.
         exclude: tables whose rows must not be learned from, neither for training nor for validation.
         augment: random poses of the training crystals; null for none, which is right for an invariant model.
+        published_slips: repeat mistakes of the published training code of CrystalTransformer, to reproduce its results
+            (`training.published_slips`); needs `augment`.
         early_stopping: epochs without a better validation error after which training ends; null never stops.
         precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16.
         seed: of the initial weights, the order of the data and a split drawn at random.
         val_fraction: share of the rows drawn for validation where the table brings no validation rows.
         test_fraction: share of the rows drawn for testing where the table brings no split at all.
-        image_cache_gb: memory for images kept between epochs, GB (1e9 bytes); the rest is rebuilt.
+        image_cache_gb: memory for images that stay from epoch to epoch, GB (1e9 bytes); the others are rebuilt.
         threads: CPU threads; null leaves the choice to PyTorch.
-        accelerator: ``auto``, ``cpu`` or ``gpu``, as Lightning understands it.
+        accelerator: ``auto``, ``cpu`` or ``gpu``, as Lightning Fabric takes it.
         devices: how many of them.
         checkpoint_minutes: longest time between two resume checkpoints, minutes.
         checkpoint_steps: also save every so many optimiser steps; null for no such rule.
@@ -160,6 +159,7 @@ class Recipe(BaseModel):
     elements: Elements | None = None
     exclude: tuple[Exclude, ...] = ()
     augment: Augment | None = None
+    published_slips: bool = False
     early_stopping: int | None = Field(None, ge=1)
     precision: Literal["32", "bf16"] = "32"
     seed: int = Field(123, ge=0)
@@ -199,11 +199,13 @@ class Recipe(BaseModel):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas = {self.betas} must lie in [0, 1).")
-        if self.augment is not None and self.model.get("variant") != "published":
+        if self.augment is not None and MODELS[self.architecture].Config(**self.model).invariant:
             raise ConfigError(
                 f"augment: this {self.architecture} sees no coordinates, so that random poses change nothing; leave it "
                 "out."
             )
+        if self.published_slips and self.augment is None:
+            raise ConfigError("published_slips: the mistakes are those of random poses; add 'augment'.")
         if self.elements is not None and "element_dim" not in self.model:
             raise ConfigError(f"elements: {self.architecture} has a table of its own and takes no other.")
         return self
@@ -255,7 +257,7 @@ class Recipe(BaseModel):
 
 def _architecture(given: Any, name: str | None) -> Any:
     """The architecture that is named, that of the preset, or the default."""
-    of_preset = None if name is None else architecture_of(preset(name))
+    of_preset = None if name is None else find_preset(name).architecture
     if given is not None and of_preset is not None and given != of_preset:
         raise ConfigError(f"The preset '{name}' is a {of_preset}, not a {given}; leave out one of them.")
     return given or of_preset or Recipe.model_fields["architecture"].default
@@ -264,7 +266,7 @@ def _architecture(given: Any, name: str | None) -> Any:
 def _resolved_model(architecture: str, name: str | None, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError("The section 'model' must be a mapping of settings to values.")
-    config_class = MODELS[architecture][0]
+    config_class = MODELS[architecture].Config
     names = [name for name in config_class.__dataclass_fields__ if name != "n_targets"]
     if "n_targets" in given:
         raise ConfigError("The model setting n_targets follows from the targets; remove it.")

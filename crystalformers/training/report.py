@@ -1,31 +1,46 @@
-"""What a run leaves behind: the table of targets before, errors, parity plot and description after."""
+"""What a run tells about itself: data and model before it, errors, parity plot and description after it."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from crystalformers.checkpoint import write_atomically
+from crystalformers.data.split import SPLITS
+from crystalformers.files import write_atomically
 from crystalformers.target import Target
-from crystalformers.training.batching import IntArray, Loader
-from crystalformers.training.dataset import SPLITS, Batches, Dataset
-from crystalformers.training.memory import memory_named
+from crystalformers.training.batching import Batches
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.evaluation import SplitResult
 from crystalformers.training.recipe import Recipe
+from crystalformers.training.state import Progress, TrainingState
+from crystalformers.training.wording import counted
 
 if TYPE_CHECKING:
     from crystalformers.elements.table import ElementTable
 
-FloatArray = NDArray[np.float64]
 SHOWN = 10
 """Rows left out that are printed; the summary lists all of them."""
+
+
+class TargetErrors(TypedDict):
+    """Errors of one target in its unit over `n` labels."""
+
+    mae: float | None
+    rmse: float | None
+    n: int
+    unit: str
+
+
+Errors = dict[str, dict[str, TargetErrors]]
+"""By split, then by target."""
 
 
 def describe_data(dataset: Dataset) -> str:
@@ -39,32 +54,34 @@ def describe_data(dataset: Dataset) -> str:
             cells = " ".join(f"{number:>11.5g}" for number in numbers)
             lines.append(f"{target.name:<32} {split:<6} {len(values):>8} {cells}  {target.unit}")
     if dataset.left_out:
-        lines.append(f"{len(dataset.left_out)} rows are left out because their structure cannot be used:")
+        lines.append(f"{counted(len(dataset.left_out), 'row')} cannot be used because of the structure:")
         lines += [f"  {row.name}: {row.reason}" for row in dataset.left_out[:SHOWN]]
         if len(dataset.left_out) > SHOWN:
             lines.append(f"  ... and {len(dataset.left_out) - SHOWN} more; summary.json will list them all.")
     for excluded in dataset.excluded:
-        lines.append(
-            f"{excluded.rows} rows are not learned from because {excluded.table} ({excluded.split or 'all rows'}) "
-            f"holds the same {excluded.by}."
-        )
+        rows, other = counted(excluded.rows, "row"), f"{excluded.table} ({excluded.split or 'all rows'})"
+        lines.append(f"{rows} excluded from training because {other} has the same {excluded.by}.")
     if dataset.unlabelled:
-        lines.append(f"{dataset.unlabelled} rows are left out because they carry none of the labels.")
+        lines.append(f"{counted(dataset.unlabelled, 'row')} left out: they carry none of the labels.")
     return "\n".join(lines)
 
 
-def describe_run(model: nn.Module, batches: Batches) -> str:
-    """Size of the model, reach of its images and length of an epoch."""
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    return (
-        f"{batches.recipe.architecture} with {weights:,} weights; images within {batches.store.radius:.2f} Å; "
-        f"{batches.recipe.epochs} epochs of {batches.per_epoch} batches"
+def describe_run(state: TrainingState, batches: Batches) -> str:
+    """Size of the model, reach of its images, length of an epoch, and where a resumed run goes on."""
+    progress = state.progress
+    weights = sum(parameter.numel() for parameter in state.model.parameters())
+    text = (
+        f"{batches.recipe.architecture} with {counted(weights, 'weight')}; images within {batches.store.radius:.2f} Å; "
+        f"{counted(progress.epochs, 'epoch')} of {counted(progress.batches_per_epoch, 'batch', 'batches')}"
     )
+    if progress.step:
+        text += f"\nresuming after step {progress.step}, epoch {progress.epoch + 1}"
+    return text
 
 
 def environment() -> dict[str, Any]:
     """Versions and machine, without host names or paths."""
-    packages = ("crystalformers", "torch", "lightning", "numpy", "safetensors")
+    packages = ("crystalformers", "torch", "lightning-fabric", "numpy", "safetensors")
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
@@ -84,50 +101,72 @@ def _processor() -> str:
     return platform.processor()
 
 
-@torch.inference_mode()
-def predictions(model: nn.Module, loader: Loader, dataset: Dataset, recipe: Recipe) -> tuple[IntArray, FloatArray]:
-    """Rows of a split, (C,), and what the model predicts for them in physical units, (C, targets)."""
-    device = next(model.parameters()).device
-    batch_rows, outputs = [], []
-    for batch in loader:
-        batch_rows.append(batch.rows)
-        with memory_named(batch.crystals, recipe, "the final evaluation"):
-            outputs.append(model(batch.to(device).crystals).double().cpu().numpy())
-    rows, standardised = np.concatenate(batch_rows), np.concatenate(outputs)
-    n_atoms = dataset.table.n_atoms[rows]
-    return rows, np.stack([t.physical(standardised[:, k], n_atoms) for k, t in enumerate(dataset.targets)], axis=1)
-
-
-def errors(true: FloatArray, predicted: FloatArray, targets: tuple[Target, ...]) -> dict[str, dict[str, Any]]:
-    """Mean absolute and root mean square error of each target in its unit, over the labels present."""
-    result = {}
-    for k, target in enumerate(targets):
-        present = ~np.isnan(true[:, k])
-        error = (predicted - true)[present, k]
-        result[target.name] = {
-            "mae": float(np.abs(error).mean()) if present.any() else None,
-            "rmse": float(np.sqrt((error**2).mean())) if present.any() else None,
-            "n": int(present.sum()),
+def errors(measured: SplitResult, targets: Sequence[Target]) -> dict[str, TargetErrors]:
+    """Errors of each target over the labels present, by its name, for JSON."""
+    return {
+        target.name: {
+            "mae": None if score is None else score.mae,
+            "rmse": None if score is None else score.rmse,
+            "n": 0 if score is None else score.n,
             "unit": target.unit,
         }
-    return result
+        for target, score in zip(targets, measured.scores, strict=True)
+    }
 
 
-def parity_plot(path: Path, true: FloatArray, predicted: FloatArray, targets: tuple[Target, ...], split: str) -> None:
-    """Predicted against true values in physical units, one panel per target, (C, targets) each."""
+def describe_errors(measured: dict[str, Errors]) -> str:
+    """The mean absolute errors of each set of weights, for the test split if there is one."""
+    lines = []
+    for weights, splits in measured.items():
+        split = list(splits)[-1]
+        lines.append(f"{weights}:")
+        lines += [
+            f"  {split} MAE {name}: {error['mae']:.4g} {error['unit']} ({counted(error['n'], 'crystal')})"
+            for name, error in splits[split].items()
+            if error["mae"] is not None
+        ]
+    return "\n".join(lines)
+
+
+def summary(dataset: Dataset, progress: Progress, measured: dict[str, Errors]) -> dict[str, object]:
+    """What `summary.json` says about a finished run.
+
+    Args:
+        dataset: that it was trained on.
+        progress: at its end.
+        measured: what each set of weights is, and its errors: those of the weight file first, those of the best epoch
+            by validation last (the same if no weights were averaged).
+    """
+    chosen, *_ = measured
+    *_, best = measured
+    return {
+        "weights": chosen,
+        "errors": measured[chosen],
+        "best": {"weights": best, "epoch": progress.best_epoch + 1, "errors": measured[best]},
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "stopped_early": progress.stopped_early,
+        "rows": {split: len(rows) for split, rows in dataset.splits.items()},
+        "left_out": [asdict(row) for row in dataset.left_out],
+        "unlabelled": dataset.unlabelled,
+    }
+
+
+def parity_plot(path: Path, measured: dict[str, SplitResult], targets: Sequence[Target]) -> None:
+    """Predicted against true values in physical units, one panel per target; of the last split, `test` if any."""
     from matplotlib.figure import Figure
 
+    split, result = list(measured.items())[-1]
     figure = Figure(figsize=(4.2 * len(targets), 4.2), layout="constrained")
     panels = figure.subplots(1, len(targets), squeeze=False)[0]
-    measured = errors(true, predicted, targets)
-    for k, (panel, target) in enumerate(zip(panels, targets, strict=True)):
-        present = ~np.isnan(true[:, k])
-        x, y = true[present, k], predicted[present, k]
+    for k, (panel, target, score) in enumerate(zip(panels, targets, result.scores, strict=True)):
+        present = ~np.isnan(result.labels[:, k])
+        x, y = result.labels[present, k], result.predictions[present, k]
         panel.scatter(x, y, s=6, alpha=0.4, linewidths=0, rasterized=True)
-        if len(x):
+        if score is not None:
             ends = [min(x.min(), y.min()), max(x.max(), y.max())]
             panel.plot(ends, ends, color="black", linewidth=0.8)
-            panel.set_title(f"{split}: MAE {measured[target.name]['mae']:.4g} {target.unit}, {len(x)} crystals")
+            panel.set_title(f"{split}: MAE {score.mae:.4g} {target.unit}, {counted(score.n, 'crystal')}")
         panel.set_xlabel(f"true {target.name} ({target.unit})")
         panel.set_ylabel(f"predicted {target.name} ({target.unit})")
         panel.set_aspect("equal", adjustable="datalim")

@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from crystalformers import attention as module
 from crystalformers.attention import Geometry, RadialBasis, infinite_attention
+from crystalformers.attention.backends import BACKENDS, BackendModule, load_backend
 from crystalformers.attention.backends.cpu import backend as cpu
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
@@ -367,14 +370,14 @@ def test_auto_takes_the_fused_kernel_where_it_can(monkeypatch: pytest.MonkeyPatc
 def test_a_missing_library_falls_back_with_one_visible_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     single = problem(CASES["one atom"]).to(torch.float32)
     monkeypatch.setattr(cpu, "library", lambda: None)
-    module._notice_missing_library.cache_clear()
+    module._warn_of_missing_library.cache_clear()
     with pytest.warns(RuntimeWarning, match="compiled kernels are not installed"):
         first = attend(single.inputs, single.geometry, "auto")
     assert torch.equal(first, attend(single.inputs, single.geometry, "torch"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attend(single.inputs, single.geometry, "auto")
-    module._notice_missing_library.cache_clear()
+    module._warn_of_missing_library.cache_clear()
 
 
 def test_a_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +392,37 @@ def test_a_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -
         attend(whole.to(torch.float32).inputs, whole.geometry, "cpu")
 
 
+TOY = """
+from crystalformers.attention.backends.torch import attention as plain
+
+def unsupported_reason(q_AHD, geometry, angular):
+    return "has one head only" if q_AHD.shape[1] > 1 else None
+
+def attention(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular):
+    return 2 * plain(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
+"""
+
+
+def test_a_backend_is_added_with_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "toy_attention.py").write_text(TOY, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(BACKENDS, "toy", "toy_attention")
+    one, two = (problem(Case([make_crystal("tiny")], heads=heads)) for heads in (1, 2))
+    assert torch.equal(attend(one.inputs, one.geometry, "toy"), 2 * attend(one.inputs, one.geometry, "torch"))
+    with pytest.raises(ConfigError, match="Attention backend 'toy' has one head only"):
+        attend(two.inputs, two.geometry, "toy")
+    with pytest.raises(ConfigError, match="'fast' is not one of auto, reference, torch, cpu, triton, toy"):
+        attend(one.inputs, one.geometry, "fast")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_has_the_same_signatures(name: str) -> None:
+    module = load_backend(name)
+    for function in ("attention", "unsupported_reason"):
+        expected = list(signature(getattr(BackendModule, function)).parameters)[1:]
+        assert list(signature(getattr(module, function)).parameters) == expected
+
+
 @needs_library
 def test_the_fused_kernel_never_drops_a_gradient_of_positions() -> None:
     """Asked for by name where distances carry a gradient, it must refuse rather than return none."""
@@ -399,6 +433,19 @@ def test_the_fused_kernel_never_drops_a_gradient_of_positions() -> None:
     moved = replace(moved, images=images.moved(moved))
     with pytest.raises(ConfigError, match=r"position|distance|gradient"):
         attend(whole.inputs, Geometry(moved, whole.geometry.basis), "cpu")
+
+
+def test_a_geometry_computes_once_for_each_function_and_its_settings() -> None:
+    geometry, calls = problem(CASES["one atom"]).geometry, []
+
+    def scaled(geometry: Geometry, times: float) -> float:
+        calls.append(times)
+        return times * geometry.basis.count
+
+    assert [geometry.cached(scaled, times) for times in (2.0, 3.0, 2.0)] == [10.0, 15.0, 10.0]
+    assert calls == [2.0, 3.0]
+    other = replace(geometry, basis=RadialBasis(7, 14.0))
+    assert other.cached(scaled, 2.0) == 14.0, "another geometry begins with nothing"
 
 
 def test_images_must_be_there() -> None:

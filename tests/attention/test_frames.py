@@ -11,10 +11,12 @@ import torch
 from strategies import SYMMETRIC_CRYSTALS as CRYSTALS
 from torch import Tensor
 
-from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention
+from crystalformers.attention import AngularBasis, AngularEncoding, Geometry, RadialBasis, infinite_attention, published
 from crystalformers.attention.frames import encoding
-from crystalformers.attention.frames.local import FrameMethod, lattice_frames, max_frames, pca_axes, principal_axes
-from crystalformers.attention.frames.symmetry import shortest_basis, translation_lattice
+from crystalformers.attention.frames.crystal import lattice_frames, pca_axes
+from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod, max_frames, principal_axes
+from crystalformers.attention.frames.symmetry import translation_lattice
+from crystalformers.attention.lattice import reduced_basis
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
 from crystalformers.errors import ConfigError
@@ -92,7 +94,9 @@ def test_cpu_is_as_precise_as_plain_float32(method: FrameMethod, names: tuple[st
         for backend, found in squares.items():
             y, gradients = encode(batch.to(torch.float32), method, backend, seed, width=1.0)
             pairs = zip([y, *gradients], [exact, *exact_gradients], strict=True)
-            found.append([((ours - law) / law.abs().max().clamp(min=1)).square().mean().item() for ours, law in pairs])
+            found.append(
+                [((ours - theirs) / theirs.abs().max().clamp(min=1)).square().mean().item() for ours, theirs in pairs]
+            )
     ours, plain = (np.sqrt(np.mean(found, axis=0)) for found in squares.values())
     factors = ours / np.maximum(plain, 0.2 * np.finfo(np.float32).eps)
     print(f"{method}, {radius} A: error over that of plain float32: {factors.round(1)}")
@@ -126,14 +130,21 @@ def test_values_do_not_depend_on_cell_order_or_orientation(method: FrameMethod, 
     torch.testing.assert_close(found, expected.repeat(2, 1, 1), rtol=0, atol=2e-9)
 
 
+def published_axes(crystals: list[Crystal], method: FrameMethod) -> Tensor:
+    """Axes of one crystal after the other."""
+    encoding = AngularEncoding(torch.zeros(3, 1, 1, 2), AngularBasis(2, 1.0), method)
+    frames = (published.cell_frames(*map(torch.from_numpy, (c.positions, c.lattice)), encoding) for c in crystals)
+    return torch.cat([found.axes.reshape(-1, 3, 3) for found in frames if found is not None])
+
+
 def test_published_frames_are_those_of_the_cell_as_given() -> None:
     """The authors' PCA frame follows an atom moved to another image, and their lattice frame a supercell."""
     crystal = CRYSTALS["low"]
     moved = Crystal(crystal.numbers, crystal.frac_coords + np.eye(len(crystal), 3) * 2, crystal.lattice)
     batch = CrystalBatch.from_crystals([crystal, moved])
-    here, there = pca_axes(batch).axes
+    here, there = pca_axes(batch, TIE_WIDTH).axes
     torch.testing.assert_close(here, there, rtol=0, atol=1e-9)
-    axes = pca_axes(batch, given_cell=True).axes
+    axes = published_axes([crystal, moved], "pca")
     positions = torch.from_numpy(moved.positions - moved.positions.mean(0))
     expected = torch.linalg.eigh(positions.mT @ positions)[1].mT
     torch.testing.assert_close((axes[1] * expected).sum(-1).abs(), torch.ones(3, dtype=torch.float64))
@@ -142,9 +153,10 @@ def test_published_frames_are_those_of_the_cell_as_given() -> None:
     times = np.where(np.arange(3) == shortest, 4, 1)
     copies = [(crystal.frac_coords + np.eye(3)[shortest] * k) / times for k in range(4)]
     long = Crystal(np.tile(crystal.numbers, 4), np.concatenate(copies), crystal.lattice * times[:, None])
-    for given_cell, agree in ((False, True), (True, False)):
-        frames = lattice_frames(CrystalBatch.from_crystals([crystal, long]), given_cell=given_cell)
-        assert bool((frames.axes[0] - frames.axes[-1]).abs().max() < 1e-9) == agree
+    ours = lattice_frames(CrystalBatch.from_crystals([crystal, long]), TIE_WIDTH).axes
+    assert (ours[0] - ours[-1]).abs().max() < 1e-9
+    theirs = published_axes([crystal, long], "lattice")
+    assert not (theirs[0] - theirs[-1]).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("method", ["max", "static-local", "lattice"])
@@ -215,7 +227,8 @@ def test_angular_means_over_circle_and_sphere() -> None:
 
 
 def test_equal_eigenvalues_are_not_distinct() -> None:
-    axes = principal_axes(torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [1.0, 2.0, 3.0]])))
+    moments = torch.diag_embed(torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [1.0, 2.0, 3.0]]))
+    axes = principal_axes(moments, TIE_WIDTH)
     assert axes.distinct.tolist() == [[0, 0], [0, 1], [1, 1]]
 
 
@@ -227,19 +240,19 @@ def test_translation_lattice_finds_the_primitive_cell() -> None:
     tensors = [torch.from_numpy(a) for a in (np.repeat(diamond.numbers, 4), frac, conventional @ diamond.lattice)]
     basis = translation_lattice(*tensors)
     assert abs(float(torch.linalg.det(basis))) == pytest.approx(diamond.volume)
-    expected = shortest_basis(torch.from_numpy(diamond.lattice)).norm(dim=1)
+    expected = reduced_basis(torch.from_numpy(diamond.lattice)[None])[0].norm(dim=1)
     torch.testing.assert_close(basis.norm(dim=1), expected)
 
 
 def test_lattice_frames_of_a_cube_are_its_rotations() -> None:
-    frames = lattice_frames(CrystalBatch.from_crystals([CRYSTALS["simple cubic"]]))
+    frames = lattice_frames(CrystalBatch.from_crystals([CRYSTALS["simple cubic"]]), TIE_WIDTH)
     assert len(frames.weight) == 24
     torch.testing.assert_close(frames.weight, torch.full((24,), 1 / 24, dtype=torch.float64))
 
 
 def test_frames_of_a_cube_share_three_lines() -> None:
     batch = CrystalBatch.from_crystals([CRYSTALS["simple cubic"], CRYSTALS["low"]], torch.float64)
-    frames = lattice_frames(batch)
+    frames = lattice_frames(batch, TIE_WIDTH)
     axes, owner, share, reverse = frames.distinct_axes()
     assert torch.bincount(owner).tolist() == [3, 3]
     squares = torch.zeros(2, 3, 3, dtype=torch.float64)

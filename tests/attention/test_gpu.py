@@ -83,8 +83,8 @@ def test_attention_and_every_gradient_agree_with_the_reference(dtype: torch.dtyp
     inputs = [q, k, v, inverse_variance, encoding]
     expected = attend(batch, inputs, "reference", "cpu", torch.float64)
     actual = attend(batch, inputs, "torch", DEVICE, dtype)
-    for mine, law in zip(actual, expected, strict=True):
-        assert (mine - law).abs().max() <= tolerance * law.abs().max()
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert (mine - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 def calibrated_model(batch: CrystalBatch, **settings: Any) -> Crystalformer:
@@ -160,5 +160,5 @@ def test_forward_and_backward_are_captured_in_one_graph(frame: str | None) -> No
     for chosen in choices:
         rows.copy_(torch.from_numpy(chosen))
         graph.replay()
-        for mine, law in zip(captured, step(), strict=True):
-            assert torch.allclose(mine, law, rtol=1e-4, atol=1e-5 * float(law.abs().max()))
+        for mine, theirs in zip(captured, step(), strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))

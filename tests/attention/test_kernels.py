@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from strategies import random_crystals
 from torch import Tensor
 
+from crystalformers.attention.backends.cpu.cosines import READ_AHEAD
+from crystalformers.attention.backends.cpu.images import LANES, WINDOW_LANES, CKernelInput
+from crystalformers.attention.frames import local
 from crystalformers.csrc import kernels
 from crystalformers.csrc.kernels import INSTRUCTION_SETS, VARIABLE, in_parallel, instruction_sets, library
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, Images, with_images
+from crystalformers.images.enumeration import CBinnedAtoms, CImageLists
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 
 REPEATS = 250
@@ -51,6 +56,42 @@ def step(model: Crystalformer, batch: CrystalBatch) -> list[Tensor]:
 # --- instruction sets ---
 
 
+CONSTANTS = {"LANES": LANES, "WINDOW_LANES": WINDOW_LANES} | {
+    name: getattr(local, name) for name in ("COLLINEAR", "PENALTY_FLOOR", "EXACTLY_COLLINEAR")
+}
+STRUCTURES = (CKernelInput, CBinnedAtoms, CImageLists)
+
+
+@needs_library
+@pytest.mark.parametrize("name", instruction_sets())
+def test_python_and_c_agree_on_constants_and_structures(name: str) -> None:
+    table = kernels.table(kernels.load(name))
+    assert table.pop("BLOCK") <= READ_AHEAD
+    for constant, value in CONSTANTS.items():
+        assert np.float32(table.pop(constant)) == np.float32(value), constant
+    for structure in STRUCTURES:
+        kernels.check_layout(kernels.load(name), structure)
+    assert {key.partition(".")[0] for key in table} == {structure.__name__[1:] for structure in STRUCTURES}
+
+
+class CImageListsOfAnotherVersion(ctypes.Structure):
+    _fields_ = (*CImageLists._fields_[1:], CImageLists._fields_[0])
+
+
+@needs_library
+def test_a_library_built_from_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = library()
+    assert loaded is not None
+    CImageListsOfAnotherVersion.__name__ = "CImageLists"
+    with pytest.raises(ConfigError, match=r"_kernels_.*built from other sources .*ImageLists.*; reinstall"):
+        kernels.check_layout(loaded, CImageListsOfAnotherVersion)
+    monkeypatch.setattr(kernels, "TABLES", ("no_table",))
+    kernels.check_layout.cache_clear()
+    with pytest.raises(ConfigError, match="built from other sources"):
+        images()
+    kernels.check_layout.cache_clear()
+
+
 @needs_library
 @pytest.mark.parametrize("frame", [None, "max"])
 def test_all_instruction_sets_agree(frame: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +113,11 @@ def test_all_instruction_sets_agree(frame: str | None, monkeypatch: pytest.Monke
 
 
 def test_a_processor_without_the_best_takes_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_file", Path)
+    monkeypatch.setattr(kernels, "library_file", Path)
     for capability, expected in (("AVX512", INSTRUCTION_SETS), ("AVX2", INSTRUCTION_SETS[1:]), ("NEON", ("default",))):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
         assert instruction_sets() == list(expected)
-    monkeypatch.setattr(kernels, "_file", lambda name: Path(name) if name == "default" else None)
+    monkeypatch.setattr(kernels, "library_file", lambda name: Path(name) if name == "default" else None)
     assert instruction_sets() == ["default"]
 
 
@@ -153,7 +194,7 @@ class NothingShared(ctypes.Structure):
     _fields_ = ()
 
 
-class Failing(kernels.Work):
+class Failing(kernels.BoundKernel):
     """Calls back into Python instead of C; the second of its chunks fails."""
 
     def __init__(self, failing: int) -> None:
@@ -173,7 +214,7 @@ class Failing(kernels.Work):
 def test_every_row_is_handled_once_and_a_failure_is_raised(monkeypatch: pytest.MonkeyPatch, team: bool) -> None:
     torch.set_num_threads(3)
     if not team:
-        monkeypatch.setattr(kernels, "HOME", os.getpid() + 1)
+        monkeypatch.setattr(kernels, "LOADING_PROCESS", os.getpid() + 1)
     ptr = torch.arange(101)
     work = Failing(-1)
     kernels.in_parallel(work, ptr)

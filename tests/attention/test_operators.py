@@ -60,7 +60,7 @@ def test_the_operator_and_the_function_give_the_same_bits(monkeypatch: pytest.Mo
         outputs = function(*given)
         assert not outputs[-1].requires_grad
         answers.append([*outputs, *torch.autograd.grad(sum(t.square().sum() for t in outputs[:2]), given[:4])])
-    assert all(torch.equal(mine, law) for mine, law in zip(*answers, strict=True))
+    assert all(torch.equal(mine, expected) for mine, expected in zip(*answers, strict=True))
 
 
 class Flat(nn.Module):
@@ -116,5 +116,5 @@ def test_a_compiled_model_is_one_graph_and_has_the_same_gradients() -> None:
     for function in (model, compiled):
         y = function(batch)
         answers.append([y, *torch.autograd.grad(y.sum(), list(model.parameters()))])
-    for mine, law in zip(*answers, strict=True):
-        assert torch.allclose(mine, law, atol=1e-6)
+    for mine, expected in zip(*answers, strict=True):
+        assert torch.allclose(mine, expected, atol=1e-6)

@@ -11,6 +11,7 @@ from oracle import relative
 from strategies import KINDS, make_crystal
 from torch import Tensor
 
+from crystalformers.attention import published
 from crystalformers.attention.reciprocal import lattice_sums
 from crystalformers.attention.reciprocal import pair_attention as reciprocal
 from crystalformers.attention.reciprocal.far_pairs import covering_radius
@@ -286,5 +287,5 @@ def test_the_published_rule_is_the_sum_where_it_converges() -> None:
     sigmas = torch.tensor([1.6, 2.0], dtype=torch.float64)
     for crystal, agrees in ((cubic(3.0), True), (cubic(20.0), False)):
         batch = CrystalBatch.from_crystals([crystal])
-        alpha = reciprocal.published_alpha((sigmas**2).expand(3, -1), batch.positions, batch.lattice[0])
+        alpha = published.reciprocal_alpha((sigmas**2).expand(3, -1), batch.positions, batch.lattice[0])
         assert torch.allclose(alpha, real_alpha(crystal, sigmas), atol=1e-8) == agrees

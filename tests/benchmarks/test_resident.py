@@ -43,9 +43,9 @@ def test_a_gathered_batch_is_the_packed_one(resident: ResidentCrystals) -> None:
         assert torch.equal(filled.ptr[:-1], expected.ptr)
         assert torch.equal(ours.ptr[: atoms + 1], theirs.ptr)
         for name in ("distance", "pair", "pair_target", "pair_source"):
-            mine, law = getattr(ours, name), getattr(theirs, name)
-            assert mine.dtype == law.dtype
-            assert torch.equal(mine[: len(law)], law), name
+            mine, other = getattr(ours, name), getattr(theirs, name)
+            assert mine.dtype == other.dtype
+            assert torch.equal(mine[: len(other)], other), name
         assert (filled.n_atoms, len(ours.pair_target), len(ours.pair)) == (
             capacity.atoms,
             capacity.pairs,
@@ -96,8 +96,8 @@ def test_predictions_and_gradients_do_not_see_the_filling(resident: ResidentCrys
         y = model(batch)[: len(rows)]
         gradients = torch.autograd.grad(y.square().sum(), list(model.parameters()))
         answers.append([y.detach(), *gradients])
-    for mine, law in zip(*answers, strict=True):
-        assert torch.allclose(mine, law, atol=1e-5 * float(law.abs().max().clamp(min=1e-3)))
+    for mine, other in zip(*answers, strict=True):
+        assert torch.allclose(mine, other, atol=1e-5 * float(other.abs().max().clamp(min=1e-3)))
 
 
 def test_what_does_not_fit_is_refused(resident: ResidentCrystals) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import pytest
 from command import invoke, leftovers, rows_of
 from samples import CELL_ENERGY, ENERGY, MODULUS, many, rock_salt, tiny_model, write_poscar, write_table
 
-import crystalformers.prediction.model
+import crystalformers.prediction.loading
 from crystalformers.cli import progress as progress_module
 from crystalformers.prediction import bundled
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +252,7 @@ def test_options_become_targets_and_a_recipe(table: Path, tmp_path: Path, monkey
     ]
     assert run == tmp_path / "run"
     assert (recipe.epochs, recipe.lr, recipe.average_epochs) == (7, 0.001, 0)
-    assert options == {"resume": True}
+    assert options["resume"] is True
 
 
 @pytest.mark.parametrize(
@@ -326,6 +328,28 @@ def test_help_and_version() -> None:
     assert invoke("predikt").exit_code == 2
 
 
+HELP_PAGES = """
+import sys
+from crystalformers.cli import main
+for arguments in ([], *([command] for command in sys.argv[1:])):
+    sys.argv = ["crystalformers", *arguments, "--help"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 0
+slow = {"torch", "numpy", "pandas", "pyarrow", "pymatgen", "lightning_fabric", "matplotlib"}
+slow |= {"filelock", "rich", "pydantic", "requests"}
+print(sorted(slow & set(sys.modules)))
+"""
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    commands = ["predict", "train", "evaluate", "embed", "explain", "convert", "models", "elements", "data"]
+    result = subprocess.run([sys.executable, "-c", HELP_PAGES, *commands], capture_output=True, text=True, check=True)
+    assert result.stdout.count("Usage: crystalformers") == 1 + len(commands)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 def test_progress_outside_a_terminal_is_a_line_with_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +363,6 @@ def test_progress_outside_a_terminal_is_a_line_with_the_time_left(
 
 
 def test_a_bug_keeps_its_traceback(weights: Path, mixed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crystalformers.prediction.model, "load_model", lambda *_: 1 / 0)
+    monkeypatch.setattr(crystalformers.prediction.loading, "load_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         invoke("predict", mixed[0], "-m", weights)

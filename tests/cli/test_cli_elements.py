@@ -13,7 +13,9 @@ from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 from crystalformers.elements import ElementTable, library, load_elements
-from crystalformers.prediction.model import load_model
+from crystalformers.prediction.loading import load_model
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
@@ -43,6 +45,19 @@ def test_train_leaves_a_table_of_the_elements_it_has_seen(tmp_path: Path) -> Non
     assert vectors.counts is not None
     assert vectors.counts[0] == 14
     assert invoke("elements", "train", data, *arguments).exit_code == 2
+
+
+def test_train_takes_another_preset_than_the_recipe(tmp_path: Path) -> None:
+    data = write_table(tmp_path / "t.parquet", many(20), gap=[float(k % 5) for k in range(20)])
+    arguments = ("--config", RECIPES / "elements.yaml", "--target", "gap", "--unit", "eV", "--epochs", 1)
+    control = ("--preset", "crystaltransformer-composition", "-o", tmp_path / "mine")
+    result = invoke("elements", "train", data, *arguments, *control)
+    assert result.exit_code == 0, result.output
+    config = load_model(tmp_path / "mine").network.config
+    assert (config.variant, config.element_scale) == ("composition", 0.03)
+    missing = invoke("elements", "train", data, *arguments, "--preset", "crystaltransformr", "-o", tmp_path / "no")
+    assert missing.exit_code == 2
+    assert "did you mean 'crystaltransformer'" in missing.stderr
 
 
 def test_train_on_properties_that_few_crystals_have(tmp_path: Path) -> None:
@@ -156,6 +171,7 @@ def test_every_bundled_table_opens_under_its_name() -> None:
         assert load_elements(name).counts is not None
     listed = invoke("elements", "show").stdout.splitlines()
     assert [line.split()[0] for line in listed[1:-1]] == library.bundled_names()
+    assert "seed: 0" in invoke("elements", "show", "crystaltransformer7-mp36k-seed0").stdout.splitlines()
     assert "formation_energy_per_atom, band_gap, e_fermi" in listed[-2]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -197,3 +198,27 @@ def test_a_stopped_process_tidies_up_and_says_so(
     assert "Traceback" not in stderr
     assert stop == signal.SIGTERM or stderr.startswith("interrupted: ")
     assert leftovers(tmp_path) == ["out.csv.partial"]
+
+
+def test_of_two_resumed_runs_the_second_is_refused(
+    weights: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crystalformers.prediction.model, "WINDOW", 5)
+    whole = run_to_the_end(table, weights, tmp_path / "whole.csv")
+    output, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
+    with monkeypatch.context() as context:
+        interrupt_after(2, context)
+        invoke("predict", table, "-m", weights, "-o", output)
+    script = SLOW_PREDICTION.replace("sleep(0.3)", "sleep(1)")
+    first = start(script, ["predict", table, "-m", weights, "-o", output, "--resume"])
+    wait_for_windows(first, partial, 3)
+    first.send_signal(signal.SIGSTOP)
+    second = invoke("predict", table, "-m", weights, "-o", output, "--resume")
+    first.send_signal(signal.SIGCONT)
+    assert second.exit_code == 2
+    assert f"out.csv.partial is in use by process {first.pid} on {socket.gethostname()}" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    _, stderr = first.communicate(timeout=120)
+    assert first.returncode == 0, stderr
+    assert output.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.parquet", "out.csv", "whole.csv"]

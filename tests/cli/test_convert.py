@@ -11,10 +11,11 @@ from samples import rock_salt
 
 from crystalformers.checkpoint import save_model
 from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints import save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.paper_checkpoints import save_paper_checkpoint
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY = Target("formation_energy", "eV/atom", mean=-1.0, std=2.0)
@@ -43,7 +44,7 @@ def test_there_and_back(tmp_path: Path, model: Crystalformer) -> None:
 
 def test_a_state_dict_needs_to_be_told(tmp_path: Path, model: Crystalformer) -> None:
     theirs, ours = tmp_path / "weights.pt", tmp_path / "ours.safetensors"
-    save_published(model, theirs)
+    save_paper_checkpoint(model, theirs)
 
     def fails(words: str, *options: str) -> None:
         result = invoke("convert", theirs, "-o", ours, *options)
@@ -72,3 +73,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, model: Crystalformer) -> N
         result = invoke("convert", ours, *options)
         assert result.exit_code == 2
         assert words in result.stderr
+
+
+def test_a_model_that_is_not_of_the_papers_is_refused(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.pt"
+    save_model(ours, build_model("cgcnn", {"dim": 4}), (ENERGY,), {})
+    result = invoke("convert", ours, "-o", theirs)
+    assert result.exit_code == 2
+    assert "has no CGCNN" in result.stderr
+    assert not theirs.exists()

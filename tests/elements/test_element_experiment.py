@@ -16,10 +16,17 @@ import torch
 import yaml
 from samples import many, write_table
 
+from crystalformers.elements import load_elements
+from crystalformers.elements.library import bundled_names
+from crystalformers.training.recipe import Recipe
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = tuple(
     f"benchmarks.{name}"
-    for name in ("harness", "elements.experiment", "elements.data", "elements.summary", "elements.training")
+    for name in (
+        "harness",
+        *(f"elements.{part}" for part in ("experiment", "data", "summary", "training", "front_ends")),
+    )
 )
 
 
@@ -123,7 +130,7 @@ def test_a_changed_table_is_run_again(elements: ModuleType, tmp_path: Path) -> N
     for seed in range(2):
         vectors = np.random.default_rng(seed).normal(size=(98, 4))
         ElementTable("mine", np.arange(1, 99), vectors.astype(np.float32)).save(file)
-        elements.laboratory.cache_clear()
+        elements.runner.cache_clear()
         elements.run_all(elements.Recipe.model_validate(recipe).runs(), path, 1, None)
         assert len(lines(path)) == 2 * (seed + 1)
 
@@ -138,15 +145,15 @@ def test_frozen_vectors_are_the_standardised_table_and_missing_elements_are_told
     table.save(file)
     training = importlib.import_module("benchmarks.elements.training")
     run = training.Run("oqmd-energy", 20, "cgcnn", "few", str(file), "frozen", 0)
-    lab = training.Laboratory()
-    model = lab.model(run)
+    runner = training.Runner()
+    model = runner.model(run)
     assert not model.elements.vectors.requires_grad
     assert torch.equal(model.elements.vectors[[7, 10, 11, 12]], torch.from_numpy(table.standardised().vectors))
     assert (model.elements.vectors[13] == 0).all()
-    line = lab.carry_out(run)
+    line = runner.carry_out(run)
     assert line["missing"].keys() <= {"Si", "P", "S", "Cl"}
     assert sum(line["missing"].values()) > 0
-    tuned, _ = training.groups(lab.model(training.Run(**{**vars(run), "mode": "fine-tuned"})), 0.1)
+    tuned, _ = training.groups(runner.model(training.Run(**{**vars(run), "mode": "fine-tuned"})), 0.1)
     assert len(tuned["params"]) == len(list(model.parameters())) - 1
 
 
@@ -213,6 +220,15 @@ def test_what_front_ends_leave_out_is_not_counted(elements: ModuleType, monkeypa
     data = importlib.import_module("benchmarks.elements.data")
     monkeypatch.setattr(data, "EXCLUDED", ("matbench_phonons",))  # it holds the same crystals
     assert data.overlap("oqmd-energy")["composition_in_front_end"] == 0
+
+
+def test_the_front_ends_are_those_of_the_bundled_tables(elements: ModuleType) -> None:
+    front_ends = importlib.import_module("benchmarks.elements.front_ends")
+    for name in bundled_names():
+        kind, seed = name.split("-mp36k-seed")
+        trained = {**load_elements(name).metadata["recipe"], "exclude": []}
+        assert front_ends.recipe_of(kind, seed=int(seed)) == Recipe.parse(trained), name
+    assert {name.partition("-")[0] for name in bundled_names()} == front_ends.KINDS.keys()
 
 
 @pytest.mark.parametrize("name", ["choice", "transfer", "backends", "large"])

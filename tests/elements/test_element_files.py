@@ -164,7 +164,7 @@ def test_bad_files_are_refused_with_file_and_element(name: str, content: str, me
     (tmp_path / name).write_text(content)
     with pytest.raises(TableError, match=message) as caught:
         load_elements(tmp_path / name)
-    assert str(caught.value).startswith(str(tmp_path / name))
+    assert caught.value.where.startswith(str(tmp_path / name))
 
 
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

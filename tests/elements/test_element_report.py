@@ -52,7 +52,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reports")
     tables = [chemistry(0), chemistry(1), sources.one_hot()]
     steps: list[str] = []
-    assert write_report(tables, folder / "first", seed=3, draws=3, tell=steps.append) == folder / "first/index.html"
+    assert write_report(tables, folder / "first", seed=3, draws=3, progress=steps.append) == folder / "first/index.html"
     assert steps[0] == "families of elements"
     assert steps[-1] == "pictures"
     return folder

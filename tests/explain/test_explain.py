@@ -1,61 +1,31 @@
-"""What a model attends to: the very weights of its attention, however a cell is drawn; tables, JSON, pictures."""
+"""What a model attends to: the very weights of its attention, however a cell is drawn; tables and JSON."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command import invoke, rows_of
-from samples import ENERGY, rock_salt, tiny_model, write_poscar
+from explained import TABLE_COLUMNS, VARIANTS, model_of
 from strategies import SYMMETRIC_CRYSTALS as CRYSTALS
 from torch import Tensor
 
 from crystalformers.attention import infinite_attention, reciprocal
 from crystalformers.attention.frames.encoding import angular_sums
 from crystalformers.attention.frames.local import Frames, PrincipalAxes
-from crystalformers.checkpoint import Checkpoint
 from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
-from crystalformers.explain import ImageAttention, LocalFrame, draw, explain
+from crystalformers.explain import ImageAttention, LocalFrame, explain
 from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 from crystalformers.prediction.model import Model
 from crystalformers.testing import randomly_rebased, repeated, unwrapped
-
-VARIANTS = {
-    "real": {},
-    "reciprocal": {"space": "reciprocal"},
-    "dual": {"space": "dual"},
-    "alternating": {"space": "alternating"},
-    "max": {"frame": "max"},
-    "weighted-pca": {"frame": "weighted-pca"},
-    "static-local": {"frame": "static-local"},
-    "lattice": {"frame": "lattice"},
-    "pca": {"frame": "pca"},
-    "dual max": {"space": "dual", "frame": "max"},
-}
-TABLE_COLUMNS = (
-    "atom,symbol,block,head,space,sigma (Å),source,source_symbol,n1,n2,n3,x (Å),y (Å),z (Å),distance (Å),weight"
-)
-
-
-def model_of(variant: str) -> Model:
-    torch.manual_seed(4)
-    settings = {"dim": 16, "heads": 4, "blocks": 2, "feedforward": 16, "radial_functions": 8, "angular_functions": 8}
-    network = Crystalformer(CrystalformerConfig(**settings, angular_width=1.0, **VARIANTS[variant]))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(2.0)
-    return Model(Checkpoint(network, (ENERGY,), {}), variant, "", tolerance=1e-4, dtype=torch.float64)
 
 
 def block_input(model: Model, crystal: Crystal, block: int) -> tuple[Tensor, Any]:
     batch = with_images(CrystalBatch.from_crystals([crystal]), model.radius, directions=True)
-    geometry, x = model.network.geometry(batch), model.network.embed(batch)
+    geometry, x = model.network.blocks.geometry(batch), model.network.embed(batch)
     for layer in model.network.blocks[:block]:
         x = layer(x, geometry, "torch")
     return x, geometry
@@ -231,94 +201,3 @@ def test_what_is_not_there_is_named() -> None:
     explanation = explain(model, crystal, atom=0)
     with pytest.raises(ConfigError, match=r"no atom 1 in block 0"):
         explanation.of(1, 0)
-
-
-# --- the picture ---
-
-
-@pytest.mark.parametrize(
-    ("variant", "name", "settings"),
-    [
-        ("max", "rock salt", {}),
-        ("weighted-pca", "hexagonal", {"head": 2, "block": 0}),
-        ("dual", "low", {}),
-        ("alternating", "low", {}),
-        ("max", "alone", {}),
-    ],
-)
-def test_a_picture_is_drawn(variant: str, name: str, settings: dict[str, int], tmp_path: Path) -> None:
-    draw(explain(model_of(variant), CRYSTALS[name], 0), 0, tmp_path / "atom.png", **settings)
-    assert (tmp_path / "atom.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["atom.png"]
-
-
-def test_line_width_is_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crystalformers.explain import picture, scene
-
-    explanation = explain(model_of("real"), CRYSTALS["low"], 0, 1)
-    drawn: list[float] = []
-
-    def record(axes: Any, ends: Any, width: float, colour: str) -> None:
-        drawn.append(width)
-
-    monkeypatch.setattr(picture, "_paint_line", record)
-    draw(explanation, 0, tmp_path / "atom.svg", head=2)
-    seen = explanation.of(0, 1).real
-    assert seen is not None
-    weight = seen.weight[1:, 2]
-    expected = sorted(w / weight.max() * picture.WIDEST_LINE for w in weight if w >= scene.LEAST_SHOWN * weight.max())
-    assert len(expected) > 3
-    np.testing.assert_allclose(sorted(drawn), expected, rtol=1e-9)
-
-
-def test_pictures_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
-    explanation = explain(model_of("dual"), CRYSTALS["low"])
-    with pytest.raises(ConfigError, match=r"must end in \.png, \.svg or \.pdf"):
-        draw(explanation, 0, tmp_path / "atom.gif")
-    with pytest.raises(ConfigError, match="Head 2 has no images to draw; real heads of block 1: 0, 1"):
-        draw(explanation, 0, tmp_path / "atom.png", head=2)
-    with pytest.raises(ConfigError, match="no atom 7"):
-        draw(explanation, 7, tmp_path / "atom.png")
-    with pytest.raises(ConfigError, match="Block 1 has only reciprocal heads"):
-        draw(explain(model_of("alternating"), CRYSTALS["low"]), 0, tmp_path / "atom.png", block=1)
-    with pytest.raises(ConfigError, match="no atom 0 with a real head"):
-        draw(explain(model_of("reciprocal"), CRYSTALS["low"]), 0, tmp_path / "atom.png")
-    assert not list(tmp_path.iterdir())
-
-
-# --- the verb ---
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-def test_the_verb_writes_tables_json_and_pictures(weights: Path, tmp_path: Path) -> None:
-    salt = write_poscar(tmp_path / "salt.vasp", rock_salt())
-    for suffix in ("csv", "json", "png"):
-        assert invoke("explain", salt, "-m", weights, "-o", tmp_path / f"out.{suffix}").exit_code == 0
-    rows = rows_of(tmp_path / "out.csv")
-    assert ",".join(rows[0]) == TABLE_COLUMNS
-    assert {(row["atom"], row["block"], row["head"]) for row in rows} == {
-        (a, b, h) for a in "01" for b in "01" for h in "01"
-    }
-    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["attention"]) == 4
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    again = invoke("explain", salt, "-m", weights, "-o", tmp_path / "out.csv")
-    assert again.exit_code == 2
-    assert "--overwrite" in again.stderr
-
-
-def test_the_verb_prints_the_chosen_atom(weights: Path, tmp_path: Path) -> None:
-    salt = write_poscar(tmp_path / "salt.vasp", rock_salt())
-    result = invoke("explain", salt, "-m", weights, "--atom", 1, "--block", 0, "--threshold", 0.05)
-    assert result.exit_code == 0
-    header, *lines = result.stdout.splitlines()
-    assert "distance (Å)" in header
-    assert lines
-    assert all(line.startswith("Cl 1") for line in lines)
-    missing = invoke("explain", salt, "-m", weights, "--atom", 5)
-    assert missing.exit_code == 2
-    assert "There is no atom 5" in missing.stderr
-    assert invoke("explain", salt, "-m", weights, "-o", tmp_path / "out.gif").exit_code == 2

@@ -337,7 +337,7 @@ def test_types_and_float32() -> None:
 # --- envelope, tail and radius ---
 
 
-def test_the_taper_falls_smoothly_from_one_to_zero() -> None:
+def test_the_envelope_falls_smoothly_from_one_to_zero() -> None:
     radius = 6.0
     distance = torch.linspace(0, radius + 1, 2001, dtype=torch.float64)
     weight = envelope(distance, radius)
@@ -348,7 +348,7 @@ def test_the_taper_falls_smoothly_from_one_to_zero() -> None:
 
 
 @pytest.mark.parametrize("edge", [6.0, 6.0 - ENVELOPE_WIDTH])
-def test_the_taper_is_twice_differentiable_at_its_edges(edge: float) -> None:
+def test_the_envelope_is_twice_differentiable_at_its_edges(edge: float) -> None:
     def derivatives(distance: float) -> list[float]:
         at = torch.tensor(distance, dtype=torch.float64, requires_grad=True)
         first: Tensor = torch.autograd.grad(envelope(at, 6.0), at, create_graph=True)[0]

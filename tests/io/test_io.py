@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,21 @@ from hypothesis import strategies as st
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.io import Rejected, as_crystal, check, count_structures, formula, read_crystal, read_structures
-from crystalformers.io.composition import contradicts, parse_formula
+from crystalformers.io import (
+    Rejected,
+    as_crystal,
+    check,
+    count_structures,
+    files,
+    formula,
+    read_crystal,
+    read_structures,
+)
+from crystalformers.io.composition import atomic_number, contradicts, parse_formula
+from crystalformers.io.files import FORMATS, Format
 from crystalformers.io.overlap import overlapping
 from crystalformers.io.poscar import read_poscar
+from crystalformers.io.text import read_text
 
 CELL = np.array([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]])
 
@@ -143,7 +156,7 @@ def test_names_of_objects() -> None:
 
 def test_formula_is_that_of_pymatgen() -> None:
     def of(symbols: str) -> str:
-        from crystalformers.io.composition import ATOMIC_NUMBERS
+        from crystalformers.periodic import ATOMIC_NUMBERS
 
         numbers = [ATOMIC_NUMBERS[s] for s in symbols.split()]
         return formula(Crystal(numbers, np.linspace(0, 0.9, len(numbers))[:, None] * np.ones(3), 9 * CELL))
@@ -347,8 +360,8 @@ def test_bad_cif(tmp_path: Path, phrase: str) -> None:
     assert str(error.value).count(str(path)) == 1
 
 
-def test_site_lost_by_the_parser_is_noticed(tmp_path: Path) -> None:
-    """pymatgen drops a site labelled like hydroxide or water when there is no type symbol."""
+def test_site_labelled_as_a_group_of_atoms_is_refused(tmp_path: Path) -> None:
+    """Hydroxide or water without type symbol: where its hydrogen atoms are is not told."""
     text = CIF.replace("_atom_site_type_symbol\n", "").replace("Na1 Na+", "OH").replace("Cl1 Cl-", "Cl1")
     (tmp_path / "a.cif").write_text(text.replace("'Na Cl'", "'O Cl'"))
     with pytest.raises(StructureError, match=r"site OH \(O\) is lost"):
@@ -487,7 +500,7 @@ def test_bad_objects() -> None:
         "'Fm' is not an element": Structure(cubic, ["Fm"], [[0, 0, 0]]),
         "not periodic in all three": Structure(Lattice(4 * np.eye(3), pbc=(True, True, False)), ["Na"], [[0, 0, 0]]),
         "a Molecule is not a structure": Molecule(["H"], [[0, 0, 0]]),
-        "a int is not a structure": 7,
+        "an int is not a structure": 7,
         "not periodic in all": Atoms("Na", cell=CELL),
         "the cell has no volume": Atoms("Na", pbc=True),
         "atomic number 0": Atoms("X", cell=CELL, pbc=True),
@@ -540,6 +553,129 @@ def test_json_list_and_encoded_atoms(tmp_path: Path) -> None:
     assert [len(found) for found in read_structures([tmp_path / "two.json"])] == [2, 2]
     (tmp_path / "atoms.json").write_text(encode(ase_atoms(crystal)))
     assert_same(read_crystal(tmp_path / "atoms.json"), crystal, 1e-9)
+
+
+# Formats
+
+
+def test_adding_a_format_takes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy format: a line for each crystal, the edge of a cube and the element in its corner."""
+
+    def read_cubes(path: Path) -> Iterator[Crystal | Rejected]:
+        for index, line in enumerate(read_text(path).splitlines()):
+            name = f"{path}#{index}"
+            try:
+                edge, symbol = line.split()
+                number = atomic_number(symbol, name)
+                yield check(Crystal(np.array([number]), np.zeros((1, 3)), float(edge) * np.eye(3), name))
+            except StructureError as error:
+                yield Rejected.of(name, error)
+
+    (tmp_path / "two.cube").write_text("3.3 Po\n4 Xx\n")
+    with gzip.open(tmp_path / "one.CUBE.gz", "wt") as file:
+        file.write("3.3 Po\n")
+    assert [type(item) for item in read_structures([tmp_path])] == [Rejected, Rejected]
+
+    monkeypatch.setattr(files, "FORMATS", (*FORMATS, Format("cubes", ("*.cube",), read_cubes, many=True)))
+
+    one, first, second = read_structures([tmp_path])
+    assert (one.symbols, first.symbols) == (["Po"], ["Po"])
+    assert second == Rejected(
+        f"{tmp_path / 'two.cube'}#1",
+        "'Xx' is not an element the models know (H to Cf)",
+        f"{tmp_path / 'two.cube'}#1",
+        "replace it by a chemical symbol or remove the atom",
+    )
+    assert read_crystal(tmp_path / "one.CUBE.gz").volume == pytest.approx(3.3**3)
+    assert count_structures([tmp_path]) is None
+    assert "cubes (*.cube)" in files.known_formats()
+    (tmp_path / "alone.cube").write_text("3.3 Po\n")
+    (tmp_path / "table.csv").write_text("id,y\nalone,1\n")
+    (alone,) = read_structures([tmp_path / "table.csv"])
+    assert (alone.name, alone.symbols) == ("alone", ["Po"])
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("a.cif", "CIF"),
+        ("A.CIF.GZ", "CIF"),
+        ("POSCAR.cif", "CIF"),
+        ("a.mcif", "CIF"),
+        ("POSCAR", "POSCAR"),
+        ("contcar_1.gz", "POSCAR"),
+        ("POSCAR.vasp", "POSCAR"),
+        ("a.vasp", "POSCAR"),
+        ("poscar.json", "pymatgen or ASE JSON"),
+        ("a.xyz", "extended XYZ with a lattice"),
+        ("CONTCAR.extxyz", "extended XYZ with a lattice"),
+        ("notes.txt", None),
+        ("cif", None),
+        ("my-POSCAR", None),
+    ],
+)
+def test_formats_by_name(name: str, label: str | None) -> None:
+    known = files.format_of(Path("POSCAR-folder.cif") / name)
+    assert (known and known.label) == label
+
+
+def test_reading_files_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(CIF)
+    (tmp_path / "POSCAR").write_text(POSCAR)
+    code = f"""
+import sys
+from crystalformers.io import Rejected, read_structures
+found = list(read_structures([{str(tmp_path)!r}]))
+assert [len(crystal) for crystal in found] == [2, 8], found
+loaded = sorted({{"torch", "pandas", "matplotlib", "scipy", "pymatgen", "ase", "lightning_fabric"}} & set(sys.modules))
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Errors
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", ["1e15", "1e308", "-1e300"])
+def test_numbers_that_overflow_are_refused_in_every_format(tmp_path: Path, number: str) -> None:
+    texts = {
+        "a.cif": CIF.replace("0.5 0.5 0.5", f"0.5 {number} 0.5"),
+        "b.cif": CIF.replace("_cell_length_b 5.6", f"_cell_length_b {number.removeprefix('-')}"),
+        "a.vasp": POSCAR.replace("0.5 0.5 0.5", f"0.5 {number} 0.5"),
+        "b.vasp": POSCAR.replace("0 4 0", f"0 {number} 0"),
+        "c.vasp": POSCAR.replace("1.0\n", f"{number}\n"),
+        "d.vasp": POSCAR.replace("1.0\n", f"{number}\n").replace("Direct", "Cartesian"),
+        "e.vasp": POSCAR.replace("1.0\n", "inf\n"),
+        "f.vasp": POSCAR.replace("0.5 0.5 0.5", f"0.5 {number} 0.5").replace("Direct", "Cartesian"),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(StructureError, match=r"too large|longer than|no volume|NaN or infinite|scaling factor"):
+            read_crystal(tmp_path / name)
+
+
+def test_errors_carry_their_parts(tmp_path: Path) -> None:
+    path = tmp_path / "POSCAR"
+    path.write_text(POSCAR.replace("Na", "Zz"))
+    (rejected,) = read_structures([path])
+    assert isinstance(rejected, Rejected)
+    assert rejected.name == rejected.where == str(path)
+    assert rejected.problem == "'Zz' is not an element the models know (H to Cf)"
+    assert rejected.remedy == "replace it by a chemical symbol or remove the atom"
+    with pytest.raises(StructureError) as caught:
+        read_crystal(path)
+    error = caught.value
+    assert (error.problem, error.where, error.remedy) == (rejected.problem, rejected.where, rejected.remedy)
+    assert str(error) == str(rejected) == rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("structure", "kind"), [(7, "an int"), (3.5, "a float"), (None, "a NoneType"), (np.eye(3), "a ndarray")]
+)
+def test_what_is_not_a_structure_is_called_by_its_type(structure: Any, kind: str) -> None:
+    with pytest.raises(StructureError, match=f"^structure: {kind} is not a structure; pass a Crystal"):
+        as_crystal(structure)
 
 
 # Many files

@@ -18,12 +18,12 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
 from crystalformers.explain import explain
 from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models import build_model, encoders
-from crystalformers.models.crystalformer import mean_over_atoms
+from crystalformers.models import build_model, crystaltransformer
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints.crystaltransformer import DEAD
-from crystalformers.prediction.model import load_model
+from crystalformers.paper_checkpoints.crystaltransformer import UNUSED
+from crystalformers.prediction.loading import load_model
 from crystalformers.testing import CONTROL, E3, assert_invariant, invariance_report, network_predictor
 
 SMALL = {"dim": 16, "heads": 2, "blocks": 2, "feedforward": 32, "radial_functions": 8}
@@ -65,7 +65,7 @@ def published(targets: int, **changes: Any) -> CrystalTransformer:
 
 
 class TestPublishedSize:
-    dead = sum(int(np.prod([256 if size is None else size for size in shape])) for shape in DEAD.values())
+    dead = sum(int(np.prod([256 if size is None else size for size in shape])) for shape in UNUSED.values())
 
     def test_one_target(self) -> None:
         assert size(published(1)) == 4_263_297
@@ -134,7 +134,7 @@ class TestPublishedOutput:
     def test_groups_of_like_size_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, crystals = network(variant="published"), many(9)
         together = predict(model, crystals)
-        monkeypatch.setattr(encoders, "PADDED_PAIRS", 20)
+        monkeypatch.setattr(crystaltransformer, "PADDED_PAIRS", 20)
         torch.testing.assert_close(predict(model, crystals), together, rtol=1e-12, atol=1e-12)
 
     def test_full_size_in_float32(self) -> None:

@@ -15,17 +15,18 @@ import torch
 from samples import ENERGY, many, rock_salt, write_table
 from strategies import make_crystal, random_crystals
 
+from benchmarks.elements.data import pruned
 from crystalformers import load_model, open_table
 from crystalformers.checkpoint import load_checkpoint, save_model
 from crystalformers.crystal import Crystal
 from crystalformers.errors import CheckpointError, ConfigError, StructureError
 from crystalformers.images import ENVELOPE_WIDTH, CrystalBatch, with_images
-from crystalformers.models import MODELS, build_model
+from crystalformers.models import build_model
 from crystalformers.models.alignn import cosines, pairs_of_neighbours
 from crystalformers.models.cgcnn import CGCNN, CGCNNConfig
 from crystalformers.models.crystalformer import CrystalformerConfig
 from crystalformers.models.element_vectors import ROWS, ElementVectors
-from crystalformers.models.neighbours import nearest, pruned, within
+from crystalformers.models.neighbours import nearest, within
 from crystalformers.paper_checkpoints.params import params_of
 from crystalformers.periodic import ELEMENTS
 from crystalformers.testing import CONTROL, E3, assert_invariant, invariance_report, network_predictor
@@ -192,9 +193,8 @@ def test_a_convolution_of_cgcnn_is_that_of_the_paper() -> None:
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("element_dim", [0, 5])
 def test_shapes_and_gradients(name: str, element_dim: int) -> None:
-    config_class, model_class = MODELS[name]
     torch.manual_seed(0)
-    model = model_class(config_class(**SMALL[name], element_dim=element_dim, n_targets=2))
+    model = build_model(name, {**SMALL[name], "element_dim": element_dim, "n_targets": 2})
     batch = batch_for(model, GENERATED)
     assert model(batch).shape == (len(GENERATED), 2)
     assert model.encode(batch).shape == (batch.n_atoms, model.config.dim)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from oracle import FramesOfTheAuthors, Oracle, read_crystals, read_oracle, relative
 
-from crystalformers.attention import Geometry
-from crystalformers.attention.backends.reference import backend as reference
-from crystalformers.attention.backends.reference.backend import _published_box, _sphere
+from crystalformers.attention import Geometry, published
+from crystalformers.attention.backends.reference.backend import image_sphere
+from crystalformers.attention.published import image_box
 from crystalformers.crystal import Crystal
 from crystalformers.images import CrystalBatch, length, radius_for, with_images
 
@@ -27,9 +27,11 @@ UNWRAPPED = "triclinic_P1_skewed"
 """The one crystal with coordinates far outside its (sheared) cell, where the authors' box misses images."""
 
 
-def outputs(oracle: Oracle, backend: Any, crystals: list[Crystal], tolerance: float = 1e-12) -> dict[str, torch.Tensor]:
+def outputs(
+    oracle: Oracle, image_rule: Any, crystals: list[Crystal], tolerance: float = 1e-12
+) -> dict[str, torch.Tensor]:
     model = oracle.model
-    model.backend = backend
+    model.image_rule = image_rule
     batch = with_images(
         CrystalBatch.from_crystals(crystals), model.radius(tolerance), directions=model.needs_directions
     )
@@ -41,7 +43,7 @@ def outputs(oracle: Oracle, backend: Any, crystals: list[Crystal], tolerance: fl
 
 
 @pytest.fixture(scope="module")
-def published(shared: Path) -> Callable[[str], tuple[Oracle, dict[str, torch.Tensor]]]:
+def computed(shared: Path) -> Callable[[str], tuple[Oracle, dict[str, torch.Tensor]]]:
     """An oracle and what our model computes with the authors' image rule, backward pass included."""
 
     @cache
@@ -59,19 +61,19 @@ def published(shared: Path) -> Callable[[str], tuple[Oracle, dict[str, torch.Ten
     return compute
 
 
-Published = Callable[[str], tuple[Oracle, dict[str, torch.Tensor]]]
+Computed = Callable[[str], tuple[Oracle, dict[str, torch.Tensor]]]
 
 
 @pytest.mark.parametrize("name", ALL_DISTANCE_ONLY)
 @pytest.mark.parametrize("tensor", ["layer0", "enc", "pred"])
-def test_outputs_agree_to_rounding(published: Published, name: str, tensor: str) -> None:
+def test_outputs_agree_to_rounding(computed: Computed, name: str, tensor: str) -> None:
     # Measured: 5e-16, 7e-16, 2e-15.
-    oracle, found = published(name)
+    oracle, found = computed(name)
     assert relative(found[tensor], getattr(oracle, tensor)) < 1e-13
 
 
-def test_every_gradient_agrees_to_rounding(published: Published) -> None:
-    oracle, _ = published("crystalformer-real")
+def test_every_gradient_agrees_to_rounding(computed: Computed) -> None:
+    oracle, _ = computed("crystalformer-real")
     assert_gradients_agree(oracle, 1e-12)
 
 
@@ -94,7 +96,7 @@ def test_the_sphere_differs_by_their_truncation_only(shared: Path) -> None:
     """Per crystal, the largest difference after the first block relative to the largest number of all."""
     oracle = read_oracle(shared, "crystalformer-real")
     with torch.no_grad():
-        found = outputs(oracle, "torch", oracle.crystals)["layer0"]
+        found = outputs(oracle, "sphere", oracle.crystals)["layer0"]
     ends = torch.tensor([len(crystal) for crystal in oracle.crystals]).cumsum(0).tolist()
     scale = oracle.layer0.abs().max()
     difference = {
@@ -132,7 +134,8 @@ def alpha_difference(crystal: Crystal, sigma: float) -> float:
     for position in batch.positions:
         delta = batch.positions - position
         alpha = []
-        for vectors, log_factor in (_published_box(delta, lattice, inverse_variance), _sphere(delta, lattice, radius)):
+        rules = (image_box(delta, lattice, inverse_variance), image_sphere(delta, lattice, radius))
+        for vectors, log_factor in rules:
             phi = -0.5 * length(vectors)[..., None] ** 2 * inverse_variance + log_factor
             alpha.append(phi.logsumexp(1))
         worst = max(worst, float((alpha[0] - alpha[1]).abs().max()))
@@ -143,7 +146,7 @@ def test_geometry_is_that_of_the_oracle(shared: Path) -> None:
     """The radial basis of the published model: 64 centres from 0.21875 Å to 14 Å, one spacing wide."""
     oracle = read_oracle(shared, "crystalformer-real")
     batch = CrystalBatch.from_crystals(oracle.crystals[:1])
-    geometry: Geometry = oracle.model.geometry(batch)
+    geometry: Geometry = oracle.model.blocks.geometry(batch)
     assert geometry.basis.spacing == pytest.approx(0.21875)
     assert geometry.basis(torch.zeros((), dtype=torch.float64))[:2].tolist() == pytest.approx([0.60653066, 0.13533528])
 
@@ -179,7 +182,7 @@ def test_every_gradient_of_max_frames_agrees_to_rounding(shared: Path) -> None:
     for crystal, weight in zip(oracle.crystals, oracle.loss_c, strict=True):
         atoms = range(first, first + len(crystal))
         frames = FramesOfTheAuthors([block[atom] for block in oracle.frames for atom in atoms])
-        with patch.object(reference, "angular_psi", frames):
+        with patch.object(published, "angular_psi", frames):
             found = outputs(oracle, "published", [crystal], tolerance=0.1)
             (found["pred"] * weight).sum().backward()
         error = relative(found["enc"], oracle.enc[atoms])
@@ -196,7 +199,7 @@ def test_static_local_frames_differ_where_the_authors_slip(shared: Path) -> None
     number = [crystal.name for crystal in oracle.crystals].index("triclinic_P1")
     crystal = oracle.crystals[number]
     with torch.no_grad():
-        found = outputs(oracle, "torch", [crystal])["layer0"]
+        found = outputs(oracle, "sphere", [crystal])["layer0"]
     difference = relative(found, oracle.layer0[ends[number] - len(crystal) : ends[number]])
     print(f"difference after the first block: {difference:.1e}")
     assert 1e-3 < difference < 1

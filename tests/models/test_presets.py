@@ -12,9 +12,9 @@ from strategies import make_crystal
 
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models import architecture_of, build_model
+from crystalformers.models import MODELS, build_model
 from crystalformers.models.crystalformer import CrystalformerConfig
-from crystalformers.models.presets import PRESETS, preset
+from crystalformers.models.presets import PRESETS, find_preset, preset
 from crystalformers.training.recipe import Recipe
 
 PUBLISHED = {
@@ -32,10 +32,6 @@ UNUSED = {"crystalformer-dual-space": 4 * 4 * 16 * 64, "crystalformer-alternatin
 """Value encoding that reciprocal heads do not have, as many numbers fewer than in `crystalformer`."""
 
 
-def model_of(config: Any) -> Any:
-    return build_model(architecture_of(config) or "", asdict(config))
-
-
 def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -43,7 +39,7 @@ def parameters(model: torch.nn.Module) -> int:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_runs_and_has_its_size(name: str) -> None:
     torch.manual_seed(0)
-    model = model_of(preset(name))
+    model = build_model(find_preset(name).architecture, asdict(preset(name)))
     assert parameters(model) == PRESETS[name].parameters
     crystals = [make_crystal("random", n_atoms=2, seed=seed) for seed in (0, 1)]
     batch = with_images(CrystalBatch.from_crystals(crystals), model.radius(1e-2), directions=model.needs_directions)
@@ -112,7 +108,8 @@ class TestRecipe:
     def test_every_preset_is_a_recipe(self, name: str) -> None:
         recipe = Recipe.parse({"preset": name})
         assert type(preset(name))(**recipe.model) == preset(name)
-        assert recipe.architecture == architecture_of(preset(name))
+        assert recipe.architecture == PRESETS[name].architecture
+        assert type(preset(name)) is MODELS[recipe.architecture].Config
 
     @pytest.mark.parametrize(
         ("settings", "words"),

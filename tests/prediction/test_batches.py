@@ -18,7 +18,8 @@ from crystalformers.errors import BatchMemoryError, StructureError
 from crystalformers.images import CrystalBatch
 from crystalformers.io import Rejected
 from crystalformers.prediction.batching import Budget, is_about_memory
-from crystalformers.prediction.model import Model, load_model
+from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Out of memory with a batch")
 

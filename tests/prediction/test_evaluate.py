@@ -13,7 +13,8 @@ from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import TableError
 from crystalformers.prediction.evaluation import evaluate_model, score, select_rows
-from crystalformers.prediction.model import Model, load_model
+from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,9 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected
 from crystalformers.prediction import bundled
 from crystalformers.prediction.batching import batches_by_cost, expected_images, windows
-from crystalformers.prediction.model import Model, Prediction, load_model
+from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.model import Model
+from crystalformers.prediction.rows import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +233,7 @@ def test_public_names_exist_and_cost_nothing_before_use() -> None:
         _ = crystalformers.no_such_name
     code = (
         "import sys, crystalformers, crystalformers.cli\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'pymatgen', 'pyarrow', 'lightning', 'matplotlib', 'numba'}\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'pymatgen', 'pyarrow', 'lightning_fabric', 'matplotlib', 'numba'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,25 +9,30 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command import rows_of
+from command import invoke, rows_of
 from samples import many, rock_salt, write_table
 
+from crystalformers import load_model
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.data.table import CrystalTable, open_table
-from crystalformers.errors import ConfigError, CrystalformersError, TableError, TargetError
+from crystalformers.errors import CheckpointError, ConfigError, CrystalformersError, TableError, TargetError
 from crystalformers.images import CrystalBatch, with_images
+from crystalformers.prediction.evaluation import evaluate_model
 from crystalformers.target import Target
-from crystalformers.training.averaging import WeightAverage
-from crystalformers.training.batching import ImageStore, Loader, evaluation_order, training_order
-from crystalformers.training.dataset import Batches, Dataset
-from crystalformers.training.fit import fit
-from crystalformers.training.recipe import Recipe
+from crystalformers.training import Observer, Recipe, TrainingInterrupted, fit
+from crystalformers.training.averaging import WeightAverage, other_weights
+from crystalformers.training.batching import Batches, Loader, evaluation_order, training_order
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.image_store import ImageStore
+from crystalformers.training.interruption import Signals
+from crystalformers.training.state import Progress
 
 TINY = {"dim": 8, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8}
 SETTINGS: dict[str, Any] = {
@@ -59,6 +64,32 @@ def table_of(folder: Path, count: int = 24, split: Any = True, **columns: Any) -
     if split:
         labels["split"] = split
     return open_table(write_table(folder / "table.parquet", crystals, **labels))
+
+
+class Listener(Observer):
+    """Remembers what it is told; raises an error after a step if it is asked to."""
+
+    def __init__(self, fail_after: int = 0) -> None:
+        self.messages: list[str] = []
+        self.calls: list[str] = []
+        self.fail_after = fail_after
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def begin(self, progress: Progress, targets: Sequence[Target]) -> None:
+        self.calls.append("begin " + ", ".join(target.name for target in targets))
+
+    def step(self, progress: Progress) -> None:
+        self.calls.append(f"step {progress.step}")
+        if progress.step == self.fail_after:
+            raise ZeroDivisionError
+
+    def epoch(self, progress: Progress) -> None:
+        self.calls.append(f"epoch {progress.epoch}")
+
+    def end(self) -> None:
+        self.calls.append("end")
 
 
 @pytest.fixture(scope="module")
@@ -250,19 +281,18 @@ class TestStep:
             seen.append(model.weight.detach().clone())
             average.update()
         own = model.weight.detach().clone()
-        average.swap()
-        torch.testing.assert_close(model.weight.detach(), torch.stack(seen).mean(0))
-        average.swap()
+        with other_weights(model, average.mean):
+            torch.testing.assert_close(model.weight.detach(), torch.stack(seen).mean(0))
         assert torch.equal(model.weight.detach(), own)
 
     def test_biases_do_not_decay(self, tmp_path: Path) -> None:
         from crystalformers.models import build_model
-        from crystalformers.training.module import TrainingModule
+        from crystalformers.training.state import TrainingState
 
         dataset = Dataset.of(table_of(tmp_path), [ENERGY], recipe())
         model = build_model("crystalformer", TINY)
-        module = TrainingModule(model, Batches(dataset, 5.0, recipe()), recipe(weight_decay=0.1))
-        weights, biases = module.configure_optimizers().param_groups
+        state = TrainingState(model, Batches(dataset, 5.0, recipe(weight_decay=0.1)), {})
+        weights, biases = state.optimizer.param_groups
         assert (weights["weight_decay"], biases["weight_decay"]) == (0.1, 0)
         assert all(parameter.dim() == 1 for parameter in biases["params"])
         assert len(weights["params"]) + len(biases["params"]) == len(list(model.parameters()))
@@ -272,7 +302,7 @@ class TestRun:
     def test_folder_holds_everything(self, finished: Path) -> None:
         files = {path.name for path in (finished / "run").iterdir()}
         described = {"recipe.yaml", "environment.json", "splits.json", "metrics.csv", "summary.json"}
-        assert files == described | {"model.safetensors", "parity.png"}
+        assert files == described | {"model.safetensors", "model-best.safetensors", "parity.png"}
         assert Recipe.load(finished / "run" / "recipe.yaml") == recipe()
         assert "/" not in (finished / "run" / "environment.json").read_text()
 
@@ -335,11 +365,45 @@ class TestRun:
         assert summary["stopped_early"]
         assert len(rows) == summary["epochs"] < 20
 
+    def test_both_sets_of_weights_are_measured(self, tmp_path: Path) -> None:
+        """The best epoch by validation is one of those whose weights are averaged, too."""
+        settings = recipe(epochs=8, average_epochs=5)
+        average = fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
+        best = average.with_name("model-best.safetensors")
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        rows = rows_of(tmp_path / "run" / "metrics.csv")
+        for row in rows[:3]:
+            assert row["plain_val_loss"] == row["val_loss"]
+            assert row["plain_val_mae_energy (eV/atom)"] == row["val_mae_energy (eV/atom)"]
+        assert all(row["plain_val_loss"] != row["val_loss"] for row in rows[4:])
+        plain = [float(row["plain_val_mae_energy (eV/atom)"]) for row in rows]
+        assert summary["best"]["epoch"] == plain.index(min(plain)) + 1 > 3
+        assert summary["best"]["errors"]["val"]["energy"]["mae"] == pytest.approx(min(plain), rel=1e-4)
+        assert summary["weights"] == "average over the last 5 epochs"
+        for path, said in ((average, summary), (best, summary["best"])):
+            card = load_checkpoint(path).card
+            assert (card["errors"], card["weights"]) == (said["errors"], said["weights"])
+            measured = evaluate_model(load_model(path, tolerance=1e-3), open_table(tmp_path / "table.parquet"))
+            assert measured.scores[0].mae == pytest.approx(said["errors"]["test"]["energy"]["mae"], rel=1e-4)
+        assert load_model(tmp_path / "run").fingerprint == load_model(average).fingerprint
+
     def test_best_epoch_is_kept_without_averaging(self, tmp_path: Path) -> None:
         fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(epochs=8, average_epochs=0, lr=0.1))
         best = min(float(row["val_mae_energy (eV/atom)"]) for row in rows_of(tmp_path / "run" / "metrics.csv"))
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["errors"]["val"]["energy"]["mae"] == pytest.approx(best, rel=1e-4)
+        assert summary["best"]["errors"] == summary["errors"]
+        assert not (tmp_path / "run" / "model-best.safetensors").exists()
+
+    def test_a_target_without_labels_in_a_split_has_no_error(self, tmp_path: Path) -> None:
+        table = table_of(tmp_path, late=[float(k) if k < 18 else None for k in range(24)])
+        listener = Listener()
+        fit(table, [ENERGY, Target("late", "eV")], tmp_path / "run", recipe(), observer=listener)
+        errors = json.loads((tmp_path / "run" / "summary.json").read_text())["errors"]
+        assert errors["test"]["late"] == {"mae": None, "rmse": None, "n": 0, "unit": "eV"}
+        assert errors["val"]["late"]["n"] == 2
+        assert "energy" in listener.messages[-1]
+        assert "late" not in listener.messages[-1]
 
     def test_per_cell_and_log_targets(self, tmp_path: Path) -> None:
         cell = [10.0 * len(crystal) + k for k, crystal in enumerate(many(24))]
@@ -349,21 +413,99 @@ class TestRun:
         assert set(json.loads((tmp_path / "run" / "summary.json").read_text())["errors"]["test"]) == {"cell", "modulus"}
 
 
+class TestObserver:
+    def test_hears_steps_and_epochs_in_order(self, tmp_path: Path) -> None:
+        listener = Listener()
+        fit(table_of(tmp_path), [ENERGY, GAP], tmp_path / "run", recipe(epochs=2), observer=listener)
+        steps = ["step 1", "step 2", "step 3", "epoch 1", "step 5", "step 6", "step 7", "epoch 2"]
+        assert listener.calls == ["begin energy, gap", *steps, "end"]
+        assert "2 epochs of 4 batches" in listener.messages[1]
+        assert "test MAE energy: " in listener.messages[2]
+
+    def test_hears_the_end_of_a_failed_run(self, tmp_path: Path) -> None:
+        listener = Listener(fail_after=2)
+        with pytest.raises(ZeroDivisionError):
+            fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(), observer=listener)
+        assert listener.calls[-2:] == ["step 2", "end"]
+
+    def test_nothing_is_printed_without_one(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe())
+        fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(), resume=True)
+        assert capsys.readouterr() == ("", "")
+
+    def test_the_command_line_prints_it(self, tmp_path: Path) -> None:
+        table_of(tmp_path)
+        (tmp_path / "recipe.yaml").write_text(recipe(epochs=1, batch_size=16).to_yaml(), encoding="utf-8")
+        options = ["--target", "energy", "--unit", "eV/atom", "--config", tmp_path / "recipe.yaml"]
+        result = invoke("train", tmp_path / "table.parquet", *options, "-o", tmp_path / "run")
+        assert result.stdout == f"weights: {tmp_path / 'run' / 'model.safetensors'}\n"
+        for said in (
+            "labels",
+            "1 epoch of 1 batch\n",
+            "epoch 1/1  val MAE energy ",
+            "test MAE energy: ",
+            "last epoch:",
+        ):
+            assert said in result.stderr
+        again = invoke("train", tmp_path / "table.parquet", *options, "-o", tmp_path / "run", "--resume")
+        assert "finished already" in again.stderr
+
+    def test_a_terminal_gets_a_bar(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        from crystalformers.cli.training_progress import Bar
+
+        fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(), observer=Bar())
+        said = capsys.readouterr().err
+        assert "100.0 %" in said
+        assert "epoch 3/3" in said
+
+
+class TestInterruption:
+    def test_fit_raises_and_a_resume_ends_with_the_same_bits(self, tmp_path: Path) -> None:
+        class Terminator(Observer):
+            def step(self, progress: Progress) -> None:
+                if progress.step == 6:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        table = table_of(tmp_path)
+        whole = fit(table, [ENERGY], tmp_path / "whole", recipe()).read_bytes()
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(TrainingInterrupted, match="stopped by SIGTERM; the state is saved") as caught:
+            fit(table, [ENERGY], tmp_path / "run", recipe(), observer=Terminator())
+        assert caught.value.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == handler
+        assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["step"] == 7
+        assert fit(table, [ENERGY], tmp_path / "run", recipe(), resume=True).read_bytes() == whole
+
+    def test_a_second_signal_does_not_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        signals = Signals()
+        with signals.caught():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received == signal.SIGINT
+            monkeypatch.setattr("crystalformers.training.interruption.SECONDS_OF_ONE_SIGNAL", 0.0)
+            with pytest.raises(TrainingInterrupted, match="SIGINT; steps since the last saved state are lost"):
+                signal.raise_signal(signal.SIGINT)
+
+    def test_a_loop_that_goes_on_after_errors_ends(self) -> None:
+        assert not issubclass(TrainingInterrupted, Exception)
+
+
 class TestData:
-    def test_bad_and_unlabelled_rows_are_left_out(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_bad_and_unlabelled_rows_are_left_out(self, tmp_path: Path) -> None:
         crystals = many(24)
         crystals[2] = rock_salt(a=0.5, name="squeezed")
         energy = [None if k == 5 else float(k) for k in range(24)]
         table = open_table(write_table(tmp_path / "t.parquet", crystals, energy=energy))
-        fit(table, [ENERGY], tmp_path / "run", recipe(epochs=1))
+        listener = Listener()
+        fit(table, [ENERGY], tmp_path / "run", recipe(epochs=1), observer=listener)
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert [row["name"] for row in summary["left_out"]] == ["squeezed"]
         assert summary["unlabelled"] == 1
         assert sum(summary["rows"].values()) == 22
-        printed = capsys.readouterr().err
-        assert "squeezed" in printed
-        assert "carry none of the labels" in printed
-        assert "eV/atom" in printed
+        said = "\n".join(listener.messages)
+        assert "squeezed" in said
+        assert "carry none of the labels" in said
+        assert "eV/atom" in said
 
     def test_split_is_drawn_from_the_seed(self, tmp_path: Path) -> None:
         table = table_of(tmp_path, split=False)
@@ -431,6 +573,22 @@ class TestRefusals:
         with pytest.raises(CrystalformersError, match=r"resume\.pt: the saved state cannot be read"):
             fit(table, [ENERGY], run, recipe(lr=1e30), resume=True)
 
+    def test_state_of_another_version_is_named(self, tmp_path: Path) -> None:
+        table, run = table_of(tmp_path), tmp_path / "run"
+        with pytest.raises(ZeroDivisionError):
+            fit(table, [ENERGY], run, recipe(), observer=Listener(fail_after=1))
+        saved = torch.load(run / "resume.pt", weights_only=True)
+        del saved["format"]
+        torch.save(saved, run / "resume.pt")
+        with pytest.raises(CheckpointError, match=r"resume\.pt: the state was saved by another version"):
+            fit(table, [ENERGY], run, recipe(), resume=True)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_an_absent_device_is_said_before_anything_is_written(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="accelerator = gpu, devices = 1: "):
+            fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(accelerator="gpu"))
+        assert not (tmp_path / "run").exists()
+
     def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
         (tmp_path / "run").touch()
         with pytest.raises(ConfigError, match="is a file"):
@@ -442,24 +600,14 @@ class TestRefusals:
             fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(tensorboard=True))
 
 
-SIGNALLED = """
-import sys
-from pathlib import Path
-from crystalformers.data.table import open_table
-from crystalformers.target import Target
-from crystalformers.training import Recipe, fit
-folder = Path(sys.argv[1])
-fit(open_table(folder / "table.parquet"), [Target("energy", "eV/atom", "per_atom")], folder / "run",
-    Recipe.load(folder / "recipe.yaml"), resume=True)
-"""
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_and_exit(tmp_path: Path, number: signal.Signals, code: int) -> None:
     table_of(tmp_path)
     (tmp_path / "recipe.yaml").write_text(recipe(epochs=100_000).to_yaml(), encoding="utf-8")
+    options = ["--target", "energy", "--unit", "eV/atom", "--config", tmp_path / "recipe.yaml", "-o", tmp_path / "run"]
+    main = "from crystalformers.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", SIGNALLED, str(tmp_path)],
+        [sys.executable, "-c", main, "train", tmp_path / "table.parquet", *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -19,15 +19,16 @@ from crystalformers.errors import BatchMemoryError, ConfigError, TableError
 from crystalformers.images import CrystalBatch, build_images, with_images
 from crystalformers.models import build_model
 from crystalformers.target import Target
-from crystalformers.training import augmentation, memory
+from crystalformers.training import Observer, Recipe, augmentation, fit, memory, published_slips
 from crystalformers.training.augmentation import posed
-from crystalformers.training.callbacks import Keeper
-from crystalformers.training.dataset import Batches, Dataset
+from crystalformers.training.batching import Batches, LabelledBatch
+from crystalformers.training.dataset import Dataset
 from crystalformers.training.exclusion import composition
-from crystalformers.training.fit import fit
+from crystalformers.training.loop import TrainingLoop
 from crystalformers.training.loss import Loss
 from crystalformers.training.optimisation import learning_rate, optimizer, set_learning_rate
-from crystalformers.training.recipe import Augment, Recipe
+from crystalformers.training.recipe import Augment
+from crystalformers.training.state import Progress
 
 ENERGY, GAP = Target("energy", "eV/atom", "per_atom"), Target("gap", "eV")
 NAN = float("nan")
@@ -164,45 +165,68 @@ class TestPoses:
             recipe(augment={})
 
 
-class TestFaithfulBugs:
+class TestPublishedSlips:
     """What the published code does, behind its own switch."""
 
-    buggy = Augment(probability=0.5, faithful_bugs=True)
+    augment = Augment(probability=0.5)
 
     def test_a_third_of_the_reflections_distorts(self) -> None:
         rng = np.random.default_rng(0)
-        matrices = [augmentation.published_matrix(rng) for _ in range(3000)]
+        matrices = [published_slips.random_matrix(rng) for _ in range(3000)]
         isometric = np.array([np.allclose(m @ m.T, np.eye(3), atol=1e-9) for m in matrices])
         assert isometric.mean() == pytest.approx(2 / 3, abs=0.03)
         assert all(np.linalg.det(matrix) == pytest.approx(-1) for matrix in matrices)
 
     def test_a_pose_is_kept_for_the_run_and_worn_in_evaluation(self) -> None:
         crystals, rows = CrystalBatch.from_crystals(many(20)), np.arange(20)
-        first, again = (posed(crystals, rows, self.buggy, 1, None).positions for _ in range(2))
+        first, again = (published_slips.posed(crystals, rows, self.augment, 1, None).positions for _ in range(2))
         assert torch.equal(first, again)
         assert not torch.equal(first, crystals.positions)
-        assert torch.equal(posed(crystals, rows, Augment(), 1, None).positions, crystals.positions)
+        jittered = self.augment.model_copy(update={"jitter": 0.1})
+        assert torch.equal(published_slips.posed(crystals, rows, jittered, 1, None).positions, first)
 
-    @pytest.mark.parametrize("faithful", [True, False])
+    @pytest.mark.parametrize("slips", [True, False])
+    def test_they_are_off_unless_asked_for(self, tmp_path: Path, slips: bool) -> None:
+        settings = recipe(model=PUBLISHED, augment={}, published_slips=slips)
+        batches = Batches(Dataset.of(table_of(tmp_path), [ENERGY], settings), 1.0, settings)
+        for batch in batches.evaluation("val"):
+            plain = batches.store.batch(batch.rows).positions
+            assert torch.equal(batch.crystals.positions, plain) != slips
+
+    def test_they_are_those_of_random_poses(self) -> None:
+        with pytest.raises(ConfigError, match=r"published_slips: .*add 'augment'"):
+            recipe(model=PUBLISHED, published_slips=True)
+
+    @pytest.mark.parametrize("slips", [True, False])
     def test_dropout_ends_with_the_first_epoch(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faithful: bool
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slips: bool
     ) -> None:
         modes: list[bool] = []
-        before = Keeper.on_train_batch_end
+        before = TrainingLoop.step
 
-        def watch(keeper: Keeper, trainer: Any, module: Any, *args: Any) -> None:
-            modes.append(module.model.training)
-            before(keeper, trainer, module, *args)
+        def watch(loop: TrainingLoop, batch: LabelledBatch) -> None:
+            before(loop, batch)
+            modes.append(loop.state.model.training)
 
-        monkeypatch.setattr(Keeper, "on_train_batch_end", watch)
-        fit(
-            table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(model=PUBLISHED, augment={"faithful_bugs": faithful})
-        )
-        assert modes == [True] * 4 + [not faithful] * 4
+        monkeypatch.setattr(TrainingLoop, "step", watch)
+        settings = recipe(model=PUBLISHED, augment={}, published_slips=slips)
+        fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
+        assert modes == [True] * 4 + [not slips] * 4
 
 
 class StoppedError(Exception):
-    """Stands for a kill."""
+    """In place of a kill."""
+
+
+class StopAfter(Observer):
+    """Raises `StoppedError` after given steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def step(self, progress: Progress) -> None:
+        if progress.step in self.steps:
+            raise StoppedError
 
 
 @pytest.mark.parametrize(
@@ -212,24 +236,13 @@ class StoppedError(Exception):
         {"loss_balance": "uncertainty", "model": {"dropout": 0.2}},
     ],
 )
-def test_a_run_that_was_stopped_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
-) -> None:
+def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path, changes: dict[str, Any]) -> None:
     table, settings = table_of(tmp_path), recipe(**changes)
     whole = fit(table, [ENERGY, GAP], tmp_path / "whole", settings).read_bytes()
 
-    with monkeypatch.context() as patch:
-        before = Keeper.on_train_batch_end
-
-        def stop(keeper: Keeper, trainer: Any, module: Any, *args: Any) -> None:
-            before(keeper, trainer, module, *args)
-            if module.progress.step in (3, 6):
-                raise StoppedError
-
-        patch.setattr(Keeper, "on_train_batch_end", stop)
-        for _ in range(2):
-            with pytest.raises(StoppedError):
-                fit(table, [ENERGY, GAP], tmp_path / "stopped", settings, resume=True)
+    for _ in range(2):
+        with pytest.raises(StoppedError):
+            fit(table, [ENERGY, GAP], tmp_path / "stopped", settings, resume=True, observer=StopAfter(3, 6))
     assert fit(table, [ENERGY, GAP], tmp_path / "stopped", settings, resume=True).read_bytes() == whole
 
 
@@ -326,12 +339,10 @@ class TestElements:
         with pytest.raises(TableError, match=r"x\d+ \(train\): mine: has no vector for Cl"):
             fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
 
-    def test_another_table_is_another_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_table_is_another_run(self, tmp_path: Path) -> None:
         settings = recipe("cgcnn", elements={"table": self.table(tmp_path)})
-        with monkeypatch.context() as patch:
-            patch.setattr(Keeper, "on_train_batch_end", lambda *args: (_ for _ in ()).throw(StoppedError))
-            with pytest.raises(StoppedError):
-                fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings)
+        with pytest.raises(StoppedError):
+            fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings, observer=StopAfter(1))
         self.table(tmp_path, seed=1)
         with pytest.raises(ConfigError, match="element table"):
             fit(table_of(tmp_path), [ENERGY], tmp_path / "run", settings, resume=True)
@@ -383,7 +394,7 @@ class TestMemory:
     def test_numbers_are_those_of_the_batch(self) -> None:
         batch = with_images(CrystalBatch.from_crystals([rock_salt(), *many(2)]), 4.0)
         assert batch.images is not None
-        said = memory.message(batch, recipe(max_atoms=None), "here")
+        said = str(memory.memory_error(batch, recipe(max_atoms=None), "here"))
         assert f"3 crystals, {batch.n_atoms} atoms" in said
         assert f"and {len(batch.images.distance)} images" in said
         assert "(now none)" in said

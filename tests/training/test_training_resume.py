@@ -18,7 +18,7 @@ DRIVER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
-import lightning, matplotlib.figure, matplotlib.backends.backend_agg  # noqa
+import lightning_fabric, matplotlib.figure, matplotlib.backends.backend_agg  # noqa
 from crystalformers.data.table import open_table
 from crystalformers.target import Target
 from crystalformers.training.fit import fit
@@ -91,7 +91,7 @@ while done < kills or killed:
         continue
     assert status == 0, (folder / "stderr.txt").read_text()
     finished += 1
-    for name in ("model.safetensors", "parity.png", "splits.json", "recipe.yaml"):
+    for name in ("model.safetensors", "model-best.safetensors", "parity.png", "splits.json", "recipe.yaml"):
         assert (run / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
     left = [path.name for path in run.iterdir() if path.name.startswith(".") or path.name == "resume.pt"]
     assert not left, left

@@ -1,1 +1,65 @@
-"""The implementations of infinitely connected attention: one function, one signature, the same numbers."""
+"""The backends of infinitely connected attention: one function of the same arguments, computed in several ways.
+
+A backend is a module with the two functions of `BackendModule`, and a line in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from crystalformers.attention.frames.encoding import AngularEncoding
+from crystalformers.attention.geometry import Geometry
+from crystalformers.errors import ConfigError
+
+BACKENDS = {
+    "reference": "crystalformers.attention.backends.reference",
+    "torch": "crystalformers.attention.backends.torch",
+    "cpu": "crystalformers.attention.backends.cpu",
+    "triton": "crystalformers.attention.backends.triton",
+}
+"""The module of each backend by its name; it is imported when first used."""
+
+
+class BackendModule(Protocol):
+    """What the module of a backend defines."""
+
+    def attention(
+        self,
+        q_AHD: Tensor,
+        k_AHD: Tensor,
+        v_AHD: Tensor,
+        inverse_variance_AH: Tensor,
+        W_HDK: Tensor | None,
+        geometry: Geometry,
+        angular: AngularEncoding | None,
+    ) -> Tensor:
+        """Attention over periodic images, (A, H, D), where `unsupported_reason` gives none.
+
+        Arguments as in `infinite_attention`; values and gradients are those of the backend `reference`.
+        """
+
+    def unsupported_reason(self, q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
+        """Why these arguments cannot be computed, to follow "Attention backend 'name' "; None where they can."""
+
+
+def load_backend(name: str) -> BackendModule:
+    """The module of a backend.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"Attention backend '{name}' is not one of {', '.join(['auto', *BACKENDS])}.")
+    return cast("BackendModule", sys.modules[_imported(BACKENDS[name])])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _imported(module: str) -> str:
+    """Import a module by its name; `torch.compile` does not trace imports, so it sees the name alone."""
+    import_module(module)
+    return module

@@ -18,6 +18,11 @@ from crystalformers.attention.frames.encoding import AngularEncoding, angular_va
 from crystalformers.attention.geometry import Geometry
 
 
+def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
+    """None: it computes everything."""
+    return None
+
+
 def attention(
     q_AHD: Tensor,
     k_AHD: Tensor,
@@ -25,7 +30,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`."""
     images = geometry.images
@@ -51,7 +56,7 @@ def image_weights(
     """
     images = geometry.images
     slot_AM, real_AM = geometry.slots
-    # An image on the very edge weighs nothing, but if its score were the largest, all others would underflow beside it.
+    # An image at the radius itself weighs nothing, but if its score were the largest, all others would underflow.
     real_AM = real_AM & (images.envelope[slot_AM] > 0)
     pair_AM = images.pair[slot_AM]
     score_PH = (q_AHD[images.pair_target] * k_AHD[images.pair_source]).sum(-1) / math.sqrt(q_AHD.shape[-1])

@@ -15,21 +15,20 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.chebyshev import chebyshev_series
+from crystalformers.attention.frames.crystal import lattice_frames, pca_axes
 from crystalformers.attention.frames.local import (
     TIE_WIDTH,
     FrameMethod,
     Frames,
     PrincipalAxes,
-    lattice_frames,
     max_frames,
-    pca_axes,
     weighted_pca,
 )
 from crystalformers.attention.geometry import Geometry
 
 CHUNK, CHUNK_CPU = 1 << 24, 1 << 18
-"""Values of angular functions held at once: as many as memory bears, or on a CPU those that fit its cache (which makes
-the sums four times faster)."""
+"""Values of angular functions held at a time: as many as memory allows, or on a CPU as fit its cache, which makes the
+sums four times faster."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class AngularBasis:
         """Mean over all axes in a plane, for directions with these cosines to its normal, (..., K).
 
         With s the sine, (1 / 2 pi) int b(s cos phi) dphi is an even polynomial in s to rounding; its Chebyshev series
-        is computed once, and T_2k(s) = T_k(2 s^2 - 1) keeps square roots out of it.
+        is computed once, and T_2k(s) = T_k(2 s^2 - 1) avoids square roots.
         """
         series = _circle_series(self.count, self.width).to(cosine)
         x = 1 - 2 * cosine.square()
@@ -100,8 +99,8 @@ class AngularEncoding:
     Attributes:
         W_3HDK: W_1, W_2, W_3 (with any coefficient), shape (3, heads, width, angular functions).
         basis: the angular functions.
-        frame: which frame they refer to.
-        tie_width: see `frames.max_frames`.
+        frame: which kind of frame they refer to.
+        tie_width: see `frames.local.TIE_WIDTH`.
     """
 
     W_3HDK: Tensor
@@ -149,31 +148,29 @@ def local_frames(
             frames: Frames | PrincipalAxes = max_frames(log_weight_RM, direction_RM3, encoding.tie_width)
         case "weighted-pca":
             weight_RM = p_RM if direction_AM3.requires_grad else p_RM.detach()
-            frames = weighted_pca(weight_RM, direction_RM3)
+            frames = weighted_pca(weight_RM, direction_RM3, encoding.tie_width)
         case _:
-            given = given_frames(geometry, encoding)
-            assert given is not None
-            frames = given.repeated(heads)
+            frames = geometry.cached(static_frames, encoding.frame, encoding.tie_width).repeated(heads)
     return frames
 
 
-def given_frames(geometry: Geometry, encoding: AngularEncoding) -> Frames | PrincipalAxes | None:
-    """Frames of every atom, (A,) rows, that do not follow the attention weights; None where they do."""
-    match encoding.frame:
+def static_frames(geometry: Geometry, method: FrameMethod, tie_width: float) -> Frames | PrincipalAxes:
+    """Frames of every atom, (A,) rows, by a method that does not follow the attention weights."""
+    match method:
         case "static-local":
-            return geometry.cached("static-local", _static_local_frames)
+            return _static_local_frames(geometry, tie_width)
         case "lattice":
-            return geometry.cached("lattice", lambda g: lattice_frames(g.batch)).of(geometry.batch.crystal_of_atom)
+            return lattice_frames(geometry.batch, tie_width).of(geometry.batch.crystal_of_atom)
         case "pca":
-            return geometry.cached("pca", lambda g: pca_axes(g.batch)).of(geometry.batch.crystal_of_atom)
-    return None
+            return pca_axes(geometry.batch, tie_width).of(geometry.batch.crystal_of_atom)
+    raise ValueError(f"'{method}' frames follow the attention weights.")
 
 
-def _static_local_frames(geometry: Geometry) -> Frames:
+def _static_local_frames(geometry: Geometry, tie_width: float) -> Frames:
     """Max frames for the fixed weights exp(-d^2), the same for all heads and layers."""
     direction_AM3, around_AM = geometry.directions
     squared_AM = geometry.images.distance.square()[geometry.slots[0]]
-    return max_frames((-squared_AM).masked_fill(~around_AM, -math.inf), direction_AM3)
+    return max_frames((-squared_AM).masked_fill(~around_AM, -math.inf), direction_AM3, tie_width)
 
 
 def angular_sums(
@@ -218,8 +215,8 @@ def _principal_sums(weight_RM: Tensor, direction_RM3: Tensor, frames: PrincipalA
         e_2:  s t b'_2 + (1 - s) t c_3 + s (1 - t) c_1 + (1 - s) (1 - t) u
         e_3:  t b'_3 + (1 - t) (s c_1 + (1 - s) u)
 
-    where c_k averages over the plane normal to e_k. Handedness drops out: the four proper choices of sign have every
-    axis as often up as down, and psi is a sum over axes.
+    where c_k averages over the plane normal to e_k. Handedness does not matter: the four choices of sign that keep it
+    have every axis as often up as down, and psi is a sum over axes.
     """
     out = []
     sphere_K = basis.sphere(weight_RM)

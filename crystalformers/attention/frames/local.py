@@ -1,37 +1,31 @@
 """Local frames (CrystalFramer, ICLR 2025): axes on which the directions of an atom's images are projected.
 
 A frame is orthonormal and right-handed and follows the crystal. Where symmetry or accident makes several equally
-right, none is chosen: their features are averaged, with weights that fall smoothly to zero for a frame that
-loses the race. So nothing depends on the order of atoms, the choice of cell or chance, and the result is continuous
-in the positions (after Dym, Lawrence and Siegel 2024). A site with one clear frame pays nothing for it.
+right, none is chosen: their features are averaged, with weights that fall smoothly to zero as a frame falls behind the
+best. So nothing depends on the order of atoms, the choice of cell or chance, and the result is continuous in the
+positions (after Dym, Lawrence and Siegel 2024). A site with one clear frame costs no more than without averaging.
 
 Shapes: R rows (an atom, or an atom and head), M image slots of an atom, F frames of all rows together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from crystalformers.attention.frames.symmetry import nearest_differences, shortest_vectors, translation_lattice
-from crystalformers.images import CrystalBatch
+from crystalformers.images import smooth_step
+from crystalformers.images.enumeration import ranges
 
 FrameMethod = Literal["max", "weighted-pca", "static-local", "pca", "lattice"]
 """`max` and `weighted-pca` follow the attention weights of each head; the others are fixed for the crystal."""
 
 TIE_WIDTH = 0.01
-"""How far a candidate may lie behind the best, in units of the log weight, and still count."""
-
-GAP_WIDTH = 0.01
-"""Gap between two eigenvalues, relative to their sum, from which on they count as wholly distinct."""
-
-LENGTH_WIDTH = 0.01
-"""How much longer than the shortest a lattice vector may be and still count, Angstrom."""
+"""How far a candidate may lie behind the best and still share in the frame, unless a model sets it. The unit is that of
+what is compared: logarithm of the weight (max), Å² (static-local), eigenvalue over the sum of all (weighted-pca, pca),
+Å and cosine (lattice)."""
 
 DEGENERATE = 1e-8
 """Gap between two eigenvalues, relative to their sum, below which their plane alone has a gradient."""
@@ -40,14 +34,13 @@ VANISHING = 1e-9
 """Sum of eigenvalues (weight, or Å²) below which a second moment says nothing about directions."""
 
 COLLINEAR = 0.9999
-"""|cos| beyond which a direction is not taken as second axis while any other is there (published)."""
+"""|cos| beyond which a direction is the second axis only where there is no other (published)."""
 
 PENALTY_FLOOR = 1e-5
 """Least value of 1 - |cos| in the score of the second axis (published)."""
 
 EXACTLY_COLLINEAR = 1e-6
 """1 - |cos| below which a direction says nothing about the second axis."""
-
 
 AXIS_DECIMALS = 9
 """To how many decimals two axes must agree to be one."""
@@ -72,8 +65,7 @@ class Frames:
         order = torch.argsort(self.owner, stable=True)
         count = torch.bincount(self.owner, minlength=int(rows.max()) + 1)
         first = count.cumsum(0) - count
-        owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count[rows])
-        within = torch.arange(len(owner), device=rows.device) - (count[rows].cumsum(0) - count[rows])[owner]
+        owner, within = ranges(count[rows])
         chosen = order[first[rows][owner] + within]
         return Frames(self.axes[chosen], owner, self.weight[chosen])
 
@@ -115,7 +107,7 @@ class PrincipalAxes:
     """Eigenvectors of a second moment, ascending, with how distinct they are.
 
     The sign of an eigenvector means nothing, and two of nearly equal eigenvalue mean nothing but the plane they span;
-    features are averaged over both freedoms (see `attention.angles`).
+    features are averaged over both (see `frames.encoding`).
 
     Attributes:
         axes: e_1, e_2, e_3 as rows, (R, 3, 3).
@@ -141,13 +133,7 @@ def _points_up(axes_X3: Tensor) -> Tensor:
     return rounded.gather(1, first).squeeze(1) > 0
 
 
-def smooth_step(x: Tensor) -> Tensor:
-    """0 for x <= 0, 1 for x >= 1, twice differentiable between."""
-    x = x.clamp(0, 1)
-    return x**3 * (10 + x * (6 * x - 15))
-
-
-def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float = TIE_WIDTH) -> Frames:
+def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float) -> Frames:
     """The max frame: e_1 towards the image of largest weight, e_2 towards the largest that is not along e_1.
 
         e_1 = argmax w,   e_2 ~ argmax w (1 - |e_1 . r|) made orthogonal to e_1,   e_3 = e_1 x e_2
@@ -182,9 +168,9 @@ def max_frames(log_weight_RM: Tensor, direction_RM3: Tensor, tie_width: float = 
 def _near_best(score_RM: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
     """Row, slot and share of the best entry of each row and of those less than `width` behind it."""
     best_R1 = score_RM.amax(1, keepdim=True) if score_RM.shape[1] else score_RM.new_zeros(len(score_RM), 1)
-    there = score_RM > -torch.inf
-    behind_RM = torch.where(there, best_R1 - score_RM, torch.inf)
-    share_RM = torch.where(there, smooth_step(1 - behind_RM.clamp(max=2 * width) / width), 0.0)
+    finite = score_RM > -torch.inf
+    behind_RM = torch.where(finite, best_R1 - score_RM, torch.inf)
+    share_RM = torch.where(finite, smooth_step(1 - behind_RM.clamp(max=2 * width) / width), 0.0)
     share_RM = share_RM / share_RM.sum(1, keepdim=True).clamp(min=1)
     row, slot = torch.nonzero(share_RM, as_tuple=True)
     return row, slot, share_RM[row, slot]
@@ -201,8 +187,10 @@ def _orthonormal(e1_F3: Tensor, towards_F3: Tensor) -> Tensor:
     return torch.stack([e1_F3, e2, torch.linalg.cross(e1_F3, e2)], dim=1)
 
 
-def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
+def principal_axes(second_moment_R33: Tensor, tie_width: float) -> PrincipalAxes:
     """Eigenvectors of a symmetric matrix, smallest eigenvalue first; of a vanishing one none is distinct.
+
+    Two are wholly distinct where their eigenvalues differ by `tie_width` times the sum of all three, or more.
 
     Gradients are those of first-order perturbation theory, V dV = V^T dM V / (lambda_j - lambda_i), without the terms
     of degenerate pairs: what mixes them weighs nothing (see `distinct`).
@@ -216,101 +204,9 @@ def principal_axes(second_moment_R33: Tensor) -> PrincipalAxes:
     vectors_R33 = vectors_R33 + vectors_R33 @ mixing_R33
     values_R3 = values_R3 + change_R33.diagonal(dim1=-2, dim2=-1)
     gap_R2 = values_R3.diff(dim=-1) / values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)
-    return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / GAP_WIDTH))
+    return PrincipalAxes(vectors_R33.mT, smooth_step(gap_R2 / tie_width))
 
 
-def weighted_pca(weight_RM: Tensor, direction_RM3: Tensor) -> PrincipalAxes:
+def weighted_pca(weight_RM: Tensor, direction_RM3: Tensor, tie_width: float) -> PrincipalAxes:
     """The weighted PCA frame: principal axes of sum w r r^T over the images (unit vectors, as the paper has it)."""
-    return principal_axes(torch.einsum("rm,rmx,rmy->rxy", weight_RM, direction_RM3, direction_RM3))
-
-
-def pca_axes(batch: CrystalBatch, *, given_cell: bool = False) -> PrincipalAxes:
-    """The PCA frame of each crystal: principal axes of the differences between its atoms, (C,) rows.
-
-    The published frame takes the atoms of the unit cell, so that it depends on the cell and on how atoms are wrapped.
-    Here each pair of atoms counts with its nearest images by the lattice of all translations of the crystal (that of
-    the primitive cell): for a molecule in a box the two agree; for a crystal this depends on the crystal alone.
-
-    Args:
-        batch: the crystals.
-        given_cell: take the atoms of the cell as given, unwrapped (published).
-    """
-    moments = []
-    for numbers, frac, lattice in _cells(batch):
-        if given_cell:
-            centred = (frac - frac.mean(0)) @ lattice
-            moments.append(centred.mT @ centred / len(centred))
-            continue
-        vectors_P3, share_P = nearest_differences(frac @ lattice, translation_lattice(numbers, frac, lattice))
-        moments.append(torch.einsum("p,px,py->xy", share_P, vectors_P3, vectors_P3))
-    axes = principal_axes(torch.stack(moments))
-    return PrincipalAxes(axes.axes.to(batch.positions), axes.distinct.to(batch.positions))
-
-
-def lattice_frames(batch: CrystalBatch, *, given_cell: bool = False) -> Frames:
-    """The lattice frame of each crystal, (C,) rows: unit vectors along the shortest lattice vectors, not orthogonal.
-
-    e_1 is the shortest; e_2 the shortest not parallel to it, with e_1 . e_2 >= 0; e_3 the shortest out of their plane,
-    with e_3 . e_1 >= 0; a left-handed triple is negated.
-
-    Args:
-        batch: the crystals.
-        given_cell: take the lattice as given (published) rather than that of all translations of the crystal.
-    """
-    axes, owner, weight = [], [], []
-    for row, (numbers, frac, lattice) in enumerate(_cells(batch)):
-        basis = lattice if given_cell else translation_lattice(numbers, frac, lattice)
-        triples, shares = _lattice_triples(shortest_vectors(basis))
-        axes.append(triples)
-        weight.append(shares)
-        owner.append(torch.full((len(shares),), row))
-    return Frames(
-        torch.cat(axes).to(batch.positions),
-        torch.cat(owner).to(batch.ptr.device),
-        torch.cat(weight).to(batch.positions),
-    )
-
-
-def _cells(batch: CrystalBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Numbers, fractional coordinates and lattice of each crystal, float64 on the CPU."""
-    lattices = batch.lattice.double().cpu()
-    for lattice, (first, last) in zip(lattices, pairwise(batch.ptr.tolist()), strict=True):
-        positions = batch.positions[first:last].double().cpu()
-        yield batch.numbers[first:last].cpu(), torch.linalg.solve(lattice.mT, positions.mT).mT, lattice
-
-
-def _lattice_triples(vectors_V3: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors (F, 3, 3) of every triple that may be the three shortest, and the share of each."""
-    lengths = vectors_V3.norm(dim=1)
-    units = vectors_V3 / lengths[:, None]
-    triples, shares = [], []
-    for a, share_a in _shortest(lengths, torch.ones_like(lengths)):
-        cosine = units @ units[a]
-        out_of_line = (cosine.abs() < 1 - 1e-6).to(lengths)
-        for b, share_b in _shortest(lengths, out_of_line * _towards(cosine)):
-            volume = units @ torch.linalg.cross(units[a], units[b])
-            out_of_plane = (volume.abs() > 1e-6).to(lengths)
-            for c, share_c in _shortest(lengths, out_of_plane * _towards(cosine)):
-                handed = 1.0 if volume[c] > 0 else -1.0
-                triples.append(handed * units[[a, b, c]])
-                shares.append(share_a * share_b * share_c)
-    # A triple and its negative give the same frame, up to rounding.
-    found = torch.stack(triples)
-    rounded, same = torch.unique(found.round(decimals=AXIS_DECIMALS) + 0.0, dim=0, return_inverse=True)
-    times = lengths.new_zeros(len(rounded)).index_add(0, same, torch.ones_like(found[:, 0, 0]))
-    distinct = torch.zeros_like(rounded).index_add(0, same, found) / times[:, None, None]
-    return distinct, lengths.new_zeros(len(rounded)).index_add(0, same, torch.stack(shares))
-
-
-def _shortest(lengths: Tensor, allowed: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The shortest of the allowed vectors and those that tie with it, each with its share."""
-    behind = lengths - lengths[allowed > 0].min()
-    share = allowed * smooth_step(1 - behind / LENGTH_WIDTH)
-    share = share / share.sum()
-    for index in share.nonzero().flatten().tolist():
-        yield index, share[index]
-
-
-def _towards(cosine: Tensor) -> Tensor:
-    """1 for a direction on the side of e_1, 0 for one on the other, smoothly so near the right angle."""
-    return smooth_step(0.5 + cosine / (2 * TIE_WIDTH))
+    return principal_axes(torch.einsum("rm,rmx,rmy->rxy", weight_RM, direction_RM3, direction_RM3), tie_width)

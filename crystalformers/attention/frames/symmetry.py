@@ -1,4 +1,4 @@
-"""The lattice of all translations of a crystal, whatever cell it is given in; needed by frames that refer to a lattice.
+"""The lattice of all translations of a crystal, for frames that must not depend on the cell it is given in.
 
 Everything here is float64 and about one crystal. Shapes: N atoms, P pairs. Lengths in Angstrom.
 """
@@ -8,37 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crystalformers.attention.lattice import reduced_basis
+from crystalformers.images import smooth_step
+
 SAME_PLACE = 1e-3
-"""Two atoms closer than this after a translation are the same place (Angstrom)."""
-
-
-def shortest_basis(lattice: Tensor) -> Tensor:
-    """A basis of the same lattice made of the shortest vectors there are (Minkowski-reduced), rows, (3, 3).
-
-    Each vector is shortened by the lattice points of the others near its projection until nothing changes; in three
-    dimensions the eight neighbours of the projection suffice (Semaev 2001).
-    """
-    basis = lattice
-    while True:
-        basis = basis[basis.norm(dim=1).argsort()]
-        plane, third = _gauss(basis[:2]), basis[2]
-        near = torch.linalg.lstsq(plane.mT, third.unsqueeze(-1)).solution.squeeze(-1).round()
-        offsets = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=basis.dtype)] * 2)
-        candidates = third - (near + offsets) @ plane
-        shortest = candidates[candidates.norm(dim=1).argmin()]
-        basis = torch.cat([plane, shortest.unsqueeze(0)])
-        if shortest.norm() >= plane.norm(dim=1).max() * (1 - 1e-12):
-            return basis
-
-
-def _gauss(pair: Tensor) -> Tensor:
-    """Shortest basis of a two-dimensional lattice, shorter vector first."""
-    short, long = pair[pair.norm(dim=1).argsort()]
-    while True:
-        long = long - (long @ short / (short @ short)).round() * short
-        if long.norm() >= short.norm() * (1 - 1e-12):
-            return torch.stack([short, long])
-        short, long = long, short
+"""Two atoms closer than this after a translation are at the same place (Angstrom)."""
 
 
 def translation_lattice(numbers: Tensor, frac: Tensor, lattice: Tensor) -> Tensor:
@@ -51,14 +25,13 @@ def translation_lattice(numbers: Tensor, frac: Tensor, lattice: Tensor) -> Tenso
     """
     kinds, counts = numbers.unique(return_counts=True)
     rarest = frac[numbers == kinds[counts.argmin()]]
-    basis = shortest_basis(lattice)
-    # Kept first when lengths tie: the basis so far, so that rounding of a candidate never replaces it.
+    [basis] = reduced_basis(lattice[None])
     for step in rarest[1:] - rarest[0]:
         coordinates = torch.linalg.solve(basis.mT, lattice.mT @ step)
         offset = coordinates - coordinates.round()
         if (offset @ basis).norm() < SAME_PLACE or not _is_translation(step, numbers, frac, lattice):
             continue
-        basis = shortest_basis(_merged(basis, offset))
+        [basis] = reduced_basis(_merged(basis, offset)[None])
     return basis
 
 
@@ -100,13 +73,13 @@ def _merged(basis: Tensor, offset: Tensor) -> Tensor:
 def shortest_vectors(basis: Tensor) -> Tensor:
     """Lattice vectors among which are the three shortest independent ones and all that tie with them, (V, 3).
 
-    For a shortest basis they are combinations with coefficients -1, 0 and 1.
+    They are the combinations of a reduced basis with coefficients -1, 0 and 1.
     """
     coefficients = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=basis.dtype)] * 3)
-    return coefficients[coefficients.abs().sum(1) > 0] @ shortest_basis(basis)
+    return coefficients[coefficients.abs().sum(1) > 0] @ reduced_basis(basis[None])[0]
 
 
-def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float = 0.01) -> tuple[Tensor, Tensor]:
+def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float) -> tuple[Tensor, Tensor]:
     """Differences of all pairs of atoms to their nearest images, (P, 3), and the share of each, (P,), adding up to 1.
 
     Images less than `tie_width` (Angstrom) farther than the nearest share the pair, with weight falling smoothly to 0.
@@ -116,8 +89,7 @@ def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float = 0.0
     offsets = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=basis.dtype)] * 3)
     images = ((frac - frac.round())[:, :, None] + offsets) @ basis
     distance = images.norm(dim=-1)
-    behind = ((distance - distance.amin(-1, keepdim=True)) / tie_width).clamp(max=1)
-    share = 1 - behind**3 * (10 + behind * (6 * behind - 15))
+    share = 1 - smooth_step((distance - distance.amin(-1, keepdim=True)) / tie_width)
     share = share / share.sum(-1, keepdim=True) / len(positions) ** 2
     chosen = share > 0
     return images[chosen], share[chosen]

@@ -1,5 +1,5 @@
 """Attention whose Gaussian lattice sums run in reciprocal space (Crystalformer, appendix D)."""
 
-from crystalformers.attention.reciprocal.pair_attention import attention, pair_weights, published_attention
+from crystalformers.attention.reciprocal.pair_attention import attention, pair_weights
 
-__all__ = ["attention", "pair_weights", "published_attention"]
+__all__ = ["attention", "pair_weights"]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from itertools import permutations
 
 import torch
 from torch import Tensor
 
+from crystalformers.attention.lattice import reduced_basis
 from crystalformers.images import CrystalBatch, build_images
 
 NEAR = 1e-4
@@ -20,7 +20,7 @@ NEAR = 1e-4
 
 @dataclass(frozen=True)
 class FarPairs:
-    """Pairs of atoms that are far at least for the narrowest Gaussian, and their images that count.
+    """Pairs of atoms that are far at least for the narrowest Gaussian, and the images that count.
 
     Attributes:
         target: atom i, (P,).
@@ -37,11 +37,11 @@ class FarPairs:
     shift: Tensor
 
     def only(self, pairs: Tensor, images: Tensor | None = None) -> FarPairs:
-        """Those pairs (a mask, (P,)) with those of their images (a mask, (E,))."""
-        kept = pairs[self.pair] if images is None else pairs[self.pair] & images
+        """The pairs of a mask, (P,), with their images, or those of a mask, (E,)."""
+        chosen = pairs[self.pair] if images is None else pairs[self.pair] & images
         number = pairs.cumsum(0) - 1
         return FarPairs(
-            self.target[pairs], self.source[pairs], self.nearest[pairs], number[self.pair[kept]], self.shift[kept]
+            self.target[pairs], self.source[pairs], self.nearest[pairs], number[self.pair[chosen]], self.shift[chosen]
         )
 
     def alpha(self, variance_AH: Tensor, batch: CrystalBatch) -> Tensor:
@@ -90,22 +90,8 @@ def covering_radius(lattice: Tensor) -> Tensor:
     """Upper bound of the distance from any point to the lattice, (C,), Angstrom.
 
     A point is rounded to the lattice one coordinate of a triangular basis after the other, each to within half the
-    diagonal entry. The bound holds for any basis, and is a good one for the short vectors of a reduced basis.
+    diagonal entry. The bound holds for any basis, and is close for a reduced one.
     """
-    basis = reduced(lattice.detach().double())
+    basis = reduced_basis(lattice.detach().double())
     diagonal = torch.linalg.qr(basis.mT, mode="r").R.diagonal(dim1=-2, dim2=-1)
     return 0.5 * diagonal.norm(dim=-1)
-
-
-def reduced(lattice: Tensor) -> Tensor:
-    """Bases of the same lattices in which no vector gets shorter by adding a multiple of another, (C, 3, 3)."""
-    basis, changed = lattice.clone(), True
-    while changed:
-        before = basis.clone()
-        for k, other in permutations(range(3), 2):
-            overlap = (basis[:, k] * basis[:, other]).sum(-1) / basis[:, other].square().sum(-1)
-            # Ties stay as they are: one more than half by rounding would be exchanged for ever.
-            times = torch.where(overlap.abs() > 0.5 + 1e-9, overlap.round(), 0)
-            basis[:, k] -= times[:, None] * basis[:, other]
-        changed = bool((basis != before).any())
-    return basis

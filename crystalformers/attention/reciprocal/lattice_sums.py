@@ -14,8 +14,8 @@ S_ij >= S_ii exp(-d^2 / 2 s^2). Hence
   `tolerance` of the nearest, however wide the Gaussian.
 
 So log S is right to 1e-8 for `tolerance` 1e-12, however small S is; nothing is clamped, and every gradient is that of
-the sum. Small cells have no far pairs at all. Sums are computed in float64 whatever the type of the features: cosines
-of large phases that nearly cancel are no place for float32.
+the sum. Small cells have no far pairs at all. Sums are computed in float64 also for features of another type: float32
+is too coarse for cosines of large phases that nearly cancel.
 
 Shapes: A atoms of a batch, C crystals, P far pairs, E their images, H heads. Within a block: G crystals side by side,
 I target atoms, N source atoms, M frequencies, padded to the largest.
@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.reciprocal.far_pairs import NEAR, FarPairs, far_pairs
-from crystalformers.images import CrystalBatch, build_images, tail
+from crystalformers.images import CrystalBatch, build_images, pointers, radius_of_tail
 
 LARGEST_TOLERANCE = NEAR / 10
-"""No sum is less accurate than this, whatever is asked for: those of near pairs must stay positive."""
+"""Largest tolerance that is used: sums of near pairs must stay positive."""
 
 BLOCK_ELEMENTS = 1 << 19
-"""Target atoms times frequencies (or sources) that are summed at once, per head; bounds the memory."""
+"""Target atoms times frequencies (or sources) of one block, per head; bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,23 @@ class LatticeSums:
         frac: fractional coordinates, wrapped to keep phases small, (A, 3).
         frequencies: reciprocal lattice vectors within the cutoff.
         squared: |w|^2 of every frequency, 1/Å².
-        blocks: what is summed at once.
+        blocks: parts that are summed one after the other.
     """
 
     batch: CrystalBatch
     frac: Tensor
     frequencies: Frequencies
     squared: Tensor
-    blocks: Sequence[Block]
+    blocks: Sequence[SumBlock]
 
     @classmethod
     def plan(cls, batch: CrystalBatch, sigma_min: float, tolerance: float) -> LatticeSums:
         """Choose frequencies and far images for Gaussians no narrower than `sigma_min` (Angstrom).
 
         Args:
-            batch: crystals; positions and lattice may want gradients. Images are not needed.
+            batch: crystals; positions and lattice may require gradients. Images are not needed.
             sigma_min: lower bound of s; there is no upper one.
-            tolerance: largest error of a weight relative to the atom's weight on itself; 1e-5 where more is asked for.
+            tolerance: largest error of a weight relative to the atom's weight on itself, at most LARGEST_TOLERANCE.
         """
         batch = replace(batch, images=None).to(torch.float64)
         tolerance = min(tolerance, LARGEST_TOLERANCE)
@@ -86,7 +86,7 @@ class LatticeSums:
         """Where each atom lies among the rows of all blocks, (A,)."""
         return torch.cat([block.target[block.is_target] for block in self.blocks]).argsort()
 
-    def alpha(self, block: Block, variance_AH: Tensor) -> Tensor:
+    def alpha(self, block: SumBlock, variance_AH: Tensor) -> Tensor:
         """alpha_ij of a block, (G, I, H, N); zero where a target or a source is padding."""
         total_GIHN = self._cosines(block, variance_AH)
         variance_GIH1 = variance_AH[block.target].unsqueeze(-1)
@@ -101,7 +101,7 @@ class LatticeSums:
         near_GIHN = torch.where(is_near_GIHN, total_GIHN, 1).log() + log_factor_GIH1
         return torch.where(is_near_GIHN, near_GIHN, torch.where(is_far_GIHN, far_GIHN, 0))
 
-    def _cosines(self, block: Block, variance_AH: Tensor) -> Tensor:
+    def _cosines(self, block: SumBlock, variance_AH: Tensor) -> Tensor:
         """sum_m exp(-s_i^2 |w_m|^2 / 2) cos(w_m . (p_j - p_i)) as one matrix product per crystal, (G, I, H, N)."""
         m_GM3 = self.frequencies.m[block.frequency]
         multiplicity_GM = self.frequencies.multiplicity[block.frequency] * block.is_frequency
@@ -147,7 +147,7 @@ def frequencies(lattice: Tensor, cutoff: float) -> Frequencies:
     return Frequencies(
         m=images.shift[half].double(),
         multiplicity=torch.where(side[half] > 0, 2, 1),
-        ptr=torch.cat([crystals[:1], torch.bincount(images.target[half], minlength=len(lattice)).cumsum(0)]),
+        ptr=pointers(torch.bincount(images.target[half], minlength=len(lattice))),
     )
 
 
@@ -156,16 +156,11 @@ def cutoff_for(tolerance: float, sigma: float) -> float:
 
     The tail is that of real space with 1/sigma for sigma and V / (2 pi)^3 for the density; V cancels.
     """
-    low, high = 0.0, 60 / sigma
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        beyond = tail(middle, 1 / sigma, density=sigma**3 / (2 * math.pi) ** 1.5)
-        low, high = (middle, high) if beyond > tolerance else (low, middle)
-    return high
+    return radius_of_tail(tolerance, 1 / sigma, density=sigma**3 / (2 * math.pi) ** 1.5)
 
 
 @dataclass(frozen=True)
-class Block:
+class SumBlock:
     """Crystals of similar size side by side, or some target atoms of one crystal; padding repeats a first entry.
 
     Attributes:
@@ -190,7 +185,7 @@ class Block:
     partial: bool
 
 
-def _blocks(batch: CrystalBatch, found: Frequencies, far: FarPairs) -> Iterator[Block]:
+def _blocks(batch: CrystalBatch, found: Frequencies, far: FarPairs) -> Iterator[SumBlock]:
     """Crystals of similar cost together; one that is too large alone, a few target atoms at a time."""
     sizes = batch.ptr.diff().tolist()
     widths = [max(pair) for pair in zip(sizes, found.ptr.diff().tolist(), strict=True)]
@@ -215,7 +210,7 @@ def _groups(sizes: list[int], widths: list[int]) -> Iterator[list[int]]:
     yield group
 
 
-def _block(batch: CrystalBatch, found: Frequencies, far: FarPairs, crystal: Tensor, rows: range) -> Block:
+def _block(batch: CrystalBatch, found: Frequencies, far: FarPairs, crystal: Tensor, rows: range) -> SumBlock:
     """The target atoms `rows` of some crystals (those that they have), with all their sources and frequencies."""
     first, size = batch.ptr[crystal], batch.ptr.diff()[crystal]
     target, is_target = _padded(first + rows.start, (size - rows.start).clamp(max=len(rows)))
@@ -224,7 +219,7 @@ def _block(batch: CrystalBatch, found: Frequencies, far: FarPairs, crystal: Tens
     place[target[is_target]] = is_target.nonzero()[:, 0]
     far = far.only(row[far.target] >= 0)
     slot = place[far.target]
-    return Block(
+    return SumBlock(
         crystal,
         target,
         is_target,

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from crystalformers.attention.reciprocal.lattice_sums import Block, LatticeSums, dual_lattice, log_factor
-from crystalformers.images import CrystalBatch
+from crystalformers.attention.reciprocal.lattice_sums import LatticeSums, SumBlock
 
 
 def attention(q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> Tensor:
@@ -42,21 +40,22 @@ def attention(q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, 
     rows = []
     for block in sums.blocks:
         arguments = (block, sums, q_AHD, k_AHD, v_AHD, variance_AH)
-        # Blocks of a crystal too large for one are computed again in the backward pass, or all would be kept.
+        # Blocks of a crystal too large for a single one are computed again in the backward pass: all of them together
+        # would not fit in memory.
         again = block.partial and torch.is_grad_enabled()
         rows.append(checkpoint(_attend, *arguments, use_reentrant=False) if again else _attend(*arguments))
     return torch.cat(rows)[sums.order]
 
 
 def _attend(
-    block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor
+    block: SumBlock, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor
 ) -> Tensor:
     """The rows of one block, padding left out, (targets, H, D)."""
     p_GIHN = _pair_weights(block, sums, q_AHD, k_AHD, variance_AH)
     return torch.einsum("gihn,gnhd->gihd", p_GIHN, v_AHD[block.source])[block.is_target]
 
 
-def _pair_weights(block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor) -> Tensor:
+def _pair_weights(block: SumBlock, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor) -> Tensor:
     """Attention weights of a block, 0 where a source is padding, (G, I, H, N)."""
     q_GIHD, k_GNHD = q_AHD[block.target], k_AHD[block.source]
     score_GIHN = torch.einsum("gihd,gnhd->gihn", q_GIHD, k_GNHD) / math.sqrt(q_AHD.shape[-1])
@@ -65,16 +64,16 @@ def _pair_weights(block: Block, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tensor,
 
 
 def pair_weights(q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
-    """Attention weights of each crystal, (targets, heads, sources); to look at, memory grows as atoms squared."""
+    """Attention weights of each crystal, (targets, heads, sources), to be looked at: memory grows as atoms squared."""
     return _by_crystal(sums, lambda block: _pair_weights(block, sums, q_AHD, k_AHD, variance_AH))
 
 
 def alpha(variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
-    """alpha_ij of each crystal, (targets, heads, sources), float64; to look at, memory grows as atoms squared."""
+    """alpha_ij of each crystal, (targets, heads, sources), float64, to be looked at as well."""
     return _by_crystal(sums, lambda block: sums.alpha(block, variance_AH.double()))
 
 
-def _by_crystal(sums: LatticeSums, compute: Callable[[Block], Tensor]) -> list[Tensor]:
+def _by_crystal(sums: LatticeSums, compute: Callable[[SumBlock], Tensor]) -> list[Tensor]:
     """Values (G, I, H, N) of all blocks, padding left out, crystal by crystal, (targets, heads, sources)."""
     rows: list[list[Tensor]] = [[] for _ in range(len(sums.batch))]
     for block in sums.blocks:
@@ -82,31 +81,3 @@ def _by_crystal(sums: LatticeSums, compute: Callable[[Block], Tensor]) -> list[T
         for slot, crystal in enumerate(block.crystal.tolist()):
             rows[crystal].append(values[slot, block.is_target[slot]][..., block.is_source[slot]])
     return [torch.cat(parts) for parts in rows]
-
-
-def published_attention(
-    q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, batch: CrystalBatch
-) -> Tensor:
-    """Attention as the authors' code sums it, for comparison: all |m_k| <= 2, and S_ij clamped at 1e-6, (A, H, D).
-
-    It depends on the cell, and has no gradient where the clamp holds. Their volume carries the sign of the cell's
-    handedness, so that left-handed cells give NaN; here it is positive.
-    """
-    rows = []
-    for (first, last), lattice in zip(pairwise(batch.ptr.tolist()), batch.lattice, strict=True):
-        atoms = slice(first, last)
-        score_NHN = torch.einsum("ihd,jhd->ihj", q_AHD[atoms], k_AHD[atoms]) / math.sqrt(q_AHD.shape[-1])
-        p_NHN = torch.softmax(score_NHN + published_alpha(variance_AH[atoms], batch.positions[atoms], lattice), dim=-1)
-        rows.append(torch.einsum("ihj,jhd->ihd", p_NHN, v_AHD[atoms]))
-    return torch.cat(rows)
-
-
-def published_alpha(variance_NH: Tensor, positions: Tensor, lattice: Tensor) -> Tensor:
-    """The authors' alpha_ij of one crystal, (targets, heads, sources); see `published_attention`."""
-    m = torch.arange(-2, 3, device=lattice.device, dtype=lattice.dtype)
-    m_M3 = torch.cartesian_prod(m[2:], m, m)
-    w_M3 = m_M3 @ dual_lattice(lattice)
-    weight_NHM = torch.exp(-0.5 * variance_NH.unsqueeze(-1) * w_M3.square().sum(-1)) * (1 + m_M3[:, 0].sign())
-    cosine_NNM = torch.cos((positions - positions[:, None]) @ w_M3.mT)
-    sum_NHN = torch.einsum("ihm,ijm->ihj", weight_NHM, cosine_NNM)
-    return torch.log((log_factor(variance_NH, lattice).exp().unsqueeze(-1) * sum_NHN).clamp(min=1e-6))

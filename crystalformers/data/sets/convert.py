@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from crystalformers.data.sets.entry import DataSet, Label, Row, SourceFileError
 from crystalformers.data.sets.splits import Parts, SourceRows, check_parts, fingerprint
-from crystalformers.data.table import SPLIT_COLUMN, UNUSED
+from crystalformers.data.split import SPLIT_COLUMN, UNUSED
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io.rows import SCHEMA, STRUCTURE, TableRows, rows_from_python
 from crystalformers.io.tables import Record

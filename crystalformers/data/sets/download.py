@@ -16,9 +16,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-
-import requests
 
 from crystalformers.data.sets.entry import RemoteFile, Request, SourceFile, SourceFileError
 from crystalformers.data.sets.network import (
@@ -141,10 +140,10 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
     with open_answer(part.address, headers) as response, on_disk(part.path, part.discard):
         if have and response.headers.get("Content-Range") == f"bytes */{have}":
             return  # an earlier try had it all
-        if response.status_code != requests.codes.ok and range_start(response) != have:
+        if response.status_code != HTTPStatus.OK and range_start(response) != have:
             part.discard()
             raise BrokenOffError("the server cannot go on where the file broke off")
-        if response.status_code == requests.codes.ok:
+        if response.status_code == HTTPStatus.OK:
             have = 0
             part.restart(version_of(response))
         length = response.headers.get("Content-Length", "")

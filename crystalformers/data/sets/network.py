@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import requests
-import urllib3
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crystalformers.errors import DataSetError
+
+if TYPE_CHECKING:
+    import requests
 
 Result = TypeVar("Result")
 
@@ -102,6 +103,15 @@ def check_online(what: str) -> None:
         )
 
 
+def needs_extra(where: str, extra: str) -> DataSetError:
+    """The error for a package that an extra brings and that is not installed."""
+    return DataSetError(
+        "it is fetched through a package that is not installed",
+        where=where,
+        remedy=f"install it with 'pip install crystalformers[{extra}]'",
+    )
+
+
 def try_often(attempt: Callable[[], Result], say: Callable[[str], None]) -> Result:
     """Repeat what broke off, with growing pauses; after the last try the BrokenOffError stays."""
     pause = PATIENCE.pause
@@ -125,7 +135,13 @@ def open_answer(address: str, headers: Mapping[str, str]) -> Iterator[requests.R
     Raises:
         RefusedError: if the address will never give it.
         BrokenOffError: if the connection fails, now or while the answer is read.
+        DataSetError: if the extra `data` is not installed.
     """
+    try:
+        import requests
+        import urllib3
+    except ImportError as error:
+        raise needs_extra(address, "data") from error
     asked = {"Accept-Encoding": "identity", "User-Agent": "crystalformers", **headers}
     try:
         with requests.get(
@@ -146,14 +162,14 @@ def open_answer(address: str, headers: Mapping[str, str]) -> Iterator[requests.R
 
 
 def _check_answer(response: requests.Response, address: str) -> None:
-    status, codes = response.status_code, requests.codes
-    if status in (codes.too_many_requests, codes.request_timeout) or status >= 500:
+    status = response.status_code
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT) or status >= 500:
         after = response.headers.get("Retry-After", "")
         raise BrokenOffError(f"the server answers {status}", min(float(after) if after.isdigit() else 0, 60))
     resumed = "Range" in response.request.headers
-    if resumed and status in (codes.partial_content, codes.requested_range_not_satisfiable):
+    if resumed and status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         return
-    if status != codes.ok:
+    if status != HTTPStatus.OK:
         raise RefusedError(f"the server answers {status} {response.reason or ''}".rstrip())
     if address.startswith("https:") and not response.url.startswith("https:"):
         raise RefusedError(f"it leads to an address without encryption, {response.url}")

@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from crystalformers.data.sets.download import fetch_file, on_disk, sha256_of, take_file
 from crystalformers.data.sets.entry import RemoteFile, Request, SourceFile
 from crystalformers.data.sets.formats import OPTIMADE_STRUCTURE
-from crystalformers.data.sets.network import check_online, fetch_json
+from crystalformers.data.sets.network import check_online, fetch_json, needs_extra
 from crystalformers.errors import DataSetError
 
 KEY_VARIABLE = "MP_API_KEY"
@@ -95,7 +95,7 @@ class HubParquet:
         try:
             from huggingface_hub import HfApi, RepoFile, hf_hub_url
         except ImportError as error:
-            raise _needs_extra(self.repository, "data") from error
+            raise needs_extra(self.repository, "data") from error
         try:
             api = HfApi()
             commit = api.dataset_info(self.repository, revision=self.revision).sha
@@ -235,7 +235,7 @@ class MaterialsProject:
         try:
             from mp_api.client import MPRester
         except ImportError as error:
-            raise _needs_extra(self.host, "mp") from error
+            raise needs_extra(self.host, "mp") from error
         key = os.environ.get(KEY_VARIABLE)
         if not key:
             raise DataSetError(
@@ -276,11 +276,3 @@ class MaterialsProject:
 def _client_failed(where: str, error: Exception) -> DataSetError:
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     return DataSetError(f"its client failed ({reason})", where=where, remedy="try again later")
-
-
-def _needs_extra(where: str, extra: str) -> DataSetError:
-    return DataSetError(
-        "it is fetched through a package that is not installed",
-        where=where,
-        remedy=f"install it with 'pip install crystalformers[{extra}]'",
-    )

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,6 @@ class Store:
             return about
 
     def _convert(self, dataset: DataSet, sources: list[SourceFile], request: Request) -> About:
-        from crystalformers import __version__
-
         folder = self.folder(dataset.name)
         done = 0
 
@@ -133,7 +132,7 @@ class Store:
                 "title": dataset.title,
                 "licence": dataset.licence,
                 "fetched": _now(),
-                "crystalformers": __version__,
+                "crystalformers": version("crystalformers"),
                 "sources": [{**_facts(source.path, source.sha256), "from": source.address} for source in sources],
                 "table": _facts(work / TABLE, sha256_of(work / TABLE)),
                 "source_rows": converted.source_rows,

@@ -1,7 +1,8 @@
-"""What the vectors of elements know: families, probes of properties, comparison of tables.
+"""What element vectors contain: families of elements, probes of properties, and comparisons between tables.
 
-Everything is computed in the full space, never on a picture of it, and next to what chance gives. Shapes: E elements,
-D dimensions, K clusters, P properties, N draws of a null. Needs scikit-learn: `pip install crystalformers[elements]`.
+A family of elements is a cluster of their vectors. Everything is computed in the space of the vectors, not in a
+two-dimensional map of it, and compared with chance: with random draws from a null model. Shapes: E elements, D
+dimensions, K numbers of families, P properties, N draws. Needs scikit-learn: `pip install crystalformers[elements]`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Families of elements, found in the full space: Ward's tree, k-means and HDBSCAN; how many, how sharp, how stable.
+"""Families of elements by Ward's method, k-means and HDBSCAN: their number, their separation and their stability.
 
-Labels count from 0 in the order in which the families first occur along atomic number; -1 is HDBSCAN's "none".
+Families are numbered from 0 in the order of their first elements by atomic number; HDBSCAN gives elements in no family
+the label -1. Silhouette and adjusted Rand index are those of scikit-learn, in a form that is fast enough for thousands
+of draws.
 """
 
 from __future__ import annotations
@@ -20,32 +22,35 @@ Method = Literal["ward", "k-means"]
 Null = Callable[[Floats, np.random.Generator], Floats]
 
 CLUSTERS = tuple(range(2, 13))
-"""Numbers of families that are tried."""
+"""Numbers of families to try."""
 
 NULLS: dict[str, Null] = {"one cloud": structureless, "shuffled": shuffled}
-"""What chance means: one normal cloud of the same covariance; the same coordinates, each shuffled for itself.
+"""Null models: a normal distribution with the same covariance; the same coordinates, each shuffled independently.
 
-Shuffled coordinates correlate a little by accident, which sharpens families; this null errs towards "chance"."""
+Shuffled coordinates correlate a little by accident, which separates families better, so this null is conservative."""
 
 KMEANS_STARTS = 20
 SUBSAMPLE = 0.8
-"""Share of the elements that a look at stability keeps."""
+"""Share of the elements in a random subset."""
 
 
 def cluster(points: Floats, k: int, method: Method = "ward", seed: int = 0) -> Labels:
-    """Divide elements into k families, (E,).
+    """Divide elements into families.
 
     Args:
         points: coordinates of the elements, (E, D).
         k: number of families.
-        method: Ward's tree (Ward 1963; no chance in it), or k-means with 20 starts.
+        method: Ward's method (Ward 1963), which is deterministic, or k-means with 20 starts.
         seed: of the starts of k-means.
+
+    Returns:
+        The family of each element, (E,).
 
     Raises:
         ConfigError: if there are not enough elements for k families.
     """
     if not 1 <= k < len(points):
-        raise ConfigError(f"{len(points)} elements cannot be divided into {k} families; ask for fewer.")
+        raise ConfigError(f"{len(points)} elements cannot be divided into {k} families", remedy="ask for fewer")
     if method == "ward":
         return cuts(ward_tree(points), [k])[0]
     from sklearn.cluster import KMeans
@@ -61,14 +66,14 @@ def ward_tree(points: Floats) -> Floats:
 
 
 def density_clusters(points: Floats, least: int = 3) -> Labels:
-    """Families of at least `least` elements that stand out by density, -1 for elements in none (HDBSCAN, 2013)."""
+    """Families of at least `least` elements by density (HDBSCAN, Campello et al. 2013), (E,); -1: in none."""
     from sklearn.cluster import HDBSCAN
 
     return _in_order(HDBSCAN(min_cluster_size=least, min_samples=1, copy=True).fit(points).labels_)
 
 
 def cuts(tree: Floats, ks: Sequence[int]) -> list[Labels]:
-    """Labels (E,) for each number of families, from one walk up a tree."""
+    """Labels (E,) for each number of families, from one pass through the merges of a tree."""
     n = len(tree) + 1
     branch, found = np.arange(n), {}
     for merged, pair in enumerate(tree[:, :2]):
@@ -80,15 +85,14 @@ def cuts(tree: Floats, ks: Sequence[int]) -> list[Labels]:
 
 
 def _in_order(labels: NDArray[np.integer]) -> Labels:
-    """Rename families to 0, 1... by first occurrence; negative ones stay -1."""
-    kept = labels[labels >= 0]
-    first = dict.fromkeys(kept.tolist())
+    """Renumber families to 0, 1... by first occurrence; negative labels become -1."""
+    first = dict.fromkeys(labels[labels >= 0].tolist())
     rename = {old: new for new, old in enumerate(first)}
     return np.array([rename.get(label, -1) for label in labels.tolist()], dtype=np.int64)
 
 
 def silhouettes(points: Floats, ks: Sequence[int] = CLUSTERS) -> Floats:
-    """Mean silhouette (Rousseeuw 1987) of Ward's tree cut into each number of families, (K,); 1 is sharp, 0 none."""
+    """Mean silhouette (Rousseeuw 1987) of each number of Ward's families, (K,); 1: well separated, 0: not at all."""
     from scipy.spatial.distance import pdist, squareform
 
     distance = squareform(pdist(points))
@@ -96,11 +100,14 @@ def silhouettes(points: Floats, ks: Sequence[int] = CLUSTERS) -> Floats:
 
 
 def silhouette(distance: Floats, labels: Labels) -> float:
-    """Mean over elements of (b - a) / max(a, b): a to the own family, b to the next; 0 for a family of one.
+    """Mean silhouette: (b - a) / max(a, b), averaged over elements.
+
+    a is the mean distance to the other elements of the family, b that to the nearest other family; an element that is
+    alone in its family counts 0.
 
     Args:
         distance: between elements, (E, E).
-        labels: family of each, (E,), 0 and up.
+        labels: family of each element, (E,), from 0.
     """
     member = np.eye(labels.max() + 1)[labels]
     size, total = member.sum(axis=0), distance @ member
@@ -110,15 +117,15 @@ def silhouette(distance: Floats, labels: Labels) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Sharpness:
-    """How sharp families are for each number of them, next to chance.
+class Separation:
+    """How well families are separated for each number of them, compared with chance.
 
     Attributes:
         ks: numbers of families, (K,).
-        silhouette: of the elements, (K,).
-        chance: silhouettes of each null, name -> (N, K).
-        gap: gap statistic, (K,), and
-        gap_error: its standard error, (K,) (Tibshirani, Walther and Hastie 2001).
+        silhouette: mean silhouette, (K,).
+        chance: mean silhouettes of draws from each null model, name -> (N, K).
+        gap: gap statistic (Tibshirani, Walther and Hastie 2001), (K,).
+        gap_error: standard error of the gap statistic, (K,).
         spread: standard deviation of the silhouette when a fifth of the elements is left out, (K,).
     """
 
@@ -142,25 +149,26 @@ class Sharpness:
         return self.ks[int(enough[0])] if enough.size else self.ks[-1]
 
     def p_value(self, null: str) -> float:
-        """How often chance gives a best silhouette as large, each draw with its own best number of families."""
+        """Probability that a draw of the null reaches this silhouette, each with its own best number of families."""
         return p_value(float(self.silhouette.max()), self.chance[null].max(axis=1))
 
 
-def sharpness(points: Floats, seed: int, draws: int = DRAWS, ks: Sequence[int] = CLUSTERS) -> Sharpness:
-    """Silhouette and gap statistic of Ward's families against chance.
+def separation(points: Floats, seed: int, draws: int = DRAWS, ks: Sequence[int] = CLUSTERS) -> Separation:
+    """Silhouette and gap statistic of Ward's families, and the silhouettes that chance gives.
 
     Args:
-        points: (E, D).
-        seed: of the draws.
-        draws: of each null.
-        ks: numbers of families to try; those with too few elements are left out.
+        points: coordinates of the elements, (E, D).
+        seed: of all draws.
+        draws: from each null model.
+        ks: numbers of families to try; more than half the number of elements is left out.
 
     Raises:
         ConfigError: if there are fewer than four elements.
     """
     ks = tuple(k for k in ks if k <= len(points) // 2)
     if not ks:
-        raise ConfigError(f"{len(points)} elements are too few to look for families; give tables with more in common.")
+        problem = f"{len(points)} elements are too few to look for families"
+        raise ConfigError(problem, remedy="give tables with more in common")
     random = np.random.default_rng(seed)
     chance = {
         name: np.array([silhouettes(null(points, random), ks) for _ in range(draws)]) for name, null in NULLS.items()
@@ -168,11 +176,11 @@ def sharpness(points: Floats, seed: int, draws: int = DRAWS, ks: Sequence[int] =
     parts = [points[keep] for keep in _subsamples(len(points), random, draws)]
     spread = np.array([silhouettes(part, tuple(min(k, len(part) - 1) for k in ks)) for part in parts]).std(axis=0)
     gap, error = _gap(points, ks, random, draws)
-    return Sharpness(ks, silhouettes(points, ks), chance, gap, error, spread)
+    return Separation(ks, silhouettes(points, ks), chance, gap, error, spread)
 
 
 def _gap(points: Floats, ks: Sequence[int], random: np.random.Generator, draws: int) -> tuple[Floats, Floats]:
-    """Distance of log W(k) below that of points spread evenly over the same box."""
+    """Gap statistic and its error: how far log W(k) is below that of points drawn uniformly from the same box."""
     low, high = points.min(axis=0), points.max(axis=0)
     even = [_log_within(random.uniform(low, high, points.shape), ks) for _ in range(draws)]
     gap: Floats = np.mean(even, axis=0) - _log_within(points, ks)
@@ -180,11 +188,11 @@ def _gap(points: Floats, ks: Sequence[int], random: np.random.Generator, draws: 
 
 
 def _log_within(points: Floats, ks: Sequence[int]) -> Floats:
+    """Log W(k): W is the sum of squared distances to the centres of the families."""
     return np.log([_within(points, labels) for labels in cuts(ward_tree(points), ks)])
 
 
 def _within(points: Floats, labels: Labels) -> float:
-    """Sum of squared distances to the centres of the families."""
     families = (points[labels == c] for c in range(labels.max() + 1))
     return float(sum(((family - family.mean(axis=0)) ** 2).sum() for family in families))
 
@@ -195,11 +203,11 @@ def _subsamples(n: int, random: np.random.Generator, draws: int) -> list[Labels]
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """What is left of families when a fifth of the elements is taken away and they are found anew.
+    """Agreement of families with those found again without a fifth of the elements.
 
     Attributes:
-        ari: adjusted Rand index between old and new families, (N,); 1 the same, 0 chance.
-        jaccard: for each family the mean overlap with its best match, (K,); above 0.75 it is stable (Hennig 2007).
+        ari: adjusted Rand index between the two divisions, (N,); 1: the same, 0: chance.
+        jaccard: mean overlap of each family with its best match, (families,); above 0.75: stable (Hennig 2007).
     """
 
     ari: Floats
@@ -207,7 +215,14 @@ class Stability:
 
 
 def stability(points: Floats, labels: Labels, seed: int, draws: int = DRAWS) -> Stability:
-    """Find Ward's families again in random subsets of the elements."""
+    """Find Ward's families again in random subsets of the elements.
+
+    Args:
+        points: coordinates of the elements, (E, D).
+        labels: their families, (E,).
+        seed: of the subsets.
+        draws: number of subsets.
+    """
     k = int(labels.max()) + 1
     ari, overlaps = [], []
     for keep in _subsamples(len(points), np.random.default_rng(seed), draws):
@@ -218,7 +233,7 @@ def stability(points: Floats, labels: Labels, seed: int, draws: int = DRAWS) -> 
 
 
 def _best_overlap(family: NDArray[np.bool_], new: Labels) -> float:
-    """Jaccard index of a family with its best match; NaN if none of it is there."""
+    """Jaccard index of a family and its best match; NaN for a family without elements in the subset."""
     if not family.any():
         return float("nan")
     return max(float((family & (new == c)).sum() / (family | (new == c)).sum()) for c in range(new.max() + 1))
@@ -226,14 +241,19 @@ def _best_overlap(family: NDArray[np.bool_], new: Labels) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Adjusted Rand index between two divisions of the same elements, and how often chance gives as much."""
+    """Agreement of two divisions of the same elements.
+
+    Attributes:
+        ari: adjusted Rand index; 1: the same, 0: chance.
+        p: probability that chance gives as much.
+    """
 
     ari: float
     p: float
 
 
 def adjusted_rand(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
-    """Adjusted Rand index of two divisions (E,) (Hubert and Arabie 1985): 1 the same, 0 chance on average."""
+    """Adjusted Rand index of two divisions (E,) (Hubert and Arabie 1985); 1: the same, 0: chance on average."""
     rows, columns = (np.unique(labels, return_inverse=True)[1] for labels in (one, other))
     shared = np.eye(rows.max() + 1)[rows].T @ np.eye(columns.max() + 1)[columns]
     together, in_one, in_other, pairs = (
@@ -245,7 +265,7 @@ def adjusted_rand(one: NDArray[np.generic], other: NDArray[np.generic]) -> float
 
 
 def agreement(labels: ArrayLike, others: ArrayLike, seed: int, draws: int = DRAWS) -> Agreement:
-    """Compare two divisions (E,) of the same elements; the null permutes one of them."""
+    """Compare two divisions (E,) of the same elements; for the null one of them is permuted."""
     one, other = np.asarray(labels), np.asarray(others)
     random = np.random.default_rng(seed)
     observed = adjusted_rand(one, other)

@@ -1,7 +1,7 @@
-"""Do two tables see the same elements alike: distances, alignment, and correlations with properties.
+"""Comparisons between tables, by distances and by alignment, and correlations with properties.
 
-Vectors are known only up to a rotation, and those of two seeds have nothing else in common; so distances are
-compared, or one cloud is first laid over the other.
+The axes of a trained table are arbitrary, so vectors of two tables cannot be compared number by number: either the
+distances between elements are compared, or one set of points is first rotated onto the other.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from crystalformers.elements.analysis.spaces import DRAWS, p_value
-
-Floats = NDArray[np.float64]
+from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value
 
 
 def distances(vectors: ArrayLike) -> Floats:
@@ -25,7 +23,13 @@ def distances(vectors: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike two tables are, what chance gives on average, and how often it gives as much."""
+    """How much two tables have in common.
+
+    Attributes:
+        value: a correlation or a share of variance.
+        chance: the mean of what permuted elements give.
+        p: probability that permuted elements give as much.
+    """
 
     value: float
     chance: float
@@ -35,16 +39,16 @@ class Likeness:
 def similarity(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAWS) -> Likeness:
     """Spearman correlation of the distances in two tables (representational similarity analysis, Kriegeskorte 2008).
 
-    The null permutes the elements of one table (Mantel 1967).
+    For the null the elements of one table are permuted (Mantel 1967).
 
     Args:
         first: vectors (E, D) of some elements.
         second: vectors (E, D') of the same elements in the same order.
         seed: of the permutations.
-        draws: how many.
+        draws: number of permutations.
 
     Returns:
-        NaN with p = 1 where all elements of a table are equally far from each other, as in one-hot codes.
+        The correlation; NaN with p = 1 if all distances in a table are equal, as between one-hot vectors.
     """
     one, other = _ranks(distances(first)), _ranks(distances(second))
     if not one.any() or not other.any():
@@ -57,7 +61,7 @@ def similarity(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAW
 
 
 def _ranks(distance: Floats) -> Floats:
-    """Ranks of the pairs as a symmetric matrix with sum 0 and, pairs counted twice, sum of squares 1."""
+    """Ranks of the distances as a symmetric matrix, (E, E), with sum 0 and sum of squares 1."""
     from scipy.stats import rankdata
 
     pairs = np.triu_indices(len(distance), 1)
@@ -70,16 +74,16 @@ def _ranks(distance: Floats) -> Floats:
 
 
 def alignment(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAWS) -> Likeness:
-    """Share of the variance that two clouds of points have in common once one is turned and scaled onto the other.
+    """Share of the variance that two tables have in common after one is rotated and scaled onto the other.
 
     Orthogonal Procrustes analysis (Schönemann 1966); reflections are allowed, missing dimensions are 0. With about as
-    many dimensions as elements chance already reaches a good part of 1: mind the null, which permutes the elements.
+    many dimensions as elements chance alone gives a large share: compare with the null, which permutes the elements.
 
     Args:
         first: (E, D).
         second: (E, D') of the same elements in the same order.
         seed: of the permutations.
-        draws: how many.
+        draws: number of permutations.
     """
     one, other = _unit_cloud(first), _unit_cloud(second)
     random = np.random.default_rng(seed)
@@ -89,13 +93,14 @@ def alignment(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAWS
 
 
 def _unit_cloud(vectors: ArrayLike) -> Floats:
+    """The points (E, D) with mean 0 and sum of squares 1."""
     points = np.asarray(vectors, dtype=np.float64)
     points = points - points.mean(axis=0)
     return points / np.linalg.norm(points)
 
 
 def _overlap(one: Floats, other: Floats) -> float:
-    """1 - Procrustes disparity of two centred clouds of unit size."""
+    """1 - Procrustes disparity of two sets of points from `_unit_cloud`."""
     return float(np.linalg.svd(one.T @ other, compute_uv=False).sum() ** 2)
 
 
@@ -105,8 +110,8 @@ class Correlations:
 
     Attributes:
         rho: (columns, P).
-        threshold: the largest of all |rho| exceeds this in 5 % of permutations of the elements, so that a single cell
-            above it is no accident of having looked at many.
+        threshold: in 5 % of permutations of the elements the largest |rho| of the whole matrix exceeds it, so it
+            corrects for the number of correlations.
     """
 
     rho: Floats
@@ -114,7 +119,7 @@ class Correlations:
 
 
 def correlations(columns: Floats, values: Floats, seed: int, draws: int = DRAWS) -> Correlations:
-    """Correlate columns (E, columns) with properties (E, P); elements whose value is NaN are left out of its cells."""
+    """Correlate columns (E, columns) with properties (E, P); NaN marks elements without a value of a property."""
     random = np.random.default_rng(seed)
     rho = _spearman(columns, values)
     largest = [abs(_spearman(columns[random.permutation(len(columns))], values)).max() for _ in range(draws)]

@@ -1,4 +1,4 @@
-"""Which tables belong together, and which elements they can be compared on."""
+"""Tables of one training with several seeds, and the elements that tables have in common."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from crystalformers.errors import TableError
 from crystalformers.periodic import named
 
 LEAST_ELEMENTS = 10
-"""Elements that tables must have in common to be compared."""
+"""Smallest number of common elements for a comparison."""
 
 RANDOM_CONTROLS = 3
-"""Random tables that are added where none is given."""
+"""Number of random tables that are added if none is given."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Tables that differ by the seed of their training only: `NAME-seed0`, `NAME-seed1`..., or a single one."""
+    """Tables that differ only by the seed of their training, `NAME-seed0`, `NAME-seed1`..., or a single table."""
 
     name: str
     tables: tuple[ElementTable, ...]
 
 
 def ensembles(tables: Sequence[ElementTable]) -> tuple[Ensemble, ...]:
-    """Put tables of several seeds together, in the order given; random ones are added as a control if there is none.
+    """Group tables by their names without the seed, in the order given, and add random ones as a control if none is.
 
     Raises:
         TableError: if there is no table, or two have the same name.
     """
     if not tables:
-        raise TableError("There is no table to report on; name at least one.")
+        raise TableError("There is no table to report on", remedy="name at least one")
     names = [table.name for table in tables]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise TableError(f"Two tables are called '{twice[0]}'; give one of them another name.")
+        raise TableError(f"Two tables are called '{twice[0]}'", remedy="give one of them another name")
     grouped: dict[str, list[ElementTable]] = {}
     for table in tables:
         grouped.setdefault(_without_seed(table.name), []).append(table)
@@ -56,7 +56,7 @@ def _without_seed(name: str) -> str:
 
 
 def common_elements(tables: Sequence[ElementTable]) -> NDArray[np.int64]:
-    """Atomic numbers that all tables hold.
+    """Atomic numbers of the elements in all tables, ascending.
 
     Raises:
         TableError: if there are fewer than ten.
@@ -65,5 +65,6 @@ def common_elements(tables: Sequence[ElementTable]) -> NDArray[np.int64]:
     if len(shared) < LEAST_ELEMENTS:
         names = ", ".join(f"{table.name} ({len(table)})" for table in tables)
         has = f"{len(shared)} elements in common{f' ({named(shared)})' if len(shared) else ''}"
-        raise TableError(f"{names}: {has}; at least {LEAST_ELEMENTS} are needed, leave out the smallest table.")
+        remedy = f"at least {LEAST_ELEMENTS} are needed, leave out the smallest table"
+        raise TableError(has, where=names, remedy=remedy)
     return shared

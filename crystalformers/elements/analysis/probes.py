@@ -1,8 +1,8 @@
-"""Linear probes: how much of a property of the elements can be read off their vectors by a straight line.
+"""Linear probes: how well a ridge regression predicts a property of an element from its vector.
 
-Ridge regression on standardised columns. The penalty is chosen inside each training part by exact leave-one-out (nested
-cross-validation), so the left-out elements have no say in it. One decomposition of a training part serves all
-penalties and all permuted copies of the property at once.
+Columns are standardised. The penalty is chosen within each training part by exact leave-one-out (nested
+cross-validation), so that the left-out elements do not influence it. One eigendecomposition of a training part serves
+all penalties and all permutations of the property.
 """
 
 from __future__ import annotations
@@ -13,32 +13,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crystalformers.elements.analysis.spaces import DRAWS, p_value
+from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value
 from crystalformers.errors import ConfigError
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 PENALTIES = np.logspace(-3, 5, 17)
-"""Ridge penalties that are tried, for columns of unit variance."""
+"""Ridge penalties to try, for columns of unit variance."""
 
 GIVEN = 0.99
-"""Correlation of a column with a property above which the table holds the property."""
+"""Correlation above which a column of a table is taken to be the property itself."""
 
 BOOTSTRAPS = 999
-"""Draws behind an interval; they cost next to nothing."""
+"""Bootstrap draws for an interval."""
 
 LEAST_TRAINING = 5
-"""Elements that a training part must hold."""
+"""Smallest number of elements in a training part."""
 
 
 def leave_one_out(n: int) -> list[Integers]:
-    """Each element on its own, n parts."""
+    """N parts of one element each."""
     return [np.array([i]) for i in range(n)]
 
 
 def leave_one_class_out(classes: ArrayLike) -> list[Integers]:
-    """All elements of a class (a group of the periodic table) at once; one part a class.
+    """One part for each class, for example for each group of the periodic table.
 
     Raises:
         ConfigError: if there is only one class.
@@ -46,7 +45,7 @@ def leave_one_class_out(classes: ArrayLike) -> list[Integers]:
     labels = np.asarray(classes)
     found = np.unique(labels)
     if len(found) < 2:
-        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out.")
+        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out")
     return [np.flatnonzero(labels == c) for c in found]
 
 
@@ -56,10 +55,10 @@ def predict_left_out(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Inte
     Args:
         vectors: (E, D).
         values: one or several properties, (E, P), without NaN.
-        parts: which elements to leave out together; every element once.
+        parts: elements to leave out together; every element is in one part.
 
     Returns:
-        Predictions (E, P), and the means of the training parts (E, P): what is known without any vector.
+        Predictions (E, P), and the means of the training parts (E, P), which are predictions without vectors.
 
     Raises:
         ConfigError: if a training part has fewer than five elements.
@@ -69,14 +68,15 @@ def predict_left_out(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Inte
     for part in parts:
         train = np.setdiff1d(np.arange(len(x)), part)
         if len(train) < LEAST_TRAINING:
-            raise ConfigError(f"{len(train)} elements are too few to learn a property from; {LEAST_TRAINING} will do.")
+            problem = f"{len(train)} elements are too few to learn a property from"
+            raise ConfigError(problem, remedy=f"{LEAST_TRAINING} will do")
         mean[part] = y[train].mean(axis=0)
         predicted[part] = _ridge(x[train], y[train], x[part])
     return predicted, mean
 
 
 def _ridge(x: Floats, y: Floats, x_new: Floats) -> Floats:
-    """Predictions for new rows; each column of `y` has the penalty with the least leave-one-out error."""
+    """Predictions for new rows; each column of `y` gets the penalty with the smallest leave-one-out error."""
     shift, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 1e-9 * abs(x).max(initial=1e-300), scale, np.inf)
     x, x_new = (x - shift) / scale, (x_new - shift) / scale
@@ -87,7 +87,7 @@ def _ridge(x: Floats, y: Floats, x_new: Floats) -> Floats:
     best, answer = np.full(y.shape[1], np.inf), np.empty((len(x_new), y.shape[1]))
     for penalty in PENALTIES:
         weights = inner / (variance + penalty)[:, None]
-        # 1/n: the mean is learned too.
+        # 1/n, since the mean is fitted too.
         leverage = left**2 @ (variance / (variance + penalty)) + 1 / len(x)
         residual = y - y_mean - left @ (variance[:, None] * weights)
         error = ((residual / (1 - leverage)[:, None]) ** 2).sum(axis=0)
@@ -97,13 +97,13 @@ def _ridge(x: Floats, y: Floats, x_new: Floats) -> Floats:
 
 
 def r_squared(values: Floats, predicted: Floats, mean: Floats) -> Floats:
-    """1 - squared error / squared error of the means of the training parts, over the first axis; 0 is no knowledge."""
+    """1 - squared error / squared error of the training means, summed over the first axis; 0: no better than them."""
     baseline: Floats = ((values - mean) ** 2).sum(axis=0)
     return 1 - ((values - predicted) ** 2).sum(axis=0) / baseline
 
 
 def is_given(vectors: ArrayLike, values: ArrayLike) -> bool:
-    """Whether some column of the vectors (E, D) is the property (E,) itself, up to scale: |Pearson's r| > 0.99."""
+    """Whether a column of the vectors (E, D) is the property (E,) itself up to scale: |Pearson's r| > 0.99."""
     x, y = np.asarray(vectors, dtype=np.float64), np.asarray(values, dtype=np.float64)
     x, y = x - x.mean(axis=0), y - y.mean()
     size = np.linalg.norm(x, axis=0) * np.linalg.norm(y)
@@ -116,9 +116,9 @@ class Probe:
 
     Attributes:
         values: the property, (E,).
-        predicted: of each element by the others, (E,).
-        mean: of the property over the elements that each was predicted from, (E,).
-        chance: R2 for permuted values, (N,).
+        predicted: the prediction for each element when it is left out, (E,).
+        mean: of the property over the elements of each training part, (E,).
+        chance: R2 for permuted values of the property, (N,).
     """
 
     values: Floats
@@ -138,12 +138,12 @@ class Probe:
 
     @property
     def p(self) -> float:
-        """How often values dealt out to the elements at random are predicted as well."""
+        """Probability that permuted values are predicted as well."""
         return p_value(self.r2, self.chance)
 
 
 def interval(runs: Sequence[Probe], seed: int, draws: int = BOOTSTRAPS) -> tuple[float, float]:
-    """95 % interval of the mean R2 of probes over the same elements, drawn with replacement (percentile bootstrap)."""
+    """95 % interval of the mean R2 of probes over the same elements (percentile bootstrap over elements)."""
     n = len(runs[0].values)
     rows = np.random.default_rng(seed).integers(n, size=(n, draws))
     r2 = np.mean([r_squared(run.values[rows], run.predicted[rows], run.mean[rows]) for run in runs], axis=0)
@@ -156,10 +156,13 @@ def probe(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Integers], seed
 
     Args:
         vectors: (E, D).
-        values: (E,), no NaN: drop the elements without a value first.
-        parts: which elements to leave out together, see `leave_one_out` and `leave_one_class_out`.
+        values: of the property, (E,), without NaN.
+        parts: elements to leave out together, from `leave_one_out` or `leave_one_class_out`.
         seed: of the permutations.
-        draws: permutations of the values over the elements, each probed in the same way.
+        draws: number of permutations of the values, each probed in the same way.
+
+    Raises:
+        ConfigError: if a training part has fewer than five elements.
     """
     known = np.asarray(values, dtype=np.float64)
     random = np.random.default_rng(seed)

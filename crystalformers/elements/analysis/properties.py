@@ -1,6 +1,6 @@
-"""Properties of the elements that no table was trained on, and their place in the periodic table.
+"""Properties of the elements for probes, and their periods, groups and blocks, from pymatgen's `Element`.
 
-Values: pymatgen's `Element` (Pauling electronegativities, Slater's atomic radii, NIST ionisation energies...).
+Electronegativities are Pauling's, atomic radii Slater's, ionisation energies those of NIST.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ HELIUM = 2
 
 @dataclass(frozen=True)
 class Property:
-    """A number that every element has.
+    """A property of the elements.
 
     Attributes:
-        name: as shown.
-        unit: as shown; empty if there is none.
+        name: for reports.
+        unit: for reports; empty if there is none.
         attribute: of pymatgen's `Element`.
     """
 
@@ -44,15 +44,15 @@ PROPERTIES = (
     Property("melting point", "K", "melting_point"),
     Property("Mendeleev number", "", "mendeleev_no"),
 )
-"""What the probes predict."""
+"""The properties that are probed."""
 
 
 def values(numbers: Integers, properties: tuple[Property, ...] = PROPERTIES) -> Floats:
-    """Values of properties, (E, P); NaN where nobody has measured one."""
+    """Values of properties of the elements with these atomic numbers, (E, P); NaN where pymatgen has none."""
     from pymatgen.core import Element
 
     with warnings.catch_warnings():
-        # pymatgen warns of every value it does not have; here the NaN says so.
+        # pymatgen warns of every value that it lacks; here the value is NaN.
         warnings.simplefilter("ignore", UserWarning)
         rows = [[getattr(Element.from_Z(int(z)), p.attribute) for p in properties] for z in numbers]
     return np.array([[np.nan if value is None else float(value) for value in row] for row in rows])
@@ -60,12 +60,12 @@ def values(numbers: Integers, properties: tuple[Property, ...] = PROPERTIES) -> 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where elements stand in the periodic table.
+    """Places of elements in the periodic table.
 
     Attributes:
         period: 1 to 7, (E,).
-        group: 1 to 18, (E,); the lanthanides and actinides all in 3.
-        block: s, p, d or f, (E,); helium in s.
+        group: 1 to 18, (E,); 3 for all lanthanides and actinides.
+        block: s, p, d or f, (E,); s for helium.
     """
 
     period: Integers
@@ -74,7 +74,7 @@ class Places:
 
 
 def places(numbers: Integers) -> Places:
-    """Period, group and block of elements, (E,) each."""
+    """Periods, groups and blocks of the elements with these atomic numbers, (E,) each."""
     from pymatgen.core import Element
 
     elements = [Element.from_Z(int(z)) for z in numbers]

@@ -1,7 +1,7 @@
-"""The space in which elements are compared, and what a cloud of points without any structure looks like in it.
+"""The space in which elements are compared, and random points without structure in the same space.
 
-Whitening all directions would put E points at equal distances from each other as soon as E <= D + 1; only directions
-that stand out of the noise are kept, and whitened only on request.
+By default only the principal components above the noise are used. Whitening all of them would put the elements at equal
+distances from each other as soon as E <= D + 1.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from crystalformers.errors import TableError
 
 Floats = NDArray[np.float64]
 Space = Literal["leading", "centred", "whitened"]
-"""`centred`: all directions. `leading`: principal components above the noise. `whitened`: those, equally wide."""
+"""`centred`: all components. `leading`: those above the noise. `whitened`: those, with unit variance."""
 
 SPACES: tuple[Space, ...] = ("leading", "centred", "whitened")
 DRAWS = 99
-"""Random draws that stand for chance, unless asked otherwise; the smallest p-value is then 0.01."""
+"""Default number of random draws for chance; the smallest p-value is then 0.01."""
 
 PARALLEL_QUANTILE = 0.95
 
 
 def principal_components(vectors: ArrayLike) -> Floats:
-    """Scores on all principal components, (E, min(D, E - 1)), largest variance first.
+    """Scores on all principal components with variance, (E, at most min(D, E - 1)), largest variance first.
 
-    The sign of each is such that its largest entry is positive.
+    The sign of each component is fixed: its largest score is positive.
 
     Raises:
-        TableError: if there are fewer than two different elements.
+        TableError: if there are not two elements with different vectors.
     """
     points = np.asarray(vectors, dtype=np.float64)
     points = points - points.mean(axis=0)
     if len(points) < 2 or not points.any():
-        raise TableError("A table needs at least two elements with different vectors to be analysed.")
+        raise TableError("A table needs at least two elements with different vectors to be analysed")
     left, size, _ = np.linalg.svd(points, full_matrices=False)
-    kept = size > 1e-9 * size[0]
-    scores: Floats = left[:, kept] * size[kept]
+    nonzero = size > 1e-9 * size[0]
+    scores: Floats = left[:, nonzero] * size[nonzero]
     largest = np.take_along_axis(scores, abs(scores).argmax(axis=0)[None], axis=0)
     return scores * np.sign(largest)
 
 
 def explained(scores: Floats) -> Floats:
-    """Share of the variance that each principal component carries, adding up to 1."""
+    """Share of the variance of each principal component; the shares add up to 1."""
     variance: Floats = (scores**2).sum(axis=0)
     return variance / variance.sum()
 
 
 def components_above_noise(vectors: ArrayLike, seed: int, draws: int = DRAWS) -> int:
-    """How many leading components carry more variance than chance gives, at least 2 (Horn's parallel analysis, 1965).
+    """Number of leading components with more variance than chance, at least 2 (Horn's parallel analysis, 1965).
 
-    Chance: the same numbers with every column shuffled for itself; a component counts if it lies above the 95 %
-    quantile of its rank.
+    For chance every column is shuffled independently; a component counts if it exceeds the 95 % quantile of the
+    components of the same rank.
     """
     points = np.asarray(vectors, dtype=np.float64)
     random = np.random.default_rng(seed)
@@ -65,7 +65,13 @@ def components_above_noise(vectors: ArrayLike, seed: int, draws: int = DRAWS) ->
 
 
 def points_in(space: Space, vectors: ArrayLike, seed: int) -> Floats:
-    """Coordinates of the elements in a space, (E, at most D)."""
+    """Coordinates of the elements in a space, (E, at most D).
+
+    Args:
+        space: see `Space`.
+        vectors: (E, D).
+        seed: of the shuffling that finds the noise.
+    """
     scores = principal_components(vectors)
     if space == "centred":
         return scores
@@ -74,10 +80,10 @@ def points_in(space: Space, vectors: ArrayLike, seed: int) -> Floats:
 
 
 def structureless(points: Floats, random: np.random.Generator) -> Floats:
-    """One normal cloud with exactly the covariance of `points` and no structure beyond it, (E, D).
+    """Normally distributed points with exactly the covariance of `points`, (E, D).
 
-    The principal components are replaced by random ones (Langsrud's rotation test, 2005), so that clusters, also those
-    along one axis, dissolve while the spread in every direction stays.
+    `points` are principal components; they are replaced by random ones of the same variance (rotation test, Langsrud
+    2005). Families dissolve, also those along a single axis.
     """
     size = np.linalg.norm(points, axis=0)
     cloud = random.normal(size=points.shape)
@@ -86,15 +92,15 @@ def structureless(points: Floats, random: np.random.Generator) -> Floats:
 
 
 def shuffled(points: Floats, random: np.random.Generator) -> Floats:
-    """Every coordinate shuffled over the elements for itself: the same values on every axis, without their relation."""
+    """The points with every coordinate shuffled independently over the elements, (E, D)."""
     return random.permuted(points, axis=0)
 
 
 ROUNDING = 1e-9
-"""Statistics here are of the order of 1; differences below this are rounding, and count as ties."""
+"""Smaller differences between statistics, which are of the order of 1, are rounding errors and count as ties."""
 
 
 def p_value(observed: float, chance: ArrayLike) -> float:
-    """Share of draws that are as large by chance, counting the observed one (Phipson and Smyth, 2010)."""
+    """Share of the draws that reach the observed value, which counts as a draw (Phipson and Smyth, 2010)."""
     draws = np.asarray(chance, dtype=np.float64)
     return float((1 + (draws >= observed - ROUNDING).sum()) / (1 + draws.size))

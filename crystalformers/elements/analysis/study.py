@@ -1,4 +1,4 @@
-"""All that is asked of a set of tables, in one go: the numbers behind a report."""
+"""The whole analysis of a set of tables: the numbers behind a report."""
 
 from __future__ import annotations
 
@@ -8,43 +8,42 @@ from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from crystalformers.elements.analysis import clusters, comparison, probes, spaces
-from crystalformers.elements.analysis.clusters import Agreement, Labels, Sharpness, Stability
+from crystalformers.elements.analysis.clusters import Agreement, Labels, Separation, Stability
 from crystalformers.elements.analysis.comparison import Correlations, Likeness
 from crystalformers.elements.analysis.ensembles import Ensemble, common_elements, ensembles
-from crystalformers.elements.analysis.properties import PROPERTIES, Places, Property, places, values
+from crystalformers.elements.analysis.properties import PROPERTIES, Integers, Places, Property, places, values
+from crystalformers.elements.analysis.spaces import Floats
 from crystalformers.elements.table import ElementTable
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 T = TypeVar("T")
 
 SHOWN_COMPONENTS = 8
 SPLITS = ("element", "group")
-"""What a probe leaves out at a time."""
+"""What a probe leaves out: single elements, or whole groups of the periodic table."""
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """The families of elements that the first table shows.
+    """The families of elements in the first table.
 
     Attributes:
         points: coordinates in the space of the leading components, (E, d).
         components: scores on all principal components, (E, D).
-        sharpness: of every number of families.
-        labels: the families shown, (E,).
-        density: HDBSCAN's, (E,); -1 for elements in none.
-        stability: of them.
-        agreement: with other methods and spaces, and with block and group of the periodic table.
-        seeds: with the families of the tables of other seeds, over their names.
+        separation: of each number of families.
+        labels: the families that the report shows, (E,).
+        density: families by HDBSCAN, (E,); -1 for elements in none.
+        stability: of the families shown.
+        agreement: of the families shown with those of other methods and spaces, and with block, group and period.
+        seeds: agreement between the families of two seeds, by the names of their tables.
     """
 
     points: Floats
     components: Floats
-    sharpness: Sharpness
+    separation: Separation
     labels: Labels
     density: Labels
     stability: Stability
@@ -54,15 +53,15 @@ class Groups:
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """One property probed in the tables of one ensemble, leaving out elements or groups.
+    """Probes of one property in the tables of one ensemble.
 
     Attributes:
         ensemble: its name.
-        quantity: what is predicted.
-        split: what is left out at a time, see `SPLITS`.
-        runs: one probe a table, over the same elements.
-        low, high: 95 % bootstrap interval over elements of the mean R2.
-        given: whether a column of the table is the property itself, so that there is nothing to find out.
+        quantity: the property.
+        split: what is left out, one of `SPLITS`.
+        runs: one probe for each table, over the same elements.
+        low, high: 95 % bootstrap interval of the mean R2, over elements.
+        given: whether a column of the table is the property itself, so that the probe says nothing.
     """
 
     ensemble: str
@@ -75,31 +74,32 @@ class ProbeResult:
 
     @property
     def r2(self) -> float:
-        """Mean over the tables."""
+        """Mean R2 over the tables."""
         return float(np.mean([run.r2 for run in self.runs]))
 
     @property
     def p(self) -> float:
-        """How often permuted values are predicted as well, in the mean over the tables."""
+        """Probability that permuted values are predicted as well, in the mean over the tables."""
         return spaces.p_value(self.r2, np.mean([run.chance for run in self.runs], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Numbers of a report; see the modules that make them.
+    """The results of `study`.
 
     Attributes:
-        seed, draws: of everything random.
-        ensembles: of tables; the first is the one that the pictures show.
-        numbers: elements of the first ensemble, (E,).
-        shared: elements that all tables hold.
+        seed: of everything random.
+        draws: from each null model and bootstrap.
+        ensembles: of tables; the first is the subject.
+        numbers: atomic numbers of the elements in all tables of the subject, (E,).
+        shared: atomic numbers of the elements in all tables.
         places: of `numbers` in the periodic table.
-        groups: families of elements.
+        groups: families of elements in the subject.
         probes: one for each property, ensemble and split.
-        likeness: between the first tables of two ensembles, on the diagonal between the seeds of one, where there are.
-        alignment: between the tables of the first ensemble.
-        correlations: of its leading components with properties, period and group.
-        correlated: names of those.
+        likeness: similarity of the first tables of two ensembles, and of the seeds of one, by names of ensembles.
+        alignment: between the tables of the subject, by their names.
+        correlations: of the leading components of the subject with properties, period, group and counts.
+        correlated: names of those properties.
     """
 
     seed: int
@@ -117,7 +117,7 @@ class Study:
 
     @property
     def subject(self) -> ElementTable:
-        """The table that the pictures show."""
+        """The first table, which the pictures show."""
         return self.ensembles[0].tables[0]
 
 
@@ -126,16 +126,16 @@ def study(
     seed: int = 0,
     draws: int = spaces.DRAWS,
     n_clusters: int | None = None,
-    tell: Tell = lambda step: None,
+    progress: Progress = lambda step: None,
 ) -> Study:
-    """Analyse tables of elements; the first, with its other seeds, is the subject and the others stand beside it.
+    """Analyse a table of element vectors and compare it with others.
 
     Args:
-        tables: at least one.
+        tables: the first, with its other seeds, is the subject, the others are for comparison.
         seed: of everything random.
-        draws: of each null and each bootstrap.
+        draws: from each null model and bootstrap.
         n_clusters: number of families of elements; None chooses by the silhouette.
-        tell: is told of each step.
+        progress: called with the name of each step.
 
     Raises:
         TableError: if tables share fewer than ten elements, or a name.
@@ -146,12 +146,12 @@ def study(
     numbers = common_elements(subject)
     shared = common_elements([table for ensemble in sets for table in ensemble.tables])
     where = places(numbers)
-    tell("families of elements")
+    progress("families of elements")
     groups = _groups(subject, numbers, where, seed, draws, n_clusters)
     results = [
-        result for quantity in PROPERTIES for result in _probe_property(sets, shared, quantity, seed, draws, tell)
+        result for quantity in PROPERTIES for result in _probe_property(sets, shared, quantity, seed, draws, progress)
     ]
-    tell("comparison of tables")
+    progress("comparison of tables")
     likeness = _likeness(sets, shared, seed, draws)
     alignment = _pairwise(subject, numbers, lambda a, b: comparison.alignment(a, b, seed, draws))
     columns = np.column_stack([values(numbers), where.period, where.group])
@@ -171,8 +171,8 @@ def _groups(
 ) -> Groups:
     vectors = subject[0].rows(numbers)
     points = spaces.points_in("leading", vectors, seed)
-    sharp = clusters.sharpness(points, seed, draws)
-    k = sharp.by_silhouette if k is None else k
+    separation = clusters.separation(points, seed, draws)
+    k = separation.by_silhouette if k is None else k
     labels = clusters.cluster(points, k)
     others: dict[str, ArrayLike] = {
         "k-means": clusters.cluster(points, k, "k-means", seed),
@@ -193,21 +193,22 @@ def _groups(
 
     stable = clusters.stability(points, labels, seed, draws)
     components = spaces.principal_components(vectors)
-    return Groups(points, components, sharp, labels, density, stable, agreement, _pairwise(subject, numbers, of_seeds))
+    seeds = _pairwise(subject, numbers, of_seeds)
+    return Groups(points, components, separation, labels, density, stable, agreement, seeds)
 
 
 def _pairwise(
     tables: Sequence[ElementTable], numbers: Integers, compare: Callable[[Floats, Floats], T]
 ) -> dict[tuple[str, str], T]:
-    """Compare all pairs of tables."""
+    """Compare all pairs of tables by the vectors of the same elements."""
     rows = {table.name: table.rows(numbers).astype(np.float64) for table in tables}
     return {(a, b): compare(rows[a], rows[b]) for a, b in combinations(rows, 2)}
 
 
 def _probe_property(
-    sets: Sequence[Ensemble], shared: Integers, quantity: Property, seed: int, draws: int, tell: Tell
+    sets: Sequence[Ensemble], shared: Integers, quantity: Property, seed: int, draws: int, progress: Progress
 ) -> list[ProbeResult]:
-    tell(f"probes of {quantity.name}")
+    progress(f"probes of {quantity.name}")
     known = values(shared, (quantity,))[:, 0]
     numbers, known = shared[~np.isnan(known)], known[~np.isnan(known)]
     parts = {
@@ -226,7 +227,7 @@ def _probe_property(
 
 
 def _likeness(sets: Sequence[Ensemble], shared: Integers, seed: int, draws: int) -> dict[tuple[str, str], Likeness]:
-    """Between ensembles by their first tables, within one as the mean over pairs of its seeds (and the largest p)."""
+    """Similarity between ensembles, of their first tables, and within one: mean over its seeds and largest p."""
 
     def compare(first: Floats, second: Floats) -> Likeness:
         return comparison.similarity(first, second, seed, draws)

@@ -1,4 +1,4 @@
-"""A report on tables of elements: one HTML page, its pictures as PNG, its numbers as JSON."""
+"""A report on tables of element vectors: an HTML page, its pictures as PNG files and its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ def write_report(
     draws: int = DRAWS,
     n_clusters: int | None = None,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda step: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> Path:
-    """Look at what the vectors of elements know, and write it down for people to read.
+    """Analyse what element vectors contain, and write a report.
 
-    The first table is the subject; tables whose names differ from it by `-seedN` only are other seeds of it, all others
-    stand beside it. The folder appears as a whole or not at all.
+    The first table is the subject; tables whose names differ from its name only in `-seedN` are its other seeds, and
+    all others are for comparison. The folder appears complete or not at all.
 
     Args:
-        tables: at least one, each with a name of its own and all with at least ten elements in common.
-        out_dir: a folder that is not there yet, or empty; gets `index.html`, `results.json` and the pictures.
+        tables: at least one; their names differ, and they have at least ten elements in common.
+        out_dir: a new or empty folder for `index.html`, `results.json` and the pictures.
         seed: of everything random; the same tables and seed give the same files.
-        draws: of every null and bootstrap; more draws, finer p-values.
+        draws: from each null model and bootstrap; more draws resolve smaller p-values.
         n_clusters: number of families of elements; None chooses by the silhouette.
         overwrite: whether an earlier report in `out_dir` may be replaced.
-        tell: is told of each step.
+        progress: called with the name of each step.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         TableError: if the tables cannot be compared.
-        ConfigError: if the folder holds something else, scikit-learn is missing, or `n_clusters` does not fit.
+        ConfigError: if the folder holds other files, scikit-learn is missing, or `n_clusters` does not fit.
     """
     out = Path(out_dir)
     _check_folder(out, overwrite=overwrite)
     _check_packages()
-    found = study(tables, seed, draws, n_clusters, tell)
-    tell("pictures")
+    found = study(tables, seed, draws, n_clusters, progress)
+    progress("pictures")
     drawn, numbers = list(pictures(found)), results(found)
     files = {f"{picture.name}.png": picture.content for picture in drawn}
     files[NUMBERS] = (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode()
@@ -67,20 +67,21 @@ def _check_packages() -> None:
     from importlib.util import find_spec
 
     if find_spec("sklearn") is None:
-        raise ConfigError("A report needs scikit-learn; pip install 'crystalformers[elements]'.")
+        raise ConfigError("A report needs scikit-learn", remedy="pip install 'crystalformers[elements]'")
 
 
 def _check_folder(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
         if not out.absolute().parent.is_dir():
-            raise ConfigError(f"{out}: there is no folder '{out.parent}'; create it first.")
+            raise ConfigError(f"there is no folder '{out.parent}'", where=str(out), remedy="create it first")
         return
     if not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a folder.")
+        raise ConfigError("is a file", where=str(out), remedy="name a folder")
     if any(out.iterdir()) and not _is_report(out):
-        raise ConfigError(f"{out} holds files that are no report; name another folder.")
+        raise ConfigError("holds files that are no report", where=str(out), remedy="name another folder")
     if any(out.iterdir()) and not overwrite:
-        raise ConfigError(f"{out} holds a report; name another folder, or replace it with --overwrite.")
+        remedy = "name another folder, or replace it with --overwrite"
+        raise ConfigError("holds a report", where=str(out), remedy=remedy)
 
 
 def _is_report(folder: Path) -> bool:
@@ -91,7 +92,7 @@ def _is_report(folder: Path) -> bool:
 
 
 def _write_folder(out: Path, files: dict[str, bytes]) -> None:
-    """Write the files into a folder beside `out` that then takes its place."""
+    """Write the files into a temporary folder next to `out`, which then replaces it."""
     fresh, old = (out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
         fresh.mkdir()

@@ -1,4 +1,4 @@
-"""Number of families, correlations, probes and likeness of tables as charts."""
+"""Charts: number of families, correlations, probes, and similarity of tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalformers.elements.analysis.clusters import Sharpness
+from crystalformers.elements.analysis.clusters import Separation
 from crystalformers.elements.analysis.comparison import Correlations, Likeness
 from crystalformers.elements.analysis.ensembles import Ensemble
 from crystalformers.elements.analysis.properties import PROPERTIES
+from crystalformers.elements.analysis.spaces import Floats
 from crystalformers.elements.analysis.study import SPLITS, ProbeResult
 from crystalformers.elements.report.style import (
     CONTROL_COLOUR,
@@ -29,39 +30,49 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 LEAST_R2 = -0.6
-"""Left end of the axis of R2; what lies below is drawn there, with its value."""
+"""Left end of the R2 axis; smaller values are drawn there and printed."""
 
 NULL_COLOURS = {"one cloud": "#999933", "shuffled": "#88ccee"}
 
 
-def sharpness_picture(sharp: Sharpness, chosen: int) -> Figure:
-    """Silhouette and gap statistic against the number of families; chance as 95 % bands."""
+def separation_picture(found: Separation, chosen: int) -> Figure:
+    """Silhouette and gap statistic for each number of families, with 95 % bands of chance.
+
+    Args:
+        found: the statistics.
+        chosen: number of families that the report shows.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, draws in sharp.chance.items():
+    for name, draws in found.chance.items():
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        left.fill_between(sharp.ks, low, high, color=NULL_COLOURS[name], alpha=0.45, lw=0, label=f"chance: {name}")
+        left.fill_between(found.ks, low, high, color=NULL_COLOURS[name], alpha=0.45, lw=0, label=f"chance: {name}")
     line: dict[str, Any] = {"color": SUBJECT_COLOUR, "marker": "o", "ms": 4, "capsize": 2}
-    left.errorbar(sharp.ks, sharp.silhouette, sharp.spread, label="elements", **line)
+    left.errorbar(found.ks, found.silhouette, found.spread, label="elements", **line)
     left.set(title="Silhouette", xlabel="number of families", ylabel="mean silhouette", ylim=(0, None))
-    right.errorbar(sharp.ks, sharp.gap, sharp.gap_error, **line)
+    right.errorbar(found.ks, found.gap, found.gap_error, **line)
     right.set(title="Gap statistic", xlabel="number of families", ylabel="gap of log W")
-    for axes, k in ((left, chosen), (right, sharp.by_gap)):
+    for axes, k in ((left, chosen), (right, found.by_gap)):
         axes.axvline(k, color=RULE, ls=":", zorder=0)
         axes.annotate(
             f" {k}", (k, 0.02), xycoords=("data", "axes fraction"), color=INK, fontsize=9, annotation_clip=False
         )
-        axes.set_xticks(sharp.ks)
+        axes.set_xticks(found.ks)
     left.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
 
 def correlation_picture(found: Correlations, shares: Floats, names: Sequence[str]) -> Figure:
-    """Spearman correlations of principal components (rows) with properties; bold ones are beyond chance."""
+    """Spearman correlations of principal components (rows) with properties; bold: beyond chance.
+
+    Args:
+        found: the correlations.
+        shares: of the variance, for each component.
+        names: of the properties.
+    """
     rows = [f"PC {k + 1}  ({100 * share:.0f} %)" for k, share in enumerate(shares[: len(found.rho)])]
     bold = abs(found.rho) > found.threshold
     figure, axes = _heat_map(found.rho, rows, names, bold, "Spearman correlation")
@@ -70,7 +81,12 @@ def correlation_picture(found: Correlations, shares: Floats, names: Sequence[str
 
 
 def likeness_picture(likeness: dict[tuple[str, str], Likeness], names: Sequence[str]) -> Figure:
-    """Spearman correlations of the distances in pairs of tables; bold ones are beyond chance (p < 0.05)."""
+    """Spearman correlations between the distances in pairs of ensembles; bold: beyond chance (p < 0.05).
+
+    Args:
+        likeness: by the names of two ensembles.
+        names: of the ensembles, in the order of rows and columns.
+    """
     values = np.full((len(names), len(names)), np.nan)
     bold = np.zeros(values.shape, dtype=bool)
     for (a, b), like in likeness.items():
@@ -82,7 +98,7 @@ def likeness_picture(likeness: dict[tuple[str, str], Likeness], names: Sequence[
 def _heat_map(
     values: Floats, rows: Sequence[str], columns: Sequence[str], bold: NDArray[np.bool_], label: str
 ) -> tuple[Figure, Axes]:
-    """Numbers from -1 to 1 as colours and figures; empty where NaN."""
+    """Numbers from -1 to 1 as coloured cells; NaN as an empty cell."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
@@ -108,7 +124,7 @@ def _heat_map(
 
 
 def ranked(results: Sequence[ProbeResult], sets: Sequence[Ensemble]) -> list[str]:
-    """Names of ensembles: the subject first, the others by their mean R2 with elements left out."""
+    """Names of ensembles: the subject first, then the others by their mean R2 with single elements left out."""
     score = {e.name: np.mean([r.r2 for r in results if r.ensemble == e.name and r.split == "element"]) for e in sets}
     subject = sets[0].name
     return sorted(score, key=lambda name: (name != subject, -score[name]))
@@ -118,8 +134,8 @@ def probes_picture(results: Sequence[ProbeResult], names: Sequence[str]) -> Figu
     """R2 of left-out elements (bars) and groups (diamonds) for each property and table, with 95 % intervals.
 
     Args:
-        results: of all tables.
-        names: of ensembles, from the top; the first is the subject.
+        results: of all ensembles.
+        names: of the ensembles, from top to bottom; the first is the subject.
     """
     from matplotlib.figure import Figure
 

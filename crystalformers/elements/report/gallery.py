@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TYPICAL = 5
-"""Members of a family of elements that a legend names."""
+"""Number of members of a family that a legend names."""
 
 RARE = 50
-"""Training crystals below which an element is marked."""
+"""Elements in fewer training crystals are marked."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its words.
+    """A picture with its caption.
 
     Attributes:
         name: of its file, without suffix.
-        caption: its words.
-        content: the PNG.
+        caption: its text.
+        content: of the PNG file.
     """
 
     name: str
@@ -49,31 +49,31 @@ def pictures(study: Study) -> Iterator[Picture]:
         "plane": f"{share[:2].sum():.0f}",
         "share_1": f"{share[0]:.0f}",
         "share_2": f"{share[1]:.0f}",
-        "rare": _words_on_rare(rare_elements(study)),
+        "rare": _note_on_rare(rare_elements(study)),
     }
-    with style.house_style():
+    with style.report_style():
         drawn = {**_of_families(study), **_of_components(study), **_of_tables(study)}
         for name, caption in CAPTIONS.items():
             yield Picture(name, caption.filled(**facts), style.png(drawn[name]))
 
 
 def rare_elements(study: Study) -> dict[int, int]:
-    """Elements of the subject that fewer than `RARE` training crystals hold: atomic number -> how many do."""
+    """Atomic number -> training crystals, of the subject's elements in fewer than `RARE` training crystals."""
     table = study.subject
     if table.counts is None:
         return {}
     return {int(z): int(n) for z, n in zip(table.numbers, table.counts, strict=True) if n < RARE and z in study.numbers}
 
 
-def _words_on_rare(rare: dict[int, int]) -> str:
+def _note_on_rare(rare: dict[int, int]) -> str:
     if not rare:
         return ""
     held = ", ".join(f"{ELEMENTS[z - 1]} {n}" for z, n in rare.items())
-    return f" Dashed: held by fewer than {RARE} training crystals ({held}), so that little stands behind the vector."
+    return f" Dashed: held by fewer than {RARE} training crystals ({held}), so that the vector rests on little data."
 
 
 def typical_members(groups: Groups, label: int, symbols: list[str]) -> list[str]:
-    """Symbols of a family, those nearest to its centre first."""
+    """Symbols of the members of a family, nearest to its centre first."""
     members = np.flatnonzero(groups.labels == label)
     centre = groups.points[members].mean(axis=0)
     return [symbols[i] for i in members[np.argsort(np.linalg.norm(groups.points[members] - centre, axis=1))]]
@@ -92,7 +92,7 @@ def _of_families(study: Study) -> dict[str, Figure]:
     marked, heading = [ELEMENTS[z - 1] for z in rare], "family, typical members"
     return {
         "families": periodic_table.families_picture(study.numbers, groups.labels, rare),
-        "number": charts.sharpness_picture(groups.sharpness, len(legend)),
+        "number": charts.separation_picture(groups.separation, len(legend)),
         "map": maps.map_picture(flat, symbols, colours, legend, heading=heading, rare=marked),
         "distances": maps.distance_picture(groups.points, symbols, groups.labels),
     }

@@ -1,4 +1,4 @@
-"""Elements as points in a plane, and the distances between all of them: for the eye, nothing is computed from them."""
+"""Pictures of the space of the vectors: maps of the elements, and all distances. Nothing is computed from them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crystalformers.elements.analysis.clusters import Labels, ward_tree
 from crystalformers.elements.analysis.comparison import distances
+from crystalformers.elements.analysis.spaces import Floats
 from crystalformers.elements.report.style import RULE, SEQUENTIAL, family_colour, ink_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 10.5, 7.2
 PLACE = (0.035, 0.045, 0.735, 0.945)
-"""Of the map on its sheet: left, bottom, width, height."""
+"""Left, bottom, width and height of the map as shares of the figure."""
 
 DISC = 0.175
 """Radius of the disc around a symbol, inches."""
 
 NEIGHBOURS = 10
-"""Neighbours that the map of the plane tries to keep."""
+"""Number of nearest neighbours that a map tries to preserve."""
 
 
 def map_method() -> str:
-    """`UMAP` where the package umap-learn is installed, else `t-SNE`."""
+    """`UMAP` if the package umap-learn is installed, else `t-SNE`."""
     return "UMAP" if find_spec("umap") else "t-SNE"
 
 
 def plane(points: Floats, seed: int) -> Floats:
-    """Lay points (E, D) out in a plane, (E, 2), so that neighbours stay neighbours, see `map_method`."""
+    """Map points (E, D) to a plane, (E, 2), so that neighbours stay neighbours, by `map_method`."""
     if map_method() == "UMAP":
         from umap import UMAP
 
@@ -50,9 +49,9 @@ def plane(points: Floats, seed: int) -> Floats:
 
 
 def spread(places: Floats, least: float, rounds: int = 400) -> Floats:
-    """Push points (E, 2) that are closer than `least` apart, as little as needed, so that no label hides another."""
+    """Move points (E, 2) apart until no two are closer than `least`, so that no label hides another."""
     places = places.copy()
-    # Points in one place need a direction to part in: each its own, by the golden angle.
+    # Points in the same place first need a direction: each gets its own, by the golden angle.
     angle = np.pi * (3 - np.sqrt(5)) * np.arange(len(places))
     places += 1e-3 * least * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     for _ in range(rounds):
@@ -74,16 +73,16 @@ def map_picture(
     heading: str | None = None,
     rare: Collection[str] = (),
 ) -> Figure:
-    """Symbols in coloured discs.
+    """Symbols of the elements in coloured discs.
 
     Args:
         flat: places of the elements, (E, 2).
         symbols: of the elements.
         colours: of their discs.
-        legend: words -> colour.
-        axis_names: of both axes; empty where they mean nothing.
+        legend: label -> colour.
+        axis_names: of both axes; empty if the axes have no meaning.
         heading: of the legend.
-        rare: symbols whose discs get a dashed border.
+        rare: symbols of elements whose discs get a dashed border.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
@@ -111,14 +110,20 @@ def map_picture(
 def _add_discs(figure: Figure, legend: Mapping[str, str], heading: str | None) -> None:
     from matplotlib.lines import Line2D
 
-    marks = [Line2D([], [], marker="o", ls="", ms=10, mec="none", mfc=c, label=words) for words, c in legend.items()]
+    marks = [Line2D([], [], marker="o", ls="", ms=10, mec="none", mfc=c, label=label) for label, c in legend.items()]
     style: dict[str, Any] = {"frameon": False, "handletextpad": 0.3, "labelspacing": 0.7, "fontsize": 8.5}
     style |= {"title": heading, "title_fontsize": 9, "alignment": "left"}
     figure.legend(handles=marks, loc="center left", bbox_to_anchor=(PLACE[0] + PLACE[2] + 0.01, 0.5), **style)
 
 
 def distance_picture(points: Floats, symbols: Sequence[str], labels: Labels) -> Figure:
-    """All distances as a heat map, in the order of Ward's tree, which stands above; families have their colours."""
+    """All distances as a heat map in the order of Ward's tree, with the tree above and the families in colours.
+
+    Args:
+        points: coordinates of the elements, (E, D).
+        symbols: of the elements.
+        labels: families of the elements, (E,).
+    """
     from matplotlib.figure import Figure
     from scipy.cluster.hierarchy import leaves_list, optimal_leaf_ordering
     from scipy.spatial.distance import pdist
@@ -138,7 +143,7 @@ def distance_picture(points: Floats, symbols: Sequence[str], labels: Labels) -> 
 
 
 def _name_rows(axes: Axes, symbols: Sequence[str], labels: Labels) -> None:
-    """Symbols beside rows and columns, a strip in the colours of families between, white lines where they change."""
+    """Label rows and columns with symbols and the colours of the families, which white lines separate."""
     from matplotlib.patches import Rectangle
 
     n, strip = len(symbols), 0.008 * len(symbols)
@@ -158,7 +163,7 @@ def _name_rows(axes: Axes, symbols: Sequence[str], labels: Labels) -> None:
 
 
 def _draw_tree(axes: Axes, tree: Floats, labels: Labels) -> None:
-    """Ward's tree; branches inside a family in its colour."""
+    """Draw Ward's tree, with branches inside a family in its colour."""
     from scipy.cluster.hierarchy import dendrogram
 
     n = len(labels)

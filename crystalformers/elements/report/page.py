@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its pictures inside, which needs no network."""
+"""The page of a report: a single HTML file with its pictures in it, which needs no network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from crystalformers.elements.report.style import DPI, family_colour, ink_on, sig
 from crystalformers.periodic import ELEMENTS
 
 STABLE = 0.75
-"""Overlap above which a family counts as stable (Hennig 2007)."""
+"""Mean overlap above which a family counts as stable (Hennig 2007)."""
 
 CSS_DPI = 96
-"""Pixels of a page in an inch."""
+"""Pixels per inch of a page."""
 
 CSS = """
 body { font: 16px/1.55 "DejaVu Sans", Verdana, sans-serif; color: #222; }
@@ -37,12 +37,12 @@ a, summary { color: #2b5f8a } summary { cursor: pointer }
 
 
 def page(study: Study, numbers: dict[str, Any], pictures: Sequence[Picture]) -> str:
-    """The page as text.
+    """The page as HTML.
 
     Args:
-        study: what was found.
-        numbers: the same as `results.results` gives it.
-        pictures: in order.
+        study: the analysis.
+        numbers: of the analysis, from `results.results`.
+        pictures: in the order of the page.
     """
     extras = {
         "families": _families_table(study, numbers),
@@ -52,12 +52,12 @@ def page(study: Study, numbers: dict[str, Any], pictures: Sequence[Picture]) -> 
     }
     sections = [
         f'<h2 id="{p.name}">{escape(p.caption.title)}</h2>\n<p>{escape(p.caption.shows)}</p>\n{_image(p)}\n'
-        f'<p class="limits"><b>Mind:</b> {escape(p.caption.limits)}</p>\n{extras.get(p.name, "")}'
+        f'<p class="limits"><b>Note:</b> {escape(p.caption.limits)}</p>\n{extras.get(p.name, "")}'
         for p in pictures
     ]
     links = [(p.name, p.caption.title) for p in pictures] + [("neighbours", "Neighbours and substitutes")]
     contents = " ".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in links)
-    title = f"Elements as {study.subject.name} sees them"
+    title = f"The elements in {study.subject.name}"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
@@ -68,13 +68,13 @@ def page(study: Study, numbers: dict[str, Any], pictures: Sequence[Picture]) -> 
 
 def _image(picture: Picture) -> str:
     data = base64.b64encode(picture.content).decode()
-    # Bytes 16 to 19 of a PNG are its width; pictures then keep their relative sizes, and with them one size of type.
+    # Bytes 16 to 19 of a PNG file are its width: at one scale the text of all pictures has the same size.
     width = round(int.from_bytes(picture.content[16:20]) * CSS_DPI / DPI)
     return f'<img src="data:image/png;base64,{data}" alt="{escape(picture.caption.title)}" width="{width}">'
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    """An HTML table; cells are HTML already, columns `numeric` stand right."""
+    """An HTML table; cells are HTML, and the columns `numeric` are aligned right."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         kind = [f'<{tag} class="n">' if i in numeric else f"<{tag}>" for i in range(len(cells))]
@@ -91,9 +91,20 @@ def _introduction(study: Study) -> str:
     facts = {str(key): value for key, value in subject.metadata.items() if isinstance(value, str | int | float)}
     about = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
     return (
-        f"<p>{len(study.numbers)} elements, {subject.dim} numbers each{seeds}. Beside it stand: {escape(others)}; "
-        f"comparisons use the {len(study.shared)} elements that all tables hold.</p>"
+        f"<p>{len(study.numbers)} elements, {subject.dim} numbers each{seeds}. Compared with: {escape(others)}. "
+        f"Comparisons use the {len(study.shared)} elements in all tables.{_note_on_encoder(study)}</p>"
         + (f"<details><summary>About the table</summary><table>{about}</table></details>" if facts else "")
+    )
+
+
+def _note_on_encoder(study: Study) -> str:
+    """What tables named after CrystalTransformer were trained with."""
+    architectures = {table.metadata.get("architecture") for ensemble in study.ensembles for table in ensemble.tables}
+    if "CrystalTransformer" not in architectures:
+        return ""
+    return (
+        " The invariant CrystalTransformer, which the bundled tables of this name come from, is an encoder built of "
+        "Crystalformer's blocks, not the published network."
     )
 
 
@@ -106,21 +117,21 @@ def _families_table(study: Study, numbers: dict[str, Any]) -> str:
         verdict = "stable" if overlap > STABLE else "loose"
         rows.append([tag, " ".join(typical_members(study.groups, label, symbols)), f"{overlap:.2f}", verdict])
     note = (
-        "<p>Overlap: how much of a family returns, on average, when a fifth of the elements is left out "
-        f"(Jaccard index; above {STABLE} it counts as stable). The most typical members stand first.</p>"
+        "<p>Overlap: how much of a family is found again, on average, when a fifth of the elements is left out "
+        f"(Jaccard index; above {STABLE} the family counts as stable). The most typical members come first.</p>"
     )
     dense = " · ".join(" ".join(members) for members in numbers["families"]["hdbscan"]) or "none"
-    by_density = f"<p>Families that stand out by density alone (HDBSCAN; all other elements are in none): {dense}.</p>"
+    by_density = f"<p>Families by density (HDBSCAN; all other elements are in none): {dense}.</p>"
     return _table(["family", "elements", "overlap", ""], rows, [2]) + note + by_density
 
 
 def _agreement_table(numbers: dict[str, Any]) -> str:
     families = numbers["families"]
     words = {
-        "k-means": "k-means, as many families",
-        "HDBSCAN": "HDBSCAN, for the elements that it puts in a family",
-        "all directions": "Ward's tree in all directions instead of the leading ones",
-        "whitened": "Ward's tree with all leading directions of equal weight",
+        "k-means": "k-means, the same number of families",
+        "HDBSCAN": "HDBSCAN, for the elements in its families",
+        "all directions": "Ward's method in all components instead of the leading ones",
+        "whitened": "Ward's method in the leading components, scaled to equal variance",
         "block": "block of the periodic table",
         "group": "group of the periodic table",
         "period": "period of the periodic table",
@@ -130,14 +141,14 @@ def _agreement_table(numbers: dict[str, Any]) -> str:
         [escape(" and ".join(pair["tables"])) + ", families of each", signed(pair["ari"]), f"{pair['p']:.3g}"]
         for pair in families["seeds"]
     ]
-    chance = "; ".join(f"{null}: p = {p:.3g}" for null, p in families["silhouette_p"].items())
-    lone = "" if families["seeds"] else "<p>No other seed was given; another training may divide otherwise.</p>"
+    chance = ", ".join(f"p = {p:.3g} ({null})" for null, p in families["silhouette_p"].items())
+    lone = "" if families["seeds"] else "<p>Only one seed was given; another may divide the elements differently.</p>"
     return (
-        f"<p>The silhouette criterion takes {families['number_by_silhouette']} families, the gap statistic "
-        f"{families['number_by_gap']}; shown are {families['number']}. How often chance gives as sharp a division "
-        f"({escape(chance)}). Agreement with other ways to divide the elements, as adjusted Rand index (1 the same, 0 "
-        f"chance), with the share of permutations that reach it:</p>"
-        + _table(["the families against", "index", "p"], rows, [1, 2])
+        f"<p>The silhouette criterion chooses {families['number_by_silhouette']} families, the gap statistic "
+        f"{families['number_by_gap']}; {families['number']} are shown. Probability that chance separates families as "
+        f"well: {escape(chance)}. Agreement of the families with other divisions of the elements, as adjusted Rand "
+        f"index (1: the same, 0: chance), with the share of permutations that reach it:</p>"
+        + _table(["compared with", "index", "p"], rows, [1, 2])
         + lone
     )
 
@@ -159,7 +170,7 @@ def _probes_table(numbers: dict[str, Any]) -> str:
     table = _table(headers, rows, [3, 4, 5, 6])
     note = (
         "<p>Mean error: mean absolute error, in the unit of the property. p: share of permutations of the values that "
-        "are predicted as well. * the table holds the property.</p>"
+        "are predicted as well. *: a column of the table is the property itself.</p>"
     )
     return _probes_in_short(numbers) + f"<details><summary>All numbers</summary>{table}{note}</details>"
 
@@ -174,8 +185,8 @@ def _probes_in_short(numbers: dict[str, Any]) -> str:
     tables, properties = (list(dict.fromkeys(place[i] for place in cells)) for i in (0, 1))
     rows = [[escape(table), *(cells[table, quantity] for quantity in properties)] for table in tables]
     return (
-        "<p>R² with each element left out, in brackets with whole groups left out; * the table holds the property:</p>"
-        + _table(["table", *map(escape, properties)], rows, range(1, len(properties) + 1))
+        "<p>R² with single elements left out, in brackets with whole groups left out (*: a column of the table is the "
+        "property itself):</p>" + _table(["table", *map(escape, properties)], rows, range(1, len(properties) + 1))
     )
 
 
@@ -187,8 +198,8 @@ def _seeds_table(numbers: dict[str, Any]) -> str:
         for pair in numbers["alignment_of_seeds"]
     ]
     return (
-        "<p>Coordinates of two seeds have nothing to do with each other. Once one cloud of elements is turned and "
-        "scaled onto the other (Procrustes), they share this part of their variance:</p>"
+        "<p>The axes of two seeds are unrelated. After one table is rotated and scaled onto the other (Procrustes "
+        "analysis), they share this part of their variance:</p>"
         + _table(["seeds", "shared", "by chance", "p"], rows, [1, 2, 3])
     )
 
@@ -201,17 +212,18 @@ def _neighbours(numbers: dict[str, Any]) -> str:
         [f"<b>{s}</b>", listed(found), listed(numbers["substitutes"][s])] for s, found in numbers["nearest"].items()
     ]
     return (
-        '<h2 id="neighbours">Neighbours and substitutes</h2>\n<p>The elements most like each one, with the cosine '
-        "between their centred vectors, and the most alike among those that share a common oxidation state with it.</p>"
-        '<p class="limits"><b>Mind:</b> a substitute is a suggestion to try, no promise that the compound exists; '
-        "size, site and charge balance of a real crystal are not looked at.</p>"
+        '<h2 id="neighbours">Neighbours and substitutes</h2>\n<p>The most similar elements of each element, with '
+        "the cosine of the angle between their centred vectors, and the most similar ones with a common oxidation "
+        "state.</p>"
+        '<p class="limits"><b>Note:</b> a substitute is a suggestion to try, not a prediction that the compound '
+        "exists; size, site and charge balance in a real crystal are not considered.</p>"
         + _table(["", "nearest", "with a common oxidation state"], rows)
     )
 
 
 def _footer(numbers: dict[str, Any]) -> str:
     return (
-        f"<footer>crystalformers {escape(numbers['version'])}, seed {numbers['seed']}, {numbers['draws']} draws of "
-        "every null. Properties of the elements: pymatgen. All numbers of this page, and more, are in results.json."
-        "</footer>"
+        f"<footer>crystalformers {escape(numbers['version'])}, seed {numbers['seed']}, {numbers['draws']} draws from "
+        "each null model. Properties of the elements: pymatgen. All numbers of this page, and more, are in "
+        "results.json.</footer>"
     )

@@ -1,4 +1,4 @@
-"""The periodic table as a picture: 18 columns, lanthanides and actinides below."""
+"""Pictures of the periodic table: 18 columns, lanthanides and actinides below."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GAP = 0.4
-"""Between the main table and the two rows below it, in tiles."""
+"""Height between the main table and the two rows below it, in tiles."""
 
 SIDE = 0.94
-"""Of a tile, in columns."""
+"""Width of a tile, in columns."""
 
 
 def tiles(last: int = len(ELEMENTS)) -> NDArray[np.float64]:
-    """Column (1 to 18) and row (1 to 7, and the f block below) of the elements 1 to `last`, (last, 2)."""
+    """Column (1 to 18) and row (1 to 7, or below for the f block) of the elements 1 to `last`, (last, 2)."""
     numbers = np.arange(1, last + 1)
     where = places(numbers)
     f_block = where.block == "f"
@@ -35,13 +35,13 @@ def tiles(last: int = len(ELEMENTS)) -> NDArray[np.float64]:
 
 
 def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str], rare: Collection[int] = ()) -> None:
-    """Draw all elements; those without a colour are empty.
+    """Draw all elements; the tile of an element without a colour is empty.
 
     Args:
-        axes: where to.
+        axes: to draw on.
         colours: atomic number -> colour of its tile.
-        notes: atomic number -> a word at the foot of its tile.
-        rare: atomic numbers whose tiles get a dashed border.
+        notes: atomic number -> text at the bottom of its tile.
+        rare: atomic numbers of elements whose tiles get a dashed border.
     """
     from matplotlib.patches import Rectangle
 
@@ -65,7 +65,13 @@ def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str],
 
 
 def families_picture(numbers: NDArray[np.int64], labels: NDArray[np.int64], rare: Collection[int] = ()) -> Figure:
-    """Elements coloured by family, its number, from 1, at the foot of each tile; `rare` ones in dashed borders."""
+    """The elements coloured by family.
+
+    Args:
+        numbers: atomic numbers, (E,).
+        labels: families, (E,), from 0; numbered from 1 at the bottom of the tiles.
+        rare: atomic numbers of elements whose tiles get a dashed border.
+    """
     colours = {int(z): family_colour(int(c)) for z, c in zip(numbers, labels, strict=True)}
     notes = {int(z): str(c + 1) for z, c in zip(numbers, labels, strict=True)}
     figure, axes = _sheet()
@@ -76,7 +82,14 @@ def families_picture(numbers: NDArray[np.int64], labels: NDArray[np.int64], rare
 def values_picture(
     numbers: NDArray[np.int64], values: NDArray[np.float64], label: str, rare: Collection[int] = ()
 ) -> Figure:
-    """Elements coloured by a number around 0, blue below and red above; `rare` ones in dashed borders."""
+    """The elements coloured by a number: blue below 0, red above.
+
+    Args:
+        numbers: atomic numbers, (E,).
+        values: (E,).
+        label: of the colour bar.
+        rare: atomic numbers of elements whose tiles get a dashed border.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex

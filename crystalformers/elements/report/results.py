@@ -1,4 +1,4 @@
-"""The numbers of a report as JSON: plain names, no NaN, in a fixed order."""
+"""The numbers of a report as JSON, without NaN and in a fixed order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUBSTITUTES = 5
 
 
 def results(study: Study) -> dict[str, Any]:
-    """All numbers of a study, ready for `json.dump`."""
+    """All numbers of a study, as `json.dump` takes them."""
     symbols = [ELEMENTS[z - 1] for z in study.numbers]
     found = study.correlations
     content = {
@@ -58,7 +58,7 @@ def results(study: Study) -> dict[str, Any]:
 
 
 def _seen(table: ElementTable) -> dict[str, int] | None:
-    """Training crystals that hold each element of the subject, where it tells."""
+    """Symbol -> training crystals with the element; None for a table that was not trained."""
     return None if table.counts is None else dict(zip(table.symbols, table.counts.tolist(), strict=True))
 
 
@@ -69,12 +69,12 @@ def _ensemble(ensemble: Ensemble) -> dict[str, Any]:
 
 
 def _about(table: ElementTable) -> dict[str, Any]:
-    """What is known about a table, but for its recipe: that is long, and may name files of whoever trained it."""
+    """The metadata of a table without its recipe, which is long and may name files on the machine of the training."""
     return {key: value for key, value in table.metadata.items() if key != "recipe"}
 
 
 def _groups(groups: Groups, symbols: list[str]) -> dict[str, Any]:
-    sharp, labels = groups.sharpness, groups.labels
+    separation, labels = groups.separation, groups.labels
     members = _members(labels, symbols)
     return {
         "space": {
@@ -82,15 +82,15 @@ def _groups(groups: Groups, symbols: list[str]) -> dict[str, Any]:
             "explained": explained(groups.components)[: groups.points.shape[1]].tolist(),
         },
         "number": len(members),
-        "number_by_silhouette": sharp.by_silhouette,
-        "number_by_gap": sharp.by_gap,
+        "number_by_silhouette": separation.by_silhouette,
+        "number_by_gap": separation.by_gap,
         "members": members,
         "hdbscan": _members(groups.density, symbols),
         "jaccard": groups.stability.jaccard.tolist(),
         "ari_of_subsets": float(groups.stability.ari.mean()),
-        "silhouette": dict(zip(map(str, sharp.ks), sharp.silhouette.tolist(), strict=True)),
-        "silhouette_p": {null: sharp.p_value(null) for null in sharp.chance},
-        "gap": dict(zip(map(str, sharp.ks), sharp.gap.tolist(), strict=True)),
+        "silhouette": dict(zip(map(str, separation.ks), separation.silhouette.tolist(), strict=True)),
+        "silhouette_p": {null: separation.p_value(null) for null in separation.chance},
+        "gap": dict(zip(map(str, separation.ks), separation.gap.tolist(), strict=True)),
         "agreement": {name: asdict(value) for name, value in groups.agreement.items()},
         "seeds": [{"tables": list(pair), **asdict(value)} for pair, value in groups.seeds.items()],
     }
@@ -118,7 +118,7 @@ def _probe(result: ProbeResult) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers to 6 digits, NaN as null."""
+    """Floats with 6 digits, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

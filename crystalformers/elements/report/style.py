@@ -1,4 +1,4 @@
-"""Colours, fonts and file form that all pictures of a report share; every palette is safe for colour-blind readers."""
+"""Colours, fonts and file format of all pictures of a report; every palette is safe for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FAMILY_COLOURS = (
     *("#88ccee", "#cc6677", "#ddcc77", "#117733", "#332288", "#aa4499"),
     *("#44aa99", "#999933", "#882255", "#e69f00", "#777777", "#ffccdd"),
 )
-"""For families of elements: Paul Tol's muted scheme and three more; numbers tell families apart too."""
+"""For families of elements: Paul Tol's muted scheme and three more; families are numbered as well."""
 
 BLOCK_COLOURS = {"s": "#e69f00", "p": "#0072b2", "d": "#009e73", "f": "#cc79a7"}
-"""Okabe and Ito."""
+"""For blocks of the periodic table: the palette of Okabe and Ito."""
 
 SUBJECT_COLOUR, OTHER_COLOUR, CONTROL_COLOUR = "#cc3311", "#4477aa", "#aaaaaa"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis_r"
@@ -42,8 +42,8 @@ FONT: dict[Any, Any] = {
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """Fonts and lines of all pictures, for the block."""
+def report_style() -> Iterator[None]:
+    """Draw with the fonts and lines of a report within the block."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -53,12 +53,12 @@ def house_style() -> Iterator[None]:
 
 
 def family_colour(label: int) -> str:
-    """Colour of a family of elements; grey for an element in none. Beyond twelve they repeat."""
+    """Colour of a family of elements, grey for -1 (none); the colours repeat after twelve families."""
     return FAMILY_COLOURS[label % len(FAMILY_COLOURS)] if label >= 0 else PALE
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever reads better on a colour (WCAG's relative luminance)."""
+    """Black or white, whichever is easier to read on a colour (WCAG's relative luminance)."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
@@ -66,13 +66,13 @@ def ink_on(colour: str) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with a true minus sign, and none before zero."""
+    """A number with a typographic minus sign, and none before zero."""
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def png(figure: Figure) -> bytes:
-    """The picture as a PNG file without date or version, so that equal pictures are equal bytes."""
+    """The figure as a PNG file without date or version, so that equal figures give equal bytes."""
     content = BytesIO()
     figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None}, facecolor="white")
     return content.getvalue()

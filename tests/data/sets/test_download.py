@@ -512,6 +512,14 @@ def test_who_comes_second_says_that_it_waits(host: Host, store: Store) -> None:
         assert second.result(timeout=60)["rows"] == 40
 
 
+def test_without_its_extra_a_download_names_it(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "requests", None)
+    with pytest.raises(DataSetError, match=r"not installed; install it with 'pip install crystalformers\[data\]'"):
+        store.get(jarvis(host))
+    assert host.asked == []
+    assert visible(store.root) == []
+
+
 def test_what_a_killed_process_left_is_cleared(host: Host, store: Store) -> None:
     dataset = jarvis(host)
     left = store.folder(JARVIS) / ".convert-abc"

@@ -1,7 +1,7 @@
 """The fused CPU kernel of `attention.c` as an operator that PyTorch can differentiate and compile; float32.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors), D their width, K radial or angular functions,
-L orders of the series in cosines, N sums that stand for the encodings, z the three axes of a frame.
+L orders of the series in cosines, N sums that represent the encodings, z the three axes of a frame.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput
-from crystalformers.attention.frames.encoding import AngularEncoding, given_frames
-from crystalformers.attention.frames.local import principal_axes
+from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
+from crystalformers.attention.frames.local import FrameMethod, principal_axes
 from crystalformers.attention.geometry import Geometry
-from crystalformers.csrc.kernels import Work, in_parallel, library
+from crystalformers.csrc.kernels import BoundKernel, in_parallel, library
 
 
-def unsupported_reason(q_AHD: Tensor, geometry: Geometry) -> str | None:
-    """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
-    # What a compiler traces may not look for files; without the library the operator fails when it runs.
+def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
+    """See `BackendModule`."""
+    # Code that a compiler traces must not look for files; without the library the operator fails when it runs.
     if not torch.compiler.is_compiling() and library() is None:
         return "needs the compiled kernels; reinstall with a C compiler"
     if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
@@ -41,7 +41,7 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, float32 on the CPU."""
     heads = q_AHD.shape[1]
@@ -52,18 +52,16 @@ def attention(
 
     q_ADH, k_ADH, v_ADH = (padded(t.mT) for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD))
     decay_AH = padded(0.5 * inverse_variance_AH, 1.0)
-    backward = torch.is_grad_enabled()
-    rows = geometry.cached(f"fused, backward: {backward}", lambda g: CpuImages.of(g, backward=backward))
+    images = geometry.cached(CpuImages.of, torch.is_grad_enabled())
     count = 0 if W_HDK is None else geometry.basis.count
     series = frames = None
     if angular is not None:
-        basis = angular.basis
-        series = geometry.cached("fused series", lambda g: CosineSeries.of(g.images, basis))
-        frames = _frames(q_ADH, k_ADH, decay_AH, rows, series, geometry, angular, heads)
-    kernel_input = KernelInput.of(rows, series, frames, 1.0 if angular is None else angular.tie_width, count)
+        series = geometry.cached(CosineSeries.of, angular.basis)
+        frames = _frames(q_ADH, k_ADH, decay_AH, images, series, geometry, angular, heads)
+    kernel_input = KernelInput.of(images, series, frames, 1.0 if angular is None else angular.tie_width, count)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
     y_ADH, sums_HAN, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *kernel_input)  # type: ignore[no-untyped-call]
-    if pad:  # a slice of everything is not free: its gradient is copied
+    if pad:  # not free even where nothing is cut off: the gradient of a slice is copied
         y_ADH, sums_HAN = y_ADH[..., :heads], sums_HAN[:heads]
     y_AHD: Tensor = y_ADH.mT
     W_HDN = [] if W_HDK is None else [W_HDK]
@@ -79,7 +77,7 @@ def _frames(
     q_ADH: Tensor,
     k_ADH: Tensor,
     decay_AH: Tensor,
-    rows: CpuImages,
+    images: CpuImages,
     series: CosineSeries,
     geometry: Geometry,
     angular: AngularEncoding,
@@ -91,17 +89,19 @@ def _frames(
         return None
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
-        kernel_input = KernelInput.of(rows, series, None, 1.0, 0).pointers(q_ADH)
-        in_parallel(Work("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), rows.ptr)
+        kernel_input = KernelInput.of(images, series, None, 1.0, 0).pointers(q_ADH)
+        in_parallel(BoundKernel("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), images.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
-        return PackedFrames.of(principal_axes(symmetric), atoms, heads, padded, series.orders)
+        return PackedFrames.of(principal_axes(symmetric, angular.tie_width), atoms, heads, padded, series.orders)
+    return geometry.cached(_static_frames, angular.frame, angular.tie_width, heads, padded, series.orders)
 
-    def pack(g: Geometry) -> PackedFrames:
-        given = given_frames(g, angular)
-        assert given is not None
-        return PackedFrames.of(given.repeated(heads), atoms, heads, padded, series.orders)
 
-    return geometry.cached(f"fused {angular.frame} frames of {heads} heads", pack)
+def _static_frames(
+    geometry: Geometry, method: FrameMethod, tie_width: float, heads: int, padded: int, orders: int
+) -> PackedFrames:
+    """Frames that do not follow the weights, packed; `padded` counts the heads of whole vectors."""
+    frames = geometry.cached(static_frames, method, tie_width).repeated(heads)
+    return PackedFrames.of(frames, geometry.images.n_atoms, heads, padded, orders)
 
 
 torch.library.define(
@@ -126,13 +126,13 @@ def _image_sum(
     numbers: list[float],
     counts: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over images of values, (A, D, H), and of radial functions and cosines' polynomials, (H, A, K + 3 (L + 1)).
+    """Sums over images of values, (A, D, H), and of radial functions and polynomials of cosines, (H, A, K + 3 (L + 1)).
 
     From q, k, v (A, D, H), q scaled, and 1 / 2 sigma^2 (A, H); also 1 / Z, (A, H), for the backward pass.
     """
     y, sums, share = _outputs(q, decay, counts)
     pointers = KernelInput(tensors, numbers, counts).pointers(q)
-    in_parallel(Work("image_sum_forward", pointers, q, k, v, decay, y, sums, share), tensors[PTR])
+    in_parallel(BoundKernel("image_sum_forward", pointers, q, k, v, decay, y, sums, share), tensors[PTR])
     return y, sums, share
 
 
@@ -168,9 +168,9 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     grad_q, grad_k, grad_v, grad_decay = (torch.empty_like(t) for t in (q, k, v, decay))
     pointers = KernelInput(tensors, numbers, counts).pointers(q)
     by_target = (q, k, v, decay, share, grad_y, grad_sums, weight, grad_score, grad_q, grad_decay)
-    in_parallel(Work("image_sum_backward", pointers, *by_target), tensors[PTR])
+    in_parallel(BoundKernel("image_sum_backward", pointers, *by_target), tensors[PTR])
     gathered = (pair_target, by_source, source_ptr, q, grad_y, weight, grad_score, grad_k, grad_v)
-    in_parallel(Work("image_sum_pull", pointers, *gathered), source_ptr)
+    in_parallel(BoundKernel("image_sum_pull", pointers, *gathered), source_ptr)
     return grad_q, grad_k, grad_v, grad_decay
 
 
@@ -201,11 +201,11 @@ torch.library.register_autograd("crystalformers::cpu_image_sum", _differentiate,
 
 
 class ImageSum(torch.autograd.Function):
-    """The operator as eager code calls it: the same functions without the dispatcher, which costs 0.2 ms a call."""
+    """The operator for eager code: the same functions without the dispatcher, which costs 0.2 ms per call."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        """The operator, and what its backward pass needs."""
+        """The operator; saves what its backward pass needs."""
         output = _image_sum(*inputs)
         _remember(ctx, inputs, output)
         return output

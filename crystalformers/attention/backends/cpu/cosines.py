@@ -15,13 +15,14 @@ from torch import Tensor
 from crystalformers.attention.chebyshev import chebyshev_series, orders_for
 from crystalformers.attention.frames.encoding import AngularBasis
 from crystalformers.attention.frames.local import Frames, PrincipalAxes
-from crystalformers.images import Images
+from crystalformers.attention.geometry import Geometry
+from crystalformers.images import pointers
 
-NEGLIGIBLE = 3e-7
+SERIES_ERROR = 3e-7
 """Bound on the error of the angular functions, and on what sums over images with them may leave out."""
 
-BLOCK = 16
-"""Images that the kernel may read beyond the last."""
+READ_AHEAD = 16
+"""Directions that the kernel may read beyond the last image: the largest BLOCK of cosines.h."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class CosineSeries:
     """Angular functions as series of Chebyshev polynomials: b_k(t) = sum_l C_lk T_l(t); one per batch.
 
     Attributes:
-        direction: unit vectors of the images and some zeros, (E + BLOCK, 3) float32.
+        direction: unit vectors of the images, then zeros, (E + READ_AHEAD, 3) float32.
         coefficients: C with an even number of orders, then a row of means over all axes, (orders + 1, K) float32.
-        tail: what the orders l, l + 1, ... add to a function at most, over NEGLIGIBLE, (orders,) float32.
+        tail: what the orders l, l + 1, ... add to a function at most, in units of SERIES_ERROR, (orders,) float32.
     """
 
     direction: Tensor
@@ -39,24 +40,30 @@ class CosineSeries:
     tail: Tensor
 
     @classmethod
-    def of(cls, images: Images, basis: AngularBasis) -> CosineSeries:
+    def of(cls, geometry: Geometry, basis: AngularBasis) -> CosineSeries:
         """For images with directions and the functions of a model."""
-        assert images.vectors is not None
-        distance = images.distance.clamp_min(torch.finfo(images.distance.dtype).tiny)
-        direction = F.pad(images.vectors.float(), (0, 0, 0, BLOCK))
-        direction[: len(distance)].div_(distance.unsqueeze(-1))  # in place: the largest tensor of all
-        return cls(direction, *_coefficients(basis))
+        return cls(geometry.cached(_directions), *_coefficients(basis))
 
     @property
     def orders(self) -> int:
-        """Polynomials in the series; as many directions, evenly spread in a plane, stand for all of them."""
+        """Polynomials in the series; as many directions, evenly spread in a plane, have the mean of all in it."""
         return len(self.coefficients) - 1
+
+
+def _directions(geometry: Geometry) -> Tensor:
+    """`CosineSeries.direction`."""
+    images = geometry.images
+    assert images.vectors is not None
+    distance = images.distance.clamp_min(torch.finfo(images.distance.dtype).tiny)
+    direction = F.pad(images.vectors.float(), (0, 0, 0, READ_AHEAD))
+    direction[: len(distance)].div_(distance.unsqueeze(-1))  # in place: the largest tensor of all
+    return direction
 
 
 def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:
     """`CosineSeries.coefficients` and `CosineSeries.tail`."""
-    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, NEGLIGIBLE))
-    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / NEGLIGIBLE
+    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, SERIES_ERROR))
+    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / SERIES_ERROR
     return torch.cat([series, basis.sphere(series)[None]]).float(), tail.float()
 
 
@@ -85,9 +92,8 @@ class PackedFrames:
             axes, owner, share = frames.axes, frames.owner, frames.weight[:, None].expand(-1, 3)
         row = owner // heads * padded + owner % heads
         order = torch.argsort(row, stable=True)
-        counts = torch.bincount(row, minlength=atoms * padded)
         return cls(
-            ptr=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            ptr=pointers(torch.bincount(row, minlength=atoms * padded)),
             frames=torch.cat([axes.flatten(1), share], dim=1)[order].float().contiguous(),
             isotropic=isotropic,
         )
@@ -96,7 +102,7 @@ class PackedFrames:
 def _frames_of(principal: PrincipalAxes, angles: int) -> tuple[Tensor, Tensor, Tensor]:
     """Principal axes as frames with a share for each axis: axes (F, 3, 3), owner (F,), share (F, 3).
 
-    Both signs of distinct axes, and `angles` directions in the plane of two that are not; see `attention.angles`.
+    Both signs of distinct axes, and `angles` directions in the plane of two that are not; see `frames.encoding`.
     """
     s, t = principal.distinct.unbind(-1)
     none = torch.zeros_like(s)

@@ -1,4 +1,4 @@
-"""What the fused CPU kernel reads beside the features, as C sees it and as the operators take it.
+"""What the fused CPU kernel reads besides the features: as C takes it, and as the operators do.
 
 Shapes: A atoms, E images, P pairs, H heads (padded to whole vectors).
 """
@@ -19,7 +19,10 @@ from crystalformers.attention.geometry import Geometry
 from crystalformers.images import envelope
 
 LANES = 8
+"""Heads of a vector; as in heads.h."""
+
 WINDOW_LANES = 16
+"""Radial functions come in multiples of this; as in heads.h."""
 
 REACH = 6.5
 """Standard deviations beyond which a radial function counts as zero (7e-10)."""
@@ -29,7 +32,7 @@ POLYNOMIAL = 1e-7
 
 
 class CKernelInput(ctypes.Structure):
-    """`KernelInput` of attention.c, field by field."""
+    """`KernelInput` of heads.h, field by field."""
 
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("distance", "envelope", "pair", "ptr", "pair_ptr", "pair_source")],
@@ -59,8 +62,8 @@ class CpuImages:
     spacing: float
 
     @classmethod
-    def of(cls, geometry: Geometry, *, backward: bool) -> CpuImages:
-        """Read off a geometry; with what only a backward pass reads, or without."""
+    def of(cls, geometry: Geometry, backward: bool) -> CpuImages:
+        """The images of a geometry; with `backward` also what only a backward pass reads."""
         images, basis = geometry.images, geometry.basis
         atoms = torch.arange(images.n_atoms + 1, device=images.pair_source.device)
         by_source = source_ptr = images.pair_source.new_empty(0)
@@ -83,10 +86,10 @@ class CpuImages:
 
 
 def radial_polynomials(width: float) -> Tensor:
-    """The radial functions that are not zero between two neighbouring centres, as powers of the place between them.
+    """The radial functions that are not zero between two neighbouring centres, as powers of the position between them.
 
-    Seen from between the centres of functions n and n + 1, function k is the same for every n - k. With place u, -1 at
-    the one centre and 1 at the other, b = sum_t c_t u^t.
+    Between the centres of functions n and n + 1, function k depends on n - k alone. With position u, -1 at one centre
+    and 1 at the other, b = sum_t c_t u^t.
 
     Args:
         width: standard deviation in units of the spacing.
@@ -103,16 +106,16 @@ def radial_polynomials(width: float) -> Tensor:
 
 
 PTR = 3
-"""Place of `CpuImages.ptr` in `KernelInput.tensors`."""
+"""Index of `CpuImages.ptr` in `KernelInput.tensors`."""
 
 
 class KernelInput(NamedTuple):
-    """All that the kernel reads beside the features, as the operators take it; see `CKernelInput` for the order.
+    """All that the kernel reads besides the features, as the operators take it, in the order of `CKernelInput`.
 
     Attributes:
         tensors: of `CKernelInput`, empty where there is none; then those of `CpuImages` that only the last pass reads.
-        numbers: real ones of `CKernelInput`.
-        counts: whole ones, up to those that the shape of the features tells.
+        numbers: the floats of `CKernelInput`.
+        counts: its integers, except the last, which follow from the shape of the features.
     """
 
     tensors: list[Tensor]
@@ -121,21 +124,21 @@ class KernelInput(NamedTuple):
 
     @classmethod
     def of(
-        cls, rows: CpuImages, series: CosineSeries | None, frames: PackedFrames | None, tie_width: float, count: int
+        cls, images: CpuImages, series: CosineSeries | None, frames: PackedFrames | None, tie_width: float, count: int
     ) -> KernelInput:
-        """Put together what a batch, its frames and a model give."""
+        """From a batch, its frames and the settings of a model."""
         none = torch.empty(0)
-        tensors = [rows.distance, rows.envelope, rows.pair, rows.ptr, rows.pair_ptr, rows.pair_source]
+        tensors = [images.distance, images.envelope, images.pair, images.ptr, images.pair_ptr, images.pair_source]
         tensors += [none] * 2 if series is None else [series.direction, series.tail]
         if series is not None and frames is not None:
             tensors += [frames.ptr, frames.frames, frames.isotropic]
         else:
             tensors += [none] * 3
-        tensors += [rows.radial]
-        tensors += [rows.pair_target, rows.by_source, rows.source_ptr]
-        terms, lanes = rows.radial.shape
+        tensors += [images.radial]
+        tensors += [images.pair_target, images.by_source, images.source_ptr]
+        terms, lanes = images.radial.shape
         orders = 0 if series is None else series.orders
-        return cls(tensors, [rows.spacing, tie_width], [lanes // WINDOW_LANES, terms, count, orders])
+        return cls(tensors, [images.spacing, tie_width], [lanes // WINDOW_LANES, terms, count, orders])
 
     def pointers(self, q_ADH: Tensor) -> CKernelInput:
         """As the kernel takes it; the tensors must outlive it."""

@@ -1,5 +1,5 @@
 """The equations of the papers as plainly as they can be written; every other backend is tested against them."""
 
-from crystalformers.attention.backends.reference.backend import attention
+from crystalformers.attention.backends.reference.backend import attention, unsupported_reason
 
-__all__ = ["attention"]
+__all__ = ["attention", "unsupported_reason"]

@@ -1,6 +1,7 @@
 """CrystalFramer's frames and angular encoding as plainly as they can be written: one atom and one head at a time.
 
-The law for `frames.py` and `angles.py`; see there for what a frame is and why tied ones are averaged.
+The reference for `attention.frames`, which tells what a frame is and why tied ones are averaged. The smooth step
+x^3 (10 - 15 x + 6 x^2) is written out where it is used, so that it too is compared.
 
 Shapes: N atoms of one crystal, M cells of the box, H heads, D their width, K angular functions.
 """
@@ -8,24 +9,22 @@ Shapes: N atoms of one crystal, M cells of the box, H heads, D their width, K an
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from crystalformers.attention.frames.crystal import lattice_frames, pca_axes
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.frames.local import (
     COLLINEAR,
     EXACTLY_COLLINEAR,
-    GAP_WIDTH,
     PENALTY_FLOOR,
     VANISHING,
     Frames,
     PrincipalAxes,
-    lattice_frames,
-    pca_axes,
 )
-from crystalformers.attention.geometry import Geometry, RadialBasis
+from crystalformers.attention.geometry import Geometry
 
 PLANE_ANGLES = 720
 """Directions in a plane over which an axis that could point anywhere in it is averaged."""
@@ -40,104 +39,109 @@ def angular_psi(
     log_weight_NMH: Tensor,
     angular: AngularEncoding,
     fixed: Frames | PrincipalAxes | None,
-    *,
-    published: bool,
 ) -> Tensor:
-    """The angular part of psi for one target atom, (N, M, H, D); zero for the atom itself."""
-    around_NM = d_NM > 0
-    unit_NM3 = r_NM3 / torch.where(around_NM, d_NM, 1.0)[..., None]
+    """The angular part of psi for one target atom, (N, M, H, D); zero for the atom itself.
+
+    Args:
+        r_NM3: vectors to the images, Angstrom.
+        d_NM: their lengths.
+        log_weight_NMH: logarithms of the attention weights up to a constant, -inf for an image that does not count.
+        angular: weights, basis and method.
+        fixed: frames of the crystal, see `fixed_frames`.
+    """
+    unit_NM3 = unit_vectors(r_NM3, d_NM)
+    frames_H = [frames_of_head(w_NM, unit_NM3, d_NM, angular, fixed) for w_NM in log_weight_NMH.unbind(-1)]
+    return psi_of_frames(unit_NM3, frames_H, angular)
+
+
+def unit_vectors(r_NM3: Tensor, d_NM: Tensor) -> Tensor:
+    """Directions of vectors of length d; zero for the atom itself."""
+    return r_NM3 / torch.where(d_NM > 0, d_NM, 1.0)[..., None]
+
+
+def psi_of_frames(
+    unit_NM3: Tensor, frames_H: Sequence[WeightedFrames | PrincipalAxes], angular: AngularEncoding
+) -> Tensor:
+    """sum_k W_k b_angle(e_k . r), averaged over the frames of each head, (N, M, H, D); zero for the atom itself."""
+    around_NM11 = (unit_NM3 != 0).any(-1)[..., None, None]
     heads = []
-    for head in range(log_weight_NMH.shape[-1]):
-        log_weight = torch.where(around_NM, log_weight_NMH[..., head], -math.inf)
-        b_NMzK = unit_NM3.new_zeros(*d_NM.shape, 3, angular.basis.count)
-        match angular.frame:
-            case "max":
-                frames: WeightedFrames | PrincipalAxes = max_frames(log_weight, unit_NM3, angular.tie_width)
-            case "static-local":
-                summed_NM = log_weight > -math.inf
-                nearest = torch.where(summed_NM, -(d_NM.detach() ** 2), -math.inf)
-                # The authors' slip of a sign: their second axis points to the farthest image of the box.
-                second = torch.where(summed_NM, d_NM.detach() ** 2, -math.inf) if published else nearest
-                frames = max_frames(nearest, unit_NM3, angular.tie_width, second)
-            case "weighted-pca":
-                weight = torch.softmax(log_weight_NMH[..., head].flatten(), 0).view_as(d_NM) * around_NM
-                moment = torch.einsum("nm,nmx,nmy->xy", weight, unit_NM3, unit_NM3)
-                frames = principal(moment)
-            case "lattice":
-                assert isinstance(fixed, Frames)
-                frames = [(float(w), axes) for w, axes in zip(fixed.weight, fixed.axes, strict=True)]
-            case "pca":
-                assert isinstance(fixed, PrincipalAxes)
-                frames = fixed
-        if isinstance(frames, PrincipalAxes):
-            b_NMzK = b_NMzK + principal_features(unit_NM3, frames, angular.basis)
-        else:
-            for share, axes in frames:
-                cosine_NMz = unit_NM3 @ axes.mT
-                b = published_angular(cosine_NMz, angular.basis) if published else angular.basis(cosine_NMz)
-                b_NMzK = b_NMzK + share * b
-        b_NMzK = torch.where(around_NM[..., None, None], b_NMzK, 0.0)
+    for head, frames in enumerate(frames_H):
+        b_NMzK = torch.where(around_NM11, features(unit_NM3, frames, angular.basis), 0.0)
         heads.append(torch.einsum("nmzk,zdk->nmd", b_NMzK, angular.W_3HDK[:, head]))
     return torch.stack(heads, dim=2)
 
 
-def fixed_frames(
-    geometry: Geometry, crystal: int, angular: AngularEncoding | None, *, published: bool
-) -> Frames | PrincipalAxes | None:
+def frames_of_head(
+    log_weight_NM: Tensor,
+    unit_NM3: Tensor,
+    d_NM: Tensor,
+    angular: AngularEncoding,
+    fixed: Frames | PrincipalAxes | None,
+) -> WeightedFrames | PrincipalAxes:
+    """The frames of one atom and head, by the method of the encoding."""
+    around_NM = d_NM > 0
+    match angular.frame:
+        case "max":
+            return max_frames(torch.where(around_NM, log_weight_NM, -math.inf), unit_NM3, angular.tie_width)
+        case "static-local":
+            summed_NM = around_NM & (log_weight_NM > -math.inf)
+            nearest_NM = torch.where(summed_NM, -(d_NM.detach() ** 2), -math.inf)
+            return max_frames(nearest_NM, unit_NM3, angular.tie_width)
+        case "weighted-pca":
+            weight_NM = torch.softmax(log_weight_NM.flatten(), 0).view_as(d_NM) * around_NM
+            moment = torch.einsum("nm,nmx,nmy->xy", weight_NM, unit_NM3, unit_NM3)
+            return principal(moment, angular.tie_width)
+        case "lattice":
+            assert isinstance(fixed, Frames)
+            return [(float(w), axes) for w, axes in zip(fixed.weight, fixed.axes, strict=True)]
+        case "pca":
+            assert isinstance(fixed, PrincipalAxes)
+            return fixed
+
+
+def fixed_frames(geometry: Geometry, crystal: int, angular: AngularEncoding | None) -> Frames | PrincipalAxes | None:
     """Frames that are the same for all atoms of a crystal, if the encoding uses such."""
     row = torch.tensor([crystal], device=geometry.batch.ptr.device)
     if angular is not None and angular.frame == "lattice":
-        return lattice_frames(geometry.batch, given_cell=published).of(row)
+        return lattice_frames(geometry.batch, angular.tie_width).of(row)
     if angular is not None and angular.frame == "pca":
-        return pca_axes(geometry.batch, given_cell=published).of(row)
+        return pca_axes(geometry.batch, angular.tie_width).of(row)
     return None
 
 
-def published_angular(cosine_NMz: Tensor, basis: AngularBasis) -> Tensor:
-    """The angular functions as the authors' kernels have them: cut, and their standard deviation a float32."""
-    deviation = float(torch.tensor(basis.width * basis.spacing, dtype=torch.float32))
-    rounded = replace(basis, width=deviation / basis.spacing)
-    return rounded(cosine_NMz) * published_window((cosine_NMz + 1) / rounded.spacing, rounded)
+def features(unit_NM3: Tensor, frames: WeightedFrames | PrincipalAxes, basis: AngularBasis) -> Tensor:
+    """Angular functions of the cosines to each axis, averaged over the frames, (N, M, 3, K)."""
+    if isinstance(frames, PrincipalAxes):
+        return principal_features(unit_NM3, frames, basis)
+    b_NMzK = unit_NM3.new_zeros(*unit_NM3.shape, basis.count)
+    for share, axes in frames:
+        b_NMzK = b_NMzK + share * basis(unit_NM3 @ axes.mT)
+    return b_NMzK
 
 
-def published_window(position: Tensor, basis: RadialBasis | AngularBasis) -> Tensor:
-    """Which of the K functions the authors' framed kernels evaluate, (..., K): a window of four standard deviations.
-
-    Args:
-        position: argument of the functions in units of their spacing, counted from the first centre.
-        basis: the functions; a set of 16 is evaluated whole.
-    """
-    size = basis.count if basis.count == 16 else math.ceil(8 * basis.width - 1e-5) + 1  # the width may be rounded up
-    first = torch.floor(position - 4 * basis.width).clamp(0, basis.count - size)[..., None]
-    index = torch.arange(basis.count, device=position.device)
-    return (index >= first) & (index < first + size)
-
-
-def max_frames(
-    log_weight_NM: Tensor, unit_NM3: Tensor, tie_width: float, second_NM: Tensor | None = None
-) -> WeightedFrames:
-    """Every frame that ties, by two nested loops; `second_NM` takes the place of the weights for the second axis."""
+def max_frames(log_weight_NM: Tensor, unit_NM3: Tensor, tie_width: float) -> WeightedFrames:
+    """Every frame that ties, by two nested loops: here over e_1, the direction of largest weight."""
     score, unit = log_weight_NM.detach().flatten(), unit_NM3.flatten(0, 1)
-    base = score if second_NM is None else second_NM.flatten()
     frames: WeightedFrames = []
-    for first, share in _contenders(score, tie_width):
-        e1 = unit[first]
-        away = 1 - (unit @ e1).abs()
-        second_score = base + away.clamp(min=PENALTY_FLOOR).log()
-        for least in (1 - COLLINEAR, EXACTLY_COLLINEAR):
-            eligible = torch.where(away > least, second_score, -math.inf)
-            if (eligible > -math.inf).any():
-                break
-        contenders = _contenders(eligible, tie_width)
-        for second, second_share in contenders:
-            frames.append((share * second_share, gram_schmidt(e1, unit[second])))
-        if not contenders:
-            anything = torch.eye(3, dtype=e1.dtype)[int(e1.abs().argmin())]
-            frames.append((share, gram_schmidt(e1, anything)))
+    for first, share in contenders(score, tie_width):
+        frames += [(share * of_second, axes) for of_second, axes in frames_about(unit[first], score, unit, tie_width)]
     return frames
 
 
-def _contenders(score: Tensor, width: float) -> list[tuple[int, float]]:
+def frames_about(e1: Tensor, score: Tensor, unit: Tensor, tie_width: float) -> WeightedFrames:
+    """The frames of a given e_1, by a loop over e_2, the direction of largest score + log(1 - |e_1 . r|)."""
+    away = 1 - (unit @ e1).abs()
+    second_score = score + away.clamp(min=PENALTY_FLOOR).log()
+    for least in (1 - COLLINEAR, EXACTLY_COLLINEAR):
+        eligible = torch.where(away > least, second_score, -math.inf)
+        if (eligible > -math.inf).any():
+            break
+    frames = [(share, gram_schmidt(e1, unit[second])) for second, share in contenders(eligible, tie_width)]
+    anything = torch.eye(3, dtype=e1.dtype)[int(e1.abs().argmin())]
+    return frames or [(1.0, gram_schmidt(e1, anything))]
+
+
+def contenders(score: Tensor, width: float) -> list[tuple[int, float]]:
     """Index and share of the best and of those less than `width` behind it."""
     best = float(score.max())
     if best == -math.inf:
@@ -154,11 +158,11 @@ def gram_schmidt(e1: Tensor, towards: Tensor) -> Tensor:
     return torch.stack([e1, e2, torch.linalg.cross(e1, e2)])
 
 
-def principal(moment: Tensor) -> PrincipalAxes:
+def principal(moment: Tensor, tie_width: float) -> PrincipalAxes:
     """Eigenvectors and how distinct they are, by the definition."""
     values, vectors = torch.linalg.eigh(moment)
     gaps = (values[1:] - values[:-1]) / values.sum().clamp(min=VANISHING)
-    x = (gaps / GAP_WIDTH).clamp(0, 1)
+    x = (gaps / tie_width).clamp(0, 1)
     return PrincipalAxes(vectors.mT, x**3 * (10 - 15 * x + 6 * x**2))
 
 

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """Triton kernels of the sums of angular functions over images and frames; `frames.py` calls them.
 
-One program per row (atom and head) walks the atom's images in tiles; tiles without weight are passed over.
+One program per row (atom and head) goes through the atom's images in tiles; tiles without weight are skipped.
 
 Shapes: E images (of a tile), K angular functions, padded to a power of two.
 """
@@ -46,7 +46,7 @@ def angular_sum(
             n_E = (first + tl.arange(0, IMAGES)).to(tl.int64)
             p_E = tl.load(p + n_E * HEADS + h, mask=n_E < end, other=0.0)
             if tl.max(p_E, axis=0) > 0:
-                # Ties can make hundreds of frames: sums of sums round less often than one long sum.
+                # Ties can make hundreds of frames: a sum of sums rounds less than one long sum.
                 tile_K = tl.zeros((K,), dtype=tl.float32)
                 for f in range(first_frame, last_frame):
                     b_EK = _angular(direction, axes + 9 * f, n_E, n_E < end, spacing, per_width, Z, K)

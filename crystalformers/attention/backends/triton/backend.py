@@ -1,4 +1,4 @@
-"""The backend `triton`: what it can do, and attention put together from the operators of `operators.py`.
+"""The backend `triton`: what it cannot compute, and attention from the operators of `operators.py`.
 
 Shapes: A atoms, E images, H heads, D their width, K radial functions.
 """
@@ -18,8 +18,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
-    """What keeps this backend from computing, as the end of a sentence; None where nothing does."""
-    compiling = torch.compiler.is_compiling()  # what a compiler traces may not look at the environment
+    """See `BackendModule`."""
+    compiling = torch.compiler.is_compiling()  # code that a compiler traces must not look at the environment
     if not compiling and not operators.installed():
         return 'needs Triton; install it with: pip install "crystalformers[gpu]"'
     if q_AHD.device.type != "cuda" and not (compiling or operators.interpreted()):
@@ -43,13 +43,13 @@ def attention(
     inverse_variance_AH: Tensor,
     W_HDK: Tensor | None,
     geometry: Geometry,
-    angular: AngularEncoding | None = None,
+    angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, see `unsupported_reason`."""
     basis, dtype = geometry.basis, v_AHD.dtype
     count = 0 if W_HDK is None else basis.count
     spacing, per_width = (basis.spacing, 1 / (basis.width * basis.spacing)) if count else (1.0, 1.0)
-    lists = geometry.cached("triton", operators.TritonImages.of).tensors()
+    lists = geometry.cached(operators.TritonImages.of).tensors()
     y_AHD, b_AHK, p_EH, _, _ = torch.ops.crystalformers.triton_image_sum(
         q_AHD, k_AHD, v_AHD, inverse_variance_AH, lists, spacing, per_width, count, angular is not None
     )

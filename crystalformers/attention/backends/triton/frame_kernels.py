@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 """Triton kernel that finds max frames (CrystalFramer) from the weights of images; `frames.py` calls it.
 
-One program per row (atom and head) walks the atom's images in tiles, once to count the row's frames and once to write
-them; `frames.max_frames` has the definition. Candidates are few, so a tile is looked into only where it holds one.
+One program per row (atom and head) goes through the atom's images in tiles, once to count the row's frames and once to
+write them; `attention.frames.local` has the definition. Candidates are few: most tiles hold none and are skipped.
 
 Shapes: E images (of a tile).
 """
@@ -46,7 +46,9 @@ def _share(score_E, best, per_tie_width):
 
 
 @triton.jit
-def _race(p, direction, begin, end, h, ex, ey, ez, least, per_tie_width, HEADS: tl.constexpr, IMAGES: tl.constexpr):
+def _best_score(
+    p, direction, begin, end, h, ex, ey, ez, least, per_tie_width, HEADS: tl.constexpr, IMAGES: tl.constexpr
+):
     """The best score, and the sum of the shares of all that are near it."""
     best = 0.0
     for first in range(begin, end, IMAGES):
@@ -120,7 +122,7 @@ def max_frames(
     begin, end = tl.load(ptr + i) + 1, tl.load(ptr + i + 1)
     place = tl.load(frame_ptr + row) if WRITE else begin * 0
     lane_E = tl.arange(0, IMAGES)
-    best, total = _race(p, direction, begin, end, h, 0.0, 0.0, 0.0, ANY_DIRECTION, per_tie_width, HEADS, IMAGES)
+    best, total = _best_score(p, direction, begin, end, h, 0.0, 0.0, 0.0, ANY_DIRECTION, per_tie_width, HEADS, IMAGES)
     for first in range(begin, end, IMAGES):
         p_E, x_E, y_E, z_E = _images(p, direction, first, end, h, HEADS, IMAGES)
         share_E = _share(p_E, best, per_tie_width) / tl.maximum(total, 1e-37)
@@ -131,12 +133,12 @@ def max_frames(
                     ex = tl.sum(tl.where(lane_E == j, x_E, 0.0), axis=0)
                     ey = tl.sum(tl.where(lane_E == j, y_E, 0.0), axis=0)
                     ez = tl.sum(tl.where(lane_E == j, z_E, 0.0), axis=0)
-                    best2, total2 = _race(
+                    best2, total2 = _best_score(
                         p, direction, begin, end, h, ex, ey, ez, COLLINEAR, per_tie_width, HEADS, IMAGES
                     )
                     least = tl.where(best2 > 0, COLLINEAR, EXACTLY_COLLINEAR)
                     if best2 == 0:
-                        best2, total2 = _race(
+                        best2, total2 = _best_score(
                             p, direction, begin, end, h, ex, ey, ez, least, per_tie_width, HEADS, IMAGES
                         )
                     if best2 == 0:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from crystalformers.attention.backends.triton import operators
-from crystalformers.attention.frames.encoding import AngularEncoding, given_frames
-from crystalformers.attention.frames.local import Frames
+from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
+from crystalformers.attention.frames.local import FrameMethod, Frames
 from crystalformers.attention.geometry import Geometry
 
 FRAMES = ("max", "static-local", "lattice")
@@ -27,27 +27,26 @@ FRAMES = ("max", "static-local", "lattice")
 
 
 FRAMES_PER_ROW = 64
-"""Room for frames, on average over the rows of a batch; ties of high symmetry make a few dozen."""
+"""Frames that a list can hold, on average over the rows of a batch; ties of high symmetry make a few dozen."""
 
-LEAST_ROOM = 4096
-"""Room for frames in a small batch."""
-
+LEAST_FRAMES = 4096
+"""Frames that a list can hold beyond these, for small batches."""
 
 WARPS = 1
-"""Of a program that looks for frames."""
+"""Of a program that finds frames."""
 
 
 def angular_values(p_EH: Tensor, geometry: Geometry, angular: AngularEncoding) -> Tensor:
     """The angular part of sum_e p_e psi_e, (A, H, D); no gradient flows through the choice of frames.
 
-    Were there more frames than there is room for (`FRAMES_PER_ROW`), all values would be NaN.
+    If there are more frames than the list can hold (`FRAMES_PER_ROW`), all values are NaN.
     """
-    directions = geometry.cached("triton directions", _directions)
+    directions = geometry.cached(_directions)
     ptr, heads, basis = geometry.images.ptr, p_EH.shape[1], angular.basis
     if angular.frame == "max":
         frames = torch.ops.crystalformers.triton_max_frames(p_EH.detach(), directions, ptr, angular.tie_width)
     else:
-        frames = geometry.cached(f"triton {angular.frame} frames of {heads} heads", lambda g: _given(g, angular, heads))
+        frames = geometry.cached(_static_frames, angular.frame, angular.tie_width, heads)
     sums_AHzK = torch.ops.crystalformers.triton_angular_sum(
         p_EH, [directions, ptr, *frames], basis.spacing, 1 / (basis.width * basis.spacing), basis.count
     )
@@ -63,11 +62,11 @@ def _directions(geometry: Geometry) -> Tensor:
     return (images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous()
 
 
-def _given(geometry: Geometry, angular: AngularEncoding, heads: int) -> list[Tensor]:
+def _static_frames(geometry: Geometry, method: FrameMethod, tie_width: float, heads: int) -> list[Tensor]:
     """Frames that do not follow the weights, as the kernels read them: first of each row, axes and shares."""
-    given = given_frames(geometry, angular)
-    assert isinstance(given, Frames)
-    frames = given.repeated(heads)
+    of_atoms = geometry.cached(static_frames, method, tie_width)
+    assert isinstance(of_atoms, Frames)
+    frames = of_atoms.repeated(heads)
     order = torch.argsort(frames.owner, stable=True)
     rows = torch.arange(geometry.images.n_atoms * heads + 1, device=order.device)
     first = torch.searchsorted(frames.owner[order], rows)
@@ -90,7 +89,7 @@ torch.library.define(
 
 @lru_cache(maxsize=1)
 def _kernels() -> tuple[ModuleType, ModuleType]:
-    """The compiled kernels, of angles and of frames; imported late, for Triton is not everywhere."""
+    """The modules of the kernels, of angles and of frames; imported here, for Triton may not be installed."""
     from crystalformers.attention.backends.triton import angle_kernels as triton_angle_kernels
     from crystalformers.attention.backends.triton import frame_kernels as triton_frame_kernels
 
@@ -106,9 +105,9 @@ def _constants(heads: int, count: int) -> dict[str, Any]:
 
 
 def _capacity(p: Tensor, ptr: Tensor) -> tuple[int, int]:
-    """Rows, and frames that a list of them has room for."""
+    """Rows, and frames that a list of them can hold."""
     rows = (ptr.shape[0] - 1) * p.shape[1]
-    return rows, rows * FRAMES_PER_ROW + LEAST_ROOM
+    return rows, rows * FRAMES_PER_ROW + LEAST_FRAMES
 
 
 def _max_frames(p: Tensor, direction: Tensor, ptr: Tensor, tie_width: float) -> tuple[Tensor, Tensor, Tensor]:

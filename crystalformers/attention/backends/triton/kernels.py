@@ -1,14 +1,13 @@
 # mypy: ignore-errors
 """Triton kernels of attention over periodic images: three launches, no atomics; `operators.py` calls them.
 
-One program per atom does all its heads. It walks the atom's images in tiles, nearest first, and keeps running sums in
-registers; the radial functions of a tile are evaluated once, shared by the heads, and multiplied with the weights
+One program per atom handles all its heads. It goes through the atom's images in tiles, nearest first, with running sums
+in registers; the radial functions of a tile are evaluated once, shared by the heads, and multiplied with the weights
 by a small matrix product. Exponentials are powers of two: queries and decays carry a factor log2(e).
 
 The gradients of keys and values belong to the source of an image, so a third kernel has one program per source atom
-that walks the transposed list. It reads one number per image and head that the second kernel leaves behind: the
-gradient of the logit, which holds all that is costly, the product of the radial functions with the gradient of their
-sums.
+that goes through the transposed list. It reads one number per image and head that the second kernel has written, the
+gradient of the logit: it contains what costs most, the product of the radial functions with the gradient of their sums.
 
 Shapes: A atoms, E images (in kernels: those of a tile), P pairs (of a tile), H heads, D their width, K radial
 functions; H, D and K are padded to powers of two inside the kernels.
@@ -114,7 +113,7 @@ def image_sum(
         k_EHD = _rows(k, j_E, there_E, offset_HD, real_HD, STRIDE)
         v_EHD = _rows(v, j_E, there_E, offset_HD, real_HD, STRIDE)
         logit_EH = tl.sum(q_HD[None, :, :] * k_EHD, axis=2) - decay_H[None, :] * (d_E * d_E)[:, None]
-        # An image on the very edge weighs nothing, and must not set the maximum either.
+        # An image at the radius itself weighs nothing, and must not set the maximum either.
         logit_EH = tl.where((envelope_E > 0)[:, None], logit_EH, float("-inf"))
         new_H = tl.maximum(top_H, tl.max(logit_EH, axis=0))
         shrink_H = tl.exp2(top_H - new_H)

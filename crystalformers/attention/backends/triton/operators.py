@@ -1,10 +1,10 @@
 """Attention over periodic images by the Triton kernels of `kernels.py`, as operators PyTorch knows.
 
-What is stored and what is recomputed: the forward pass keeps the two sums, the logarithm of the softmax's denominator
-and where each atom stopped; the backward pass recomputes weights and radial functions, and holds one number per image
-and head (the gradient of its logit) for as long as one call lasts. Nothing of size images x heads x K exists. Every
-launch has one program per atom, whatever the batch holds, and nothing waits for the device: a CUDA graph can capture
-it all. docs/kernels.md has a figure, the count of bytes and operations, and why it is done so.
+What is stored and what is recomputed: the forward pass stores the two sums, the logarithm of the softmax's denominator
+and the first image that was not summed; the backward pass recomputes weights and radial functions, and holds one number
+per image and head (the gradient of its logit) during the call. Nothing of size images x heads x K exists. Every launch
+has one program per atom of any batch, and nothing waits for the device: a CUDA graph can capture all of it.
+docs/kernels.md has a figure, the count of bytes and operations, and the reasons.
 
 Shapes: A atoms, E images, P pairs, H heads, D their width, K radial functions.
 """
@@ -36,8 +36,8 @@ class Tiling:
 
     Attributes:
         images: of a tile.
-        pairs: whose scores are computed at once to bound the reach of an atom.
-        scan: distances compared with that bound at once.
+        pairs: whose scores are computed together to bound the reach of an atom.
+        scan: distances that are compared with this bound together.
         warps: of a program.
         stages: of the loads ahead of their use.
         precision: of products of float32 numbers: "ieee", or "tf32x3" on matrix units, nearly as exact.
@@ -56,12 +56,12 @@ TILING = Tiling()
 
 @lru_cache(maxsize=1)
 def installed() -> bool:
-    """Whether Triton is there; PyTorch for CUDA brings it along."""
+    """Whether Triton is installed; PyTorch for CUDA brings it along."""
     return find_spec("triton") is not None
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter stands in for a GPU: TRITON_INTERPRET=1 was set before the first use."""
+    """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET=1 was set before the first use."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -69,7 +69,7 @@ def interpreted() -> bool:
 class TritonImages:
     """The images as the kernels read them, once per batch; in order of their targets and, transposed, of their sources.
 
-    Built by sorting and searching alone: the device is never waited for.
+    Built by sorting and searching alone, so that nothing waits for the device.
     """
 
     distance: Tensor  # (E,) float32
@@ -84,7 +84,7 @@ class TritonImages:
 
     @classmethod
     def of(cls, geometry: Geometry) -> TritonImages:
-        """Read off a geometry."""
+        """The images of a geometry."""
         images = geometry.images
         distance = images.distance.float().contiguous()
         source = images.pair_source[images.pair]
@@ -110,14 +110,14 @@ class TritonImages:
 
 @lru_cache(maxsize=1)
 def _kernels() -> ModuleType:
-    """The compiled kernels; imported late, for Triton is not everywhere."""
+    """The module of the kernels; imported here, for Triton may not be installed."""
     from crystalformers.attention.backends.triton import kernels as triton_kernels
 
     return triton_kernels
 
 
 def _sizes(q: Tensor, count: int) -> dict[str, int]:
-    """Constants of the kernels."""
+    """Sizes that are constants of the kernels."""
     _, heads, width = q.shape
     return {
         "HEADS": heads, "WIDTH": width, "COUNT": count,
@@ -126,12 +126,12 @@ def _sizes(q: Tensor, count: int) -> dict[str, int]:
 
 
 def power_of_two(number: int) -> int:
-    """The power of two that holds a number."""
+    """The least power of two that is not below a number."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def _operands(q: Tensor) -> dict[str, Any]:
-    """Which type the matrix products take, and how float32 ones are computed."""
+    """The type of the operands of matrix products, and how products of float32 numbers are computed."""
     import triton.language as tl
 
     # The interpreter would multiply the bits of bfloat16 numbers as integers.
@@ -140,7 +140,7 @@ def _operands(q: Tensor) -> dict[str, Any]:
 
 
 def _scale(q: Tensor) -> float:
-    """Factor on the queries; the kernels compute powers of two."""
+    """Factor on the queries, with log2(e): the kernels compute powers of two."""
     return 1 / (math.log(2) * math.sqrt(q.shape[-1]))
 
 

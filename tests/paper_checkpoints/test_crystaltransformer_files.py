@@ -20,8 +20,8 @@ from crystalformers.images import CrystalBatch
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints import read_published, save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.paper_checkpoints import read_paper_checkpoint, save_paper_checkpoint
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY, GAP = Target("energy", "eV/atom", "per_atom"), Target("gap", "eV")
@@ -90,7 +90,7 @@ def test_read_and_predict_the_same(tmp_path: Path, kind: str, prefix: str) -> No
     content["state_dict"] = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
     path = tmp_path / "model_best.pth.tar"
     torch.save(content, path)
-    found = read_published(path)
+    found = read_paper_checkpoint(path)
     crystals = many(4)
     with torch.no_grad():
         ours = found.model(CrystalBatch.from_crystals(crystals, torch.float32))
@@ -117,7 +117,7 @@ def test_the_scale_is_that_of_the_file(tmp_path: Path) -> None:
 
 def test_a_published_model_is_saved_like_any_other(tmp_path: Path) -> None:
     torch.save(checkpoint(Theirs(HEADS["released"]())), tmp_path / "theirs.pth.tar")
-    found = read_published(tmp_path / "theirs.pth.tar", targets=[ENERGY])
+    found = read_paper_checkpoint(tmp_path / "theirs.pth.tar", targets=[ENERGY])
     save_model(tmp_path / "ours.safetensors", found.model, found.targets, {})
     again = load_checkpoint(tmp_path / "ours.safetensors").model
     assert torch.equal(again.element_vectors(), found.model.element_vectors())
@@ -140,7 +140,7 @@ def test_wrong_tensors_are_named(tmp_path: Path, change: Any, words: str) -> Non
     path = tmp_path / "a.pth"
     torch.save(change(dict(Theirs(HEADS["released"]()).state_dict())), path)
     with pytest.raises(CheckpointError, match=words) as error:
-        read_published(path)
+        read_paper_checkpoint(path)
     assert "a.pth" in str(error.value)
 
 
@@ -153,22 +153,22 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "model_best.pth.tar"
     torch.save(checkpoint(Theirs(HEADS["released"]()), args=Evil()), path)
     with pytest.raises(CheckpointError, match="refused"):
-        read_published(path)
+        read_paper_checkpoint(path)
     path.write_bytes(pickle.dumps({"state_dict": {}}))
     with pytest.raises(CheckpointError):
-        read_published(path)
+        read_paper_checkpoint(path)
 
 
 def test_another_preset_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save(Theirs(HEADS["released"]()).state_dict(), path)
     with pytest.raises(CheckpointError, match="not a Crystalformer"):
-        read_published(path, "crystalformer")
+        read_paper_checkpoint(path, "crystalformer")
     with pytest.raises(CheckpointError, match="its blocks is 2, but the settings given say 8"):
-        read_published(path, "crystaltransformer-published")
-    save_published(Crystalformer(), tmp_path / "b.pt")
+        read_paper_checkpoint(path, "crystaltransformer-published")
+    save_paper_checkpoint(Crystalformer(), tmp_path / "b.pt")
     with pytest.raises(CheckpointError, match="no CrystalTransformer"):
-        read_published(tmp_path / "b.pt", "crystaltransformer-published")
+        read_paper_checkpoint(tmp_path / "b.pt", "crystaltransformer-published")
 
 
 @pytest.mark.parametrize(("head", "targets"), [("published", 1), ("linear", 1), ("published", 4), ("separate", 2)])
@@ -178,8 +178,8 @@ def test_written_in_their_names_and_read_back(tmp_path: Path, head: str, targets
     assert isinstance(config, CrystalTransformerConfig)
     model = CrystalTransformer(replace(config, blocks=1, head=head, n_targets=targets))  # type: ignore[arg-type]
     path = tmp_path / f"model{suffix}"
-    save_published(model, path)
-    again = read_published(path).model
+    save_paper_checkpoint(model, path)
+    again = read_paper_checkpoint(path).model
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     names = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
@@ -194,7 +194,7 @@ def test_what_their_code_has_not_is_not_written(tmp_path: Path) -> None:
         config = preset(name)
         assert isinstance(config, CrystalTransformerConfig)
         with pytest.raises(CheckpointError, match="no model of variant"):
-            save_published(CrystalTransformer(config), tmp_path / "a.pt")
+            save_paper_checkpoint(CrystalTransformer(config), tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
 
 

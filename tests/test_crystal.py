@@ -1,16 +1,15 @@
-"""Crystal and CrystalBatch: what they accept, refuse and keep."""
+"""Crystal: what it accepts and what it refuses."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
-from strategies import crystals, make_crystal, random_crystals
+from strategies import crystals, make_crystal
 
-from crystalformers.crystal import MAX_ATOMIC_NUMBER, SYMBOLS, Crystal
+from crystalformers.crystal import MAX_COORDINATE, MAX_LENGTH, Crystal
 from crystalformers.errors import CrystalformersError, StructureError
-from crystalformers.images import CrystalBatch, with_images
+from crystalformers.periodic import ATOMIC_NUMBERS, ELEMENTS, MAX_ATOMIC_NUMBER, NUMBER_OF, SYMBOLS
 
 CUBE = 4 * np.eye(3)
 
@@ -19,6 +18,9 @@ def test_elements_are_in_the_order_of_the_periodic_table() -> None:
     assert MAX_ATOMIC_NUMBER == 98
     assert [SYMBOLS[z - 1] for z in (1, 2, 8, 26, 57, 79, 92, 98)] == ["H", "He", "O", "Fe", "La", "Au", "U", "Cf"]
     assert len(set(SYMBOLS)) == 98
+    assert len(set(ELEMENTS)) == 118
+    assert ELEMENTS[:98] == SYMBOLS
+    assert {symbol: NUMBER_OF[symbol] for symbol in SYMBOLS} | {"D": 1, "T": 1} == ATOMIC_NUMBERS
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,12 +49,16 @@ def test_left_handed_cells_and_unwrapped_atoms_are_kept_as_given() -> None:
         ([1, 99], np.zeros((2, 3)), CUBE, "atomic number 99"),
         ([-1], np.zeros((1, 3)), CUBE, "atomic number -1"),
         ([1.5], np.zeros((1, 3)), CUBE, "integers"),
+        ([np.nan], np.zeros((1, 3)), CUBE, "integers"),
+        ([np.inf], np.zeros((1, 3)), CUBE, "atomic number inf"),
         ([1, 2], np.zeros((1, 3)), CUBE, "frac_coords has shape"),
         ([1], np.zeros((1, 2)), CUBE, "frac_coords has shape"),
         ([1], np.zeros((1, 3)), np.eye(2), "lattice has shape"),
         ([1], np.array([[0, np.nan, 0]]), CUBE, "NaN"),
         ([1], np.array([[0, np.inf, 0]]), CUBE, "infinite"),
         ([1], np.zeros((1, 3)), CUBE * np.nan, "NaN"),
+        ([1], np.zeros((1, 3)), np.diag([np.inf, 4, 4]), "NaN or infinite"),
+        ([1], np.full((1, 3), "a"), CUBE, "frac_coords must hold numbers"),
         ([1], np.zeros((1, 3)), np.zeros((3, 3)), "no volume"),
         ([1], np.zeros((1, 3)), np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]]), "no volume"),
         ([1], np.zeros((1, 3)), np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1e-9]]), "no volume"),
@@ -79,32 +85,42 @@ def test_thin_but_real_cells_are_accepted() -> None:
     assert Crystal(np.array([6]), np.zeros((1, 3)), sheared).volume == pytest.approx(27)
 
 
-def test_a_batch_packs_crystals_in_order() -> None:
-    given_crystals = random_crystals(9)
-    batch = CrystalBatch.from_crystals(given_crystals)
-    assert len(batch) == 9
-    assert batch.n_atoms == sum(map(len, given_crystals)) == int(batch.ptr[-1])
-    for index, crystal in enumerate(given_crystals):
-        atoms = slice(int(batch.ptr[index]), int(batch.ptr[index + 1]))
-        assert batch.numbers[atoms].tolist() == crystal.numbers.tolist()
-        assert torch.equal(batch.positions[atoms], torch.from_numpy(crystal.positions))
-        assert torch.equal(batch.lattice[index], torch.from_numpy(crystal.lattice))
-        assert set(batch.crystal_of_atom[atoms].tolist()) == {index}
+@pytest.mark.parametrize("coordinate", [1e15, -1e15, 1e300, 1e308, -1e308])
+def test_coordinates_without_decimals_are_refused(coordinate: float) -> None:
+    with pytest.raises(StructureError, match=r"no decimals would be left within the cell; correct the coordinates"):
+        Crystal(np.array([1]), np.array([[0.5, coordinate, 0.5]]), CUBE)
+    assert len(Crystal(np.array([1]), np.array([[0.5, MAX_COORDINATE, 0.5]]), CUBE)) == 1
 
 
-def test_an_empty_batch_is_refused() -> None:
-    with pytest.raises(StructureError, match="at least one"):
-        CrystalBatch.from_crystals([])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lattice", [CUBE, CUBE / 8, np.diag([1e-3, 1e3, 1e3])])
+@pytest.mark.parametrize("position", [1e16, 1e308, -1e308])
+def test_positions_that_overflow_are_refused(position: float, lattice: np.ndarray) -> None:
+    with pytest.raises(StructureError, match=r"too large|NaN or infinite"):
+        Crystal.from_positions([1], [[position, position, 0.5]], lattice)
 
 
-def test_to_converts_lengths_and_leaves_integers() -> None:
-    batch = with_images(CrystalBatch.from_crystals(random_crystals(3)), 3.0, directions=True)
-    single = batch.to(torch.float32)
-    assert single.images is not None
-    assert {t.dtype for t in (single.positions, single.lattice, single.images.distance)} == {torch.float32}
-    assert single.images.vectors is not None
-    assert single.images.vectors.dtype == torch.float32
-    assert single.numbers.dtype == single.ptr.dtype == torch.int64
-    assert single.images.pair.dtype == torch.int32
-    assert torch.equal(single.to("cpu").positions, single.positions)
-    assert CrystalBatch.from_crystals(random_crystals(2), torch.float32).lattice.dtype == torch.float32
+@pytest.mark.parametrize("position", [np.nan, np.inf])
+def test_positions_that_are_not_finite_are_refused(position: float) -> None:
+    with pytest.raises(StructureError, match="positions holds NaN or infinite"):
+        Crystal.from_positions([1], [[position, 0, 0]], CUBE)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("length", [2e6, 1e100, 1e200, 1e308])
+def test_lattices_that_overflow_are_refused(length: float) -> None:
+    for lattice in (length * np.eye(3), np.diag([4, 4, length])):
+        for build in (Crystal, Crystal.from_positions):
+            with pytest.raises(StructureError, match=r"longer than 1e\+06 Å; give the lattice vectors in Å\."):
+                build(np.array([1]), np.zeros((1, 3)), lattice)
+    assert Crystal(np.array([1]), np.zeros((1, 3)), MAX_LENGTH * np.eye(3)).volume == pytest.approx(1e18)
+
+
+@pytest.mark.filterwarnings("error")
+def test_lattices_that_underflow_are_refused() -> None:
+    for length in (1e-200, 1e-320):
+        with pytest.raises(StructureError, match="no volume"):
+            Crystal(np.array([1]), np.zeros((1, 3)), length * np.eye(3))
+    for lattice in (np.full((3, 3), np.nan), np.diag([np.inf, 1, 1])):
+        with pytest.raises(StructureError, match="NaN or infinite"):
+            Crystal.from_positions([1], [[0, 0, 0]], lattice)

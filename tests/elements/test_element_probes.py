@@ -1,4 +1,4 @@
-"""Families, probes and comparisons of element tables: what is planted is found, and chance looks like chance."""
+"""Probes and comparisons of element tables: what is planted is found, and chance looks like chance."""
 
 from __future__ import annotations
 
@@ -7,133 +7,12 @@ import pytest
 
 pytest.importorskip("sklearn", reason="NOT TESTED: scikit-learn is not installed (extra 'elements')")
 
+from point_clouds import cloud, planted, table
+
 from crystalformers.elements import ElementTable
-from crystalformers.elements.analysis import clusters, comparison, probes, properties, spaces
+from crystalformers.elements.analysis import comparison, probes, properties
 from crystalformers.elements.analysis.ensembles import common_elements, ensembles
 from crystalformers.errors import ConfigError, TableError
-
-SIZES = (14, 9, 11, 6)
-TRUTH = np.repeat(np.arange(len(SIZES)), SIZES)
-
-
-def planted(seed: int, noise: float = 0.25, dim: int = 24) -> np.ndarray:
-    """Four clouds of elements around random centres; the same centres for every seed, in other coordinates."""
-    centres = np.random.default_rng(7).normal(size=(len(SIZES), dim))
-    random = np.random.default_rng(seed)
-    turned, _ = np.linalg.qr(random.normal(size=(dim, dim)))
-    return (centres[TRUTH] + noise * random.normal(size=(len(TRUTH), dim))) @ turned
-
-
-def cloud(seed: int, elements: int = 40, dim: int = 6) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(elements, dim)) * np.linspace(2, 1, dim)
-
-
-def table(name: str, vectors: np.ndarray, numbers: np.ndarray | None = None) -> ElementTable:
-    return ElementTable(name, np.arange(1, len(vectors) + 1) if numbers is None else numbers, vectors)
-
-
-@pytest.mark.parametrize("space", spaces.SPACES)
-@pytest.mark.parametrize("method", ["ward", "k-means"])
-def test_planted_families_are_found(space: spaces.Space, method: clusters.Method) -> None:
-    points = spaces.points_in(space, planted(0), seed=0)
-    labels = clusters.cluster(points, len(SIZES), method)
-    assert clusters.agreement(labels, TRUTH, seed=0, draws=19) == clusters.Agreement(1.0, 0.05)
-    assert labels[0] == 0, "families are counted in the order of the elements"
-
-
-def test_planted_families_are_found_by_density() -> None:
-    labels = clusters.density_clusters(spaces.points_in("leading", planted(0), seed=0), least=5)
-    clustered = labels >= 0
-    assert clustered.mean() > 0.8
-    assert clusters.agreement(labels[clustered], TRUTH[clustered], seed=0, draws=1).ari == 1
-
-
-def test_the_number_of_planted_families_is_found_and_is_no_chance() -> None:
-    points = spaces.points_in("leading", planted(0), seed=0)
-    sharp = clusters.sharpness(points, seed=0, draws=39)
-    assert sharp.by_silhouette == sharp.by_gap == len(SIZES)
-    assert sharp.p_value("one cloud") == sharp.p_value("shuffled") == 1 / 40
-    stable = clusters.stability(points, TRUTH, seed=0, draws=19)
-    assert stable.ari.min() == 1
-    np.testing.assert_array_equal(stable.jaccard, 1)
-
-
-def test_a_family_along_one_axis_is_no_chance_either() -> None:
-    """Shuffling coordinates keeps two heaps on one axis; the rotated cloud dissolves them."""
-    points = np.random.default_rng(0).normal(size=(60, 3))
-    points[:30, 0] += 12
-    sharp = clusters.sharpness(spaces.principal_components(points), seed=0, draws=39)
-    assert sharp.p_value("one cloud") == 1 / 40
-    assert sharp.p_value("shuffled") > 0.1
-
-
-@pytest.mark.parametrize("null", clusters.NULLS)
-def test_the_null_of_families_is_flat_without_families(null: str) -> None:
-    """p-values of structureless clouds are spread over 0 to 1 (Kolmogorov and Smirnov)."""
-    from scipy.stats import kstest
-
-    found = []
-    for seed in range(30):
-        points = spaces.principal_components(cloud(seed))
-        random = np.random.default_rng(1000 + seed)
-        best = [clusters.silhouettes(clusters.NULLS[null](points, random)).max() for _ in range(19)]
-        found.append(spaces.p_value(clusters.silhouettes(points).max(), best))
-    # Shuffling is known to err towards chance.
-    side = "two-sided" if null == "one cloud" else "greater"
-    assert kstest(np.array(found) - 0.025, "uniform", alternative=side).pvalue > 0.01
-
-
-def test_unrelated_families_agree_by_chance_only() -> None:
-    random = np.random.default_rng(0)
-    found = [
-        clusters.agreement(random.integers(4, size=40), random.integers(4, size=40), seed, draws=39)
-        for seed in range(30)
-    ]
-    assert abs(np.mean([a.ari for a in found])) < 0.02
-    assert 0.3 < np.mean([a.p for a in found]) < 0.7
-
-
-def test_silhouette_equals_that_of_scikit_learn() -> None:
-    from sklearn.metrics import silhouette_score
-
-    points = cloud(0)
-    distance = comparison.distances(points)
-    for k in (2, 5, 20):
-        labels = clusters.cluster(points, k)
-        assert clusters.silhouette(distance, labels) == pytest.approx(silhouette_score(points, labels), abs=1e-12)
-
-
-def test_the_adjusted_rand_index_equals_that_of_scikit_learn() -> None:
-    from sklearn.metrics import adjusted_rand_score
-
-    random = np.random.default_rng(0)
-    one, other = random.integers(5, size=50), random.choice(list("spdf"), size=50)
-    assert clusters.adjusted_rand(one, other) == pytest.approx(adjusted_rand_score(one, other), abs=1e-12)
-    assert clusters.adjusted_rand(one, one * 3) == 1
-    assert clusters.adjusted_rand(np.zeros(5), np.ones(5)) == 1
-
-
-def test_a_tree_is_cut_as_scipy_cuts_it() -> None:
-    from scipy.cluster.hierarchy import fcluster
-
-    tree = clusters.ward_tree(cloud(0))
-    for k, labels in zip((1, 2, 7, 40), clusters.cuts(tree, (1, 2, 7, 40)), strict=True):
-        assert clusters.adjusted_rand(labels, fcluster(tree, k, "maxclust")) == 1
-        assert labels.max() == k - 1
-
-
-def test_the_structureless_cloud_keeps_the_spread_in_every_direction() -> None:
-    points = spaces.principal_components(planted(0))
-    other = spaces.structureless(points, np.random.default_rng(0))
-    np.testing.assert_allclose(other.T @ other, points.T @ points, atol=1e-9 * (points**2).sum())
-    np.testing.assert_allclose(other.mean(axis=0), 0, atol=1e-12)
-
-
-def test_parallel_analysis_finds_the_planted_dimensions() -> None:
-    random = np.random.default_rng(0)
-    vectors = 3 * random.normal(size=(80, 4)) @ random.normal(size=(4, 50)) + random.normal(size=(80, 50))
-    assert spaces.components_above_noise(vectors, seed=0) == 4
-    assert spaces.components_above_noise(random.normal(size=(80, 50)), seed=0) == 2, "never fewer than a plane"
 
 
 def test_a_planted_property_is_read_off_and_a_random_one_is_not() -> None:
@@ -148,11 +27,6 @@ def test_a_planted_property_is_read_off_and_a_random_one_is_not() -> None:
     assert noise.p > 0.05
     low, high = probes.interval([found], seed=0)
     assert 0.99 < low <= found.r2 <= high <= 1
-
-
-def test_rounding_is_no_evidence() -> None:
-    assert spaces.p_value(2e-16, [0.0, -1e-16, 0.0]) == 1
-    assert spaces.p_value(0.5, [0.1, 0.5, 0.6]) == 3 / 4
 
 
 def test_values_dealt_out_at_random_give_flat_p_values() -> None:
@@ -279,17 +153,14 @@ def test_tables_without_common_elements_are_refused(tables: list[ElementTable], 
         common_elements(tables)
 
 
-def test_errors_of_the_parts() -> None:
+def test_tables_without_a_name_of_their_own_are_refused() -> None:
     with pytest.raises(TableError, match="Two tables are called 'a'"):
         ensembles([table("a", cloud(0)), table("a", cloud(1))])
     with pytest.raises(TableError, match="no table"):
         ensembles([])
-    with pytest.raises(TableError, match="two elements with different vectors"):
-        spaces.principal_components(np.ones((5, 3)))
-    with pytest.raises(ConfigError, match="40 elements cannot be divided into 40 families"):
-        clusters.cluster(cloud(0), 40)
-    with pytest.raises(ConfigError, match="3 elements are too few to look for families"):
-        clusters.sharpness(cloud(0)[:3], seed=0)
+
+
+def test_too_few_elements_to_learn_from_are_refused() -> None:
     with pytest.raises(ConfigError, match="All elements are of one group"):
         probes.leave_one_class_out([3, 3, 3])
     with pytest.raises(ConfigError, match="3 elements are too few to learn"):

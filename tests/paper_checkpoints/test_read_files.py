@@ -1,4 +1,4 @@
-"""The authors' files: what is read of them, and the way back."""
+"""The authors' files: what is read of them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import read_crystals, read_oracle
-from published_files import FIRST_PAPER, SECOND_PAPER, SMALL, SMALL_FRAMED, VARIANTS, lightning, state, written
+from oracle import read_crystals
+from paper_files import (
+    FIRST_PAPER,
+    SECOND_PAPER,
+    SMALL,
+    SMALL_FRAMED,
+    VARIANTS,
+    lightning,
+    rock_salt_output,
+    state,
+    written,
+)
 from safetensors.torch import load_file, save_file
 from samples import rock_salt, tiny_model
 from torch import Tensor
 
-from crystalformers.checkpoint import save_model
 from crystalformers.errors import CheckpointError, ConfigError
-from crystalformers.images import CrystalBatch, with_images
-from crystalformers.models.crystalformer import Crystalformer
-from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints import read_published, save_published
-from crystalformers.prediction.model import load_model
+from crystalformers.paper_checkpoints import read_paper_checkpoint
+from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 
 ENERGY = Target("formation_energy", "eV/atom", "per_atom")
-
-
-def run(model: Crystalformer) -> Tensor:
-    batch = CrystalBatch.from_crystals([rock_salt("Na", "Cl")])
-    batch = with_images(batch, model.radius(1e-3), directions=model.needs_directions).to(model.embedding.weight.dtype)
-    with torch.no_grad():
-        return model(batch)
 
 
 class TestReading:
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_every_variant_is_read_with_its_settings(self, tmp_path: Path, variant: str) -> None:
         params, config = VARIANTS[variant]
-        found = read_published(written(tmp_path / "a.ckpt", params))
+        found = read_paper_checkpoint(written(tmp_path / "a.ckpt", params))
         assert found.model.config == config
         assert found.params == params
         assert not found.model.training
         assert bool(found.model.calibrated)
 
     def test_tensors_land_where_they_mean_the_same(self, tmp_path: Path) -> None:
-        theirs, model = state(SECOND_PAPER), read_published(written(tmp_path / "a.ckpt", SECOND_PAPER)).model
+        theirs, model = state(SECOND_PAPER), read_paper_checkpoint(written(tmp_path / "a.ckpt", SECOND_PAPER)).model
         ours, layer, block = model.state_dict(), "encoder.layers.1.", "blocks.1."
         attention, own = layer + "self_attn.", block + "attention."
         assert torch.equal(ours["embedding.weight"], theirs["input_embeddings.weight"].T)
@@ -70,36 +69,36 @@ class TestReading:
         else:
             torch.save(tensors, path)
         with pytest.raises(CheckpointError, match=r"a\..*without hyper-parameters.*preset='crystalformer'"):
-            read_published(path)
-        found = read_published(path, SMALL)
+            read_paper_checkpoint(path)
+        found = read_paper_checkpoint(path, SMALL)
         assert (found.targets, found.params) == ((), None)
         assert torch.equal(found.model.state_dict()["head.0.bias"], theirs["mlp.0.bias"])
 
     def test_the_number_of_outputs_comes_from_the_tensors(self, tmp_path: Path) -> None:
         path = tmp_path / "a.pt"
         torch.save(state(FIRST_PAPER | {"targets": ["a", "b", "c"]}), path)
-        assert read_published(path, SMALL).model.config.n_targets == 3
+        assert read_paper_checkpoint(path, SMALL).model.config.n_targets == 3
 
     def test_the_average_is_taken_once_it_had_begun(self, tmp_path: Path) -> None:
         path, last, average = tmp_path / "a.ckpt", state(FIRST_PAPER, 1), state(FIRST_PAPER, 2)
 
         def bias(weights: Any) -> Tensor:
-            return read_published(path, weights=weights).model.state_dict()["head.0.bias"]
+            return read_paper_checkpoint(path, weights=weights).model.state_dict()["head.0.bias"]
 
         torch.save(lightning(FIRST_PAPER, last, average), path)
         for weights, expected in (("auto", average), ("average", average), ("last", last)):
             assert torch.equal(bias(weights), expected["mlp.0.bias"]), weights
-        assert "model.*: second set of weights; taken are swa_model.module.*" in read_published(path).unmapped[0]
+        assert "model.*: second set of weights; taken are swa_model.module.*" in read_paper_checkpoint(path).unmapped[0]
         torch.save(lightning(FIRST_PAPER, last, average, steps=0), path)
         for weights in ("auto", "last"):
             assert torch.equal(bias(weights), last["mlp.0.bias"]), weights
-        assert read_published(path).unmapped[0].startswith("swa_model.module.*: second set of weights")
+        assert read_paper_checkpoint(path).unmapped[0].startswith("swa_model.module.*: second set of weights")
         with pytest.raises(CheckpointError, match="had not begun; take weights='last'"):
             bias("average")
 
     def test_what_is_not_mapped_is_said(self, tmp_path: Path) -> None:
         def notes(params: dict[str, Any]) -> str:
-            return "\n".join(read_published(written(tmp_path / "a.ckpt", params)).unmapped)
+            return "\n".join(read_paper_checkpoint(written(tmp_path / "a.ckpt", params)).unmapped)
 
         assert "atten_scale" in notes(FIRST_PAPER)
         assert "reciprocal" not in notes(FIRST_PAPER)
@@ -115,7 +114,7 @@ class TestReading:
         path, weights = tmp_path / "a.ckpt", state(FIRST_PAPER)
         weights |= {n: torch.tensor([scale, 0.1]) for n in weights if n.endswith("gauss_scale")}
         torch.save(lightning(FIRST_PAPER, weights), path)
-        found = read_published(path)
+        found = read_paper_checkpoint(path)
         assert not found.model.calibrated
         assert any(note.startswith("gauss_scale: not set") for note in found.unmapped)
         with pytest.raises(CheckpointError, match="never trained"):
@@ -123,21 +122,21 @@ class TestReading:
         weights["encoder.layers.0.self_attn.gauss_scale"] = torch.tensor([4.0, 0.1])
         torch.save(lightning(FIRST_PAPER, weights), path)
         with pytest.raises(CheckpointError, match="width statistics of block 1 are not set, others are"):
-            read_published(path)
+            read_paper_checkpoint(path)
 
     def test_a_preset_is_checked_against_the_file(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.ckpt", SECOND_PAPER)
-        assert read_published(path, replace(SMALL_FRAMED, tie_width=0.1)).model.config.tie_width == 0.1
+        assert read_paper_checkpoint(path, replace(SMALL_FRAMED, tie_width=0.1)).model.config.tie_width == 0.1
         with pytest.raises(CheckpointError, match=r"the file says angle_coefficient = 6\.0, the preset 1\.0"):
-            read_published(path, replace(SMALL_FRAMED, angle_coefficient=1.0))
+            read_paper_checkpoint(path, replace(SMALL_FRAMED, angle_coefficient=1.0))
         with pytest.raises(ConfigError, match="did you mean 'crystalframer-"):
-            read_published(path, "crystalframer-lite")
+            read_paper_checkpoint(path, "crystalframer-lite")
 
 
 class TestTargets:
     def test_those_of_their_data_sets_are_known(self, tmp_path: Path) -> None:
         both = FIRST_PAPER | {"targets": ["formation_energy", "opt_bandgap"]}
-        assert read_published(written(tmp_path / "a.ckpt", both)).targets == (
+        assert read_paper_checkpoint(written(tmp_path / "a.ckpt", both)).targets == (
             Target("formation_energy", "eV/atom", "per_atom", mean=-1.0, std=2.0),
             Target("opt_bandgap", "eV", mean=-1.0, std=2.0),
         )
@@ -145,7 +144,7 @@ class TestTargets:
     @pytest.mark.parametrize("changes", [{"target_set": None}, {"target_set": "mine"}, {"targets": "hardness"}])
     def test_others_must_be_given(self, tmp_path: Path, changes: dict[str, Any]) -> None:
         path = written(tmp_path / "a.ckpt", FIRST_PAPER | changes)
-        assert read_published(path).targets == ()
+        assert read_paper_checkpoint(path).targets == ()
         with pytest.raises(CheckpointError, match=r"in which unit; give targets=\[Target"):
             load_model(path)
         given = load_model(path, targets=[Target("hardness", "GPa")]).targets
@@ -154,11 +153,14 @@ class TestTargets:
     def test_those_given_must_fit_the_file(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.ckpt", FIRST_PAPER)
         same = replace(ENERGY, mean=-1.0, std=2.0)
-        assert read_published(path, targets=[same]).targets == (same,)
-        with pytest.raises(CheckpointError, match="formation_energy: the file says mean -1 and std 2; leave them out"):
-            read_published(path, targets=[replace(ENERGY, mean=3.0)])
+        assert read_paper_checkpoint(path, targets=[same]).targets == (same,)
+        with pytest.raises(
+            CheckpointError, match="formation_energy: the file says mean -1 and std 2; leave them out"
+        ) as caught:
+            read_paper_checkpoint(path, targets=[replace(ENERGY, mean=3.0)])
+        assert (caught.value.where, caught.value.remedy) == (f"{path}: formation_energy", "leave them out")
         with pytest.raises(CheckpointError, match="2 targets do not fit 1"):
-            read_published(path, targets=[ENERGY, ENERGY])
+            read_paper_checkpoint(path, targets=[ENERGY, ENERGY])
 
     def test_a_state_dict_takes_them_as_given(self, tmp_path: Path) -> None:
         path, scaled = tmp_path / "a.pt", replace(ENERGY, mean=3.0, std=0.5)
@@ -166,7 +168,7 @@ class TestTargets:
         model = load_model(path, preset=SMALL, targets=[scaled])
         assert model.targets == (scaled,)
         assert model.predict(rock_salt())[0].values["formation_energy"] == pytest.approx(
-            float(0.5 * run(model.network)[0] + 3.0), rel=1e-3
+            float(0.5 * rock_salt_output(model.network)[0] + 3.0), rel=1e-3
         )
         with pytest.raises(CheckpointError, match="give targets="):
             load_model(path, preset=SMALL)
@@ -175,7 +177,7 @@ class TestTargets:
 class TestLoadModel:
     def test_a_checkpoint_predicts(self, tmp_path: Path) -> None:
         model = load_model(written(tmp_path / "a.ckpt", SECOND_PAPER), tolerance=1e-3)
-        expected = 2.0 * float(run(model.network)[0]) - 1.0
+        expected = 2.0 * float(rock_salt_output(model.network)[0]) - 1.0
         assert model.predict(rock_salt())[0].values["formation_energy"] == pytest.approx(expected, rel=1e-4)
         assert any("atten_scale" in note for note in model.card["unmapped"])
         assert model.card["params"]["frame_method"] == "max"
@@ -214,89 +216,3 @@ class TestLoadModel:
         difference = abs(found - (2.0 * expected[number, 0] - 1.0)) / (2.0 * expected.std())
         print(f"{name}: {difference:.1e} of the spread")
         assert difference < bound
-
-
-class TestWriting:
-    @pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors", "ckpt"])
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_there_and_back(self, tmp_path: Path, variant: str, suffix: str) -> None:
-        params, config = VARIANTS[variant]
-        names = params["targets"] if isinstance(params["targets"], list) else [params["targets"]]
-        targets = [Target(name, "eV", mean=-1.0, std=2.0) for name in names]
-        model = read_published(written(tmp_path / "theirs.ckpt", params)).model
-        path = tmp_path / f"ours.{suffix}"
-        save_published(model, path, targets)
-        again = read_published(path, None if suffix == "ckpt" else config, targets)
-        assert again.model.config == config
-        assert again.targets == tuple(targets)
-        for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(again.model.state_dict()[name], tensor, rtol=1e-6, atol=0)
-        assert [entry.name for entry in tmp_path.iterdir() if "tmp" in entry.name] == []
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_names_layouts_and_numbers_are_theirs(self, tmp_path: Path, variant: str) -> None:
-        params, config = VARIANTS[variant]
-        theirs = state(params)
-        save_published(read_published(written(tmp_path / "theirs.ckpt", params)).model, tmp_path / "ours.safetensors")
-        ours = load_file(tmp_path / "ours.safetensors")
-        assert ours.keys() == theirs.keys()
-        for name, tensor in theirs.items():
-            if name.endswith("atten_scale"):
-                continue
-            wanted = tensor
-            if name.endswith("pe_dist_proj") and config.space == "dual":
-                wanted = torch.cat([tensor[:, :1], torch.zeros_like(tensor[:, 1:])], dim=1)
-            assert torch.equal(ours[name], wanted), name
-
-    def test_a_model_of_ours_predicts_the_same_when_read_back(self, tmp_path: Path) -> None:
-        torch.manual_seed(3)
-        model = Crystalformer(SMALL_FRAMED)
-        batch = with_images(CrystalBatch.from_crystals([rock_salt("K", "F")]), model.radius(1e-3), directions=True)
-        model.calibrate(batch.to(torch.float32))
-        save_published(model, tmp_path / "a.ckpt", [Target("my_property", "K", mean=5.0, std=0.1)])
-        found = read_published(tmp_path / "a.ckpt", targets=[Target("my_property", "K")])
-        assert (found.targets[0].mean, found.targets[0].std) == pytest.approx((5.0, 0.1))
-        torch.testing.assert_close(run(found.model), run(model.eval()))
-
-    def test_a_model_without_statistics_stays_without(self, tmp_path: Path) -> None:
-        save_published(Crystalformer(SMALL), tmp_path / "a.pt")
-        assert not read_published(tmp_path / "a.pt", SMALL).model.calibrated
-
-    def test_published_models_travel_by_their_preset(self, tmp_path: Path) -> None:
-        model = Crystalformer(preset("crystalframer-lightweight"))
-        save_published(model, tmp_path / "a.safetensors")
-        found = read_published(tmp_path / "a.safetensors", "crystalframer-lightweight").model
-        assert torch.equal(found.state_dict()["head.0.weight"], model.state_dict()["head.0.weight"])
-        with pytest.raises(
-            CheckpointError, match=r"proj_angle1' has shape \(1, 8, 16, 16\), expected \(1, 8, 16, 64\)"
-        ):
-            read_published(tmp_path / "a.safetensors", "crystalframer")
-        with pytest.raises(CheckpointError, match=r"file holds 4 blocks.* say 8"):
-            read_published(tmp_path / "a.safetensors", "crystalframer-8")
-
-    def test_theirs_becomes_ours(self, tmp_path: Path) -> None:
-        found = read_published(written(tmp_path / "a.ckpt", SECOND_PAPER))
-        save_model(tmp_path / "b.safetensors", found.model, found.targets, {})
-        model = load_model(tmp_path / "b.safetensors", tolerance=1e-3)
-        assert model.targets == found.targets
-        torch.testing.assert_close(run(model.network), run(found.model))
-
-    def test_what_their_code_cannot_express_is_refused(self, tmp_path: Path) -> None:
-        framed = Crystalformer(replace(SMALL_FRAMED, space="dual"))
-        with pytest.raises(CheckpointError, match="no frames in space 'dual'"):
-            save_published(framed, tmp_path / "a.pt")
-        with pytest.raises(CheckpointError, match="name it"):
-            save_published(Crystalformer(SMALL), tmp_path / "a.bin")
-        with pytest.raises(CheckpointError, match="0 targets do not fit 1"):
-            save_published(Crystalformer(SMALL), tmp_path / "a.ckpt")
-        assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["crystalformer-alternating", "crystalframer-max-static"])
-def test_the_authors_weights_come_back_unchanged(shared: Path, tmp_path: Path, name: str) -> None:
-    theirs = load_file(shared / "oracle" / name / "weights.safetensors")
-    save_published(read_oracle(shared, name).model, tmp_path / "ours.safetensors")
-    for key, tensor in load_file(tmp_path / "ours.safetensors").items():
-        if not key.endswith("atten_scale"):
-            torch.testing.assert_close(tensor, theirs[key].double(), rtol=1e-15, atol=0)

@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
 from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import batches_by_cost, expected_images
 
 Array = NDArray[np.float64]
@@ -270,9 +271,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def network_predictor(
-    network: torch.nn.Module, tolerance: float, dtype: torch.dtype = torch.float64, images_per_batch: int = 20_000
+    network: CrystalModel, tolerance: float, dtype: torch.dtype = torch.float64, images_per_batch: int = 20_000
 ) -> Predict:
-    """A `predict` for a network of `crystalformers.models` that need not be saved yet; standardised numbers.
+    """A `predict` for a model of `crystalformers.models` that need not be saved yet; standardised numbers.
 
     Args:
         network: converted to `dtype` in place, and to evaluation mode.
@@ -281,14 +282,14 @@ def network_predictor(
         images_per_batch: expected images computed at once; few fit the caches of a processor, more suit a GPU.
     """
     network.to(dtype).eval()
-    radius = float(network.radius(tolerance))  # type: ignore[operator]
+    radius = network.radius(tolerance)
 
     def predict(crystals: list[Crystal]) -> Array:
         values: dict[int, Array] = {}
         costs = [expected_images(crystal, radius) for crystal in crystals]
         for indices in batches_by_cost(costs, images_per_batch):
             batch = CrystalBatch.from_crystals([crystals[index] for index in indices])
-            batch = with_images(batch, radius, directions=bool(network.needs_directions))
+            batch = with_images(batch, radius, directions=network.needs_directions)
             with torch.no_grad():
                 values |= dict(zip(indices, network(batch.to(dtype)).double().numpy(), strict=True))
         return np.array([values[index] for index in range(len(crystals))])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from published_files import FIRST_PAPER, SECOND_PAPER, SMALL, lightning, state, written
+from paper_files import FIRST_PAPER, SECOND_PAPER, SMALL, lightning, state, written
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crystalformers.errors import CheckpointError
-from crystalformers.paper_checkpoints import read_published
-from crystalformers.prediction.model import load_model
+from crystalformers.paper_checkpoints import read_paper_checkpoint
+from crystalformers.prediction.loading import load_model
 
 
 class TestRefusing:
@@ -63,8 +63,8 @@ class TestRefusing:
         path = tmp_path / "a.ckpt"
         torch.save(lightning(FIRST_PAPER | changes, state(FIRST_PAPER)), path)
         with pytest.raises(CheckpointError, match=words) as caught:
-            read_published(path)
-        assert "a.ckpt" in str(caught.value)
+            read_paper_checkpoint(path)
+        assert caught.value.where == str(path)
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -80,14 +80,14 @@ class TestRefusing:
         path = tmp_path / "a.ckpt"
         torch.save(lightning(SECOND_PAPER | changes, state(SECOND_PAPER)), path)
         with pytest.raises(CheckpointError, match=words):
-            read_published(path)
+            read_paper_checkpoint(path)
 
     @pytest.mark.parametrize("name", ["pooling", "num_layers", "value_pe_dist_real", "value_pe_width_scale", "targets"])
     def test_a_missing_hyper_parameter(self, tmp_path: Path, name: str) -> None:
         path = tmp_path / "a.ckpt"
         torch.save(lightning({k: v for k, v in FIRST_PAPER.items() if k != name}, state(FIRST_PAPER)), path)
         with pytest.raises(CheckpointError, match=r"hyper-parameter '\w+' is missing"):
-            read_published(path)
+            read_paper_checkpoint(path)
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -110,7 +110,7 @@ class TestRefusing:
         change(weights)
         torch.save(weights, path)
         with pytest.raises(CheckpointError, match=words):
-            read_published(path, SMALL)
+            read_paper_checkpoint(path, SMALL)
 
     def test_other_content(self, tmp_path: Path) -> None:
         path, whole = tmp_path / "a.ckpt", lightning(FIRST_PAPER, state(FIRST_PAPER))
@@ -131,7 +131,7 @@ class TestRefusing:
         ):
             torch.save(content, path)
             with pytest.raises(CheckpointError, match=words):
-                read_published(path, SMALL)
+                read_paper_checkpoint(path, SMALL)
 
     @pytest.mark.parametrize("name", ["a.ckpt", "a.pt", "a.safetensors"])
     @pytest.mark.parametrize("keep", [0, 3, 100, 0.5, 0.99])
@@ -144,7 +144,7 @@ class TestRefusing:
         whole = path.read_bytes()
         path.write_bytes(whole[: int(keep * len(whole) if 0 < keep < 1 else keep)])
         with pytest.raises(CheckpointError, match=rf"{name}.*truncated"):
-            read_published(path)
+            read_paper_checkpoint(path)
         with pytest.raises(CheckpointError, match=rf"{name}.*truncated"):
             load_model(path)
 
@@ -158,12 +158,12 @@ class TestRefusing:
                     bad = content[:at] + b"\xff" + content[at + 1 :] if name.endswith("data.pkl") else content
                     archive.writestr(name, bad)
             with pytest.raises(CheckpointError, match=r"a\.ckpt"):
-                read_published(path)
+                read_paper_checkpoint(path)
 
     def test_no_file(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none.ckpt", tmp_path):
             with pytest.raises(CheckpointError, match="no such weight file"):
-                read_published(path)
+                read_paper_checkpoint(path)
 
 
 class Trap:
@@ -186,7 +186,7 @@ class TestCodeInPickles:
         if place != "whole":
             whole[place] = {**whole[place], "trap": Trap(sprung)}
         torch.save(content, path)
-        for read in (read_published, load_model):
+        for read in (read_paper_checkpoint, load_model):
             with pytest.raises(CheckpointError, match=rf"{name}: refused.*would call '.*mkdir'. Nothing of it was run"):
                 read(path)
         assert not sprung.exists()

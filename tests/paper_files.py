@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from samples import rock_salt
 from torch import Tensor
 
-from crystalformers.models.crystalformer import CrystalformerConfig
+from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 
 TRAINED = {
     "seed": 123, "experiment_name": "code_v5", "save_path": "result", "optimizer": "adamw", "lr": 5e-4,
@@ -110,6 +112,14 @@ def lightning(
 def written(path: Path, params: dict[str, Any], **changes: Any) -> Path:
     torch.save(lightning(params, state(params)) | changes, path)
     return path
+
+
+def rock_salt_output(model: Crystalformer) -> Tensor:
+    """Standardised prediction for NaCl, (1, targets)."""
+    batch = CrystalBatch.from_crystals([rock_salt("Na", "Cl")])
+    batch = with_images(batch, model.radius(1e-3), directions=model.needs_directions).to(model.embedding.weight.dtype)
+    with torch.no_grad():
+        return model(batch)
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], CrystalformerConfig]] = {

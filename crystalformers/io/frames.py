@@ -1,0 +1,126 @@
+"""Files of one structure or many: extended XYZ, read by ASE, and JSON of pymatgen or ASE."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from io import StringIO
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from crystalformers.crystal import Crystal
+from crystalformers.errors import StructureError
+from crystalformers.io.objects import from_object
+from crystalformers.io.overlap import check
+from crystalformers.io.rejected import Rejected
+from crystalformers.io.text import open_text, read_text
+
+MOST_DIGITS = 12
+"""Digits of a number of atoms; longer ones are nonsense."""
+
+TOO_MANY_COLUMNS = re.compile(r":\d{5,}")
+"""A number of columns in the comment of a frame that would keep a parser busy for ever."""
+
+
+def read_xyz_file(path: Path) -> Iterator[Crystal | Rejected]:
+    """Every frame of an extended XYZ file, one at a time."""
+    iread = _ase_iread(path)
+    with open_text(path) as file:
+        frames = (next(iread(StringIO(text), index=":", format="extxyz")) for text in _xyz_frames(file, path))
+        yield from _crystals(frames, path)
+
+
+def _xyz_frames(file: Iterable[str], path: Path) -> Iterator[str]:
+    """The text of each frame: the number of atoms, a comment, and as many lines; never more than the file holds."""
+    lines = iter(file)
+    for first in lines:
+        if not first.strip():
+            continue
+        if not (first.strip().isascii() and first.strip().isdigit()) or len(first.strip()) > MOST_DIGITS:
+            raise StructureError(
+                f"'{first.strip()[:20]}' is not a number of atoms", where=str(path), remedy="export the structure again"
+            )
+        frame = [first, *islice(lines, int(first) + 1)]
+        if len(frame) < int(first) + 2:
+            raise StructureError(
+                f"a frame should have {int(first)} atoms, but the file ends after {len(frame) - 2}",
+                where=str(path),
+                remedy="export the structure again",
+            )
+        if TOO_MANY_COLUMNS.search(frame[1]):
+            raise StructureError(
+                "a property has more than 9999 columns", where=str(path), remedy="export the structure again"
+            )
+        yield "".join(frame)
+
+
+def read_json_file(path: Path) -> Iterator[Crystal | Rejected]:
+    """The structures of a JSON file: one pymatgen dictionary, a list of them, an ASE database or ASE Atoms."""
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, a number too long or lists too deep
+        raise StructureError(
+            f"not valid JSON ({error})", where=str(path), remedy="export the structure again"
+        ) from error
+    if isinstance(data, dict) and "nextid" in data:
+        return _crystals(_ase_iread(path)(StringIO(text), index=":", format="json"), path)
+    if isinstance(data, dict) and "__ase_objtype__" in data:
+        _ase_iread(path)
+        from ase.io import jsonio
+
+        return _crystals(map(jsonio.decode, [text]), path)
+    frames = data if isinstance(data, list) else [data]
+    if not all(isinstance(frame, dict) and "sites" in frame for frame in frames):
+        raise StructureError(
+            "the JSON holds neither a pymatgen Structure (Structure.as_dict()) nor ASE Atoms",
+            where=str(path),
+            remedy="write it with one of them",
+        )
+    return _crystals(iter(frames), path)
+
+
+def _ase_iread(path: Path) -> Callable[..., Iterator[Any]]:
+    """ASE's streaming reader, or a sentence that says how to get it."""
+    try:
+        from ase.io import iread
+    except ImportError as error:
+        raise StructureError(
+            "this format is read through ASE",
+            where=str(path),
+            remedy="install it with 'pip install crystalformers[ase]'",
+        ) from error
+    return iread
+
+
+def _crystals(frames: Iterator[Any], path: Path) -> Iterator[Crystal | Rejected]:
+    """Crystals of a file with one structure (called like the file) or many (called `file#0`, `file#1`...)."""
+    following = _next(frames, path)
+    if following is None:
+        raise StructureError("the file holds no structure", where=str(path), remedy="export it again")
+    for index in count():
+        frame, following = following, _next(frames, path)
+        name = str(path) if index == 0 and following is None else f"{path}#{index}"
+        try:
+            if isinstance(frame, StructureError):
+                raise frame
+            yield check(from_object(frame, name))
+        except StructureError as error:
+            yield Rejected.of(name, error)
+        if following is None:
+            return
+
+
+def _next(frames: Iterator[Any], path: Path) -> Any:
+    """The next frame, None after the last; an error where the parser fails, which also ends its iteration."""
+    try:
+        return next(frames, None)
+    except StructureError as error:
+        return error
+    except Exception as error:  # a foreign parser on foreign input: any exception means "cannot be read"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return StructureError(
+            f"the file cannot be read ({reason})", where=str(path), remedy="export the structure again"
+        )

@@ -1,0 +1,54 @@
+"""Loading a trained model by its name or from its file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import torch
+
+from crystalformers.checkpoint import load_checkpoint
+from crystalformers.errors import ConfigError
+from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
+from crystalformers.prediction.bundled import find_weights
+from crystalformers.prediction.model import Model
+from crystalformers.target import Target
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    tolerance: float = 1e-7,
+    dtype: torch.dtype = torch.float32,
+    preset: str | Config | None = None,
+    targets: Sequence[Target] | None = None,
+) -> Model:
+    """Load a bundled model by name, or any model from a run folder or weight file, the papers' checkpoints included.
+
+    Args:
+        name_or_path: bundled name (`crystalformers models` lists them), run folder or weight file; needed unless
+            exactly one model is bundled.
+        device: `cpu`, `cuda`, `cuda:1`...
+        tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
+        dtype: floating-point type of the network.
+        preset: the published model whose weights are in an authors' file, if the file does not say (a state dict).
+        targets: what such a file predicts, if it does not say. See
+            `paper_checkpoints.read_paper_checkpoint`; what could not be mapped is listed in `card["unmapped"]`.
+
+    Raises:
+        CheckpointError: if there is no such model or it cannot be read.
+        ConfigError: if the device is not available or the tolerance is out of range.
+    """
+    path = find_weights(name_or_path)
+    with path.open("rb") as file:
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    name = path.stem if name_or_path is None else str(name_or_path)
+    if is_paper_checkpoint(path):
+        checkpoint = load_paper_checkpoint(path, preset, targets)
+    elif preset is None and targets is None:
+        checkpoint = load_checkpoint(path)
+    else:
+        problem = "a file of this library holds its own settings and targets"
+        raise ConfigError(problem, where=str(path), remedy="leave out yours")
+    return Model(checkpoint, name, fingerprint, device, tolerance, dtype)

@@ -1,0 +1,191 @@
+"""A row of predictions and the forms it takes: pandas frame, CSV, Parquet, JSON, printed table.
+
+`columns` describes a table of predictions once, and every form is made from it. To add a column (an end of an
+interval, a flag and its reason, the spread of an ensemble):
+
+1. give `Prediction` a field for it, a dictionary by target like `values` where each target has its own;
+2. add an entry to `columns` whose path leads there, `Column(f"{target}_low", "float64", ("low", target), unit)`.
+
+Units are in the headers of frames, CSV and printed tables, in the metadata of Parquet fields and at the head of JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from crystalformers.files import replacing
+from crystalformers.io import Rejected
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one structure.
+
+    Attributes:
+        name: name of the structure (file name, id of the row).
+        formula: reduced formula.
+        n_atoms: atoms of the cell as given; values of `per_cell` targets belong to this cell.
+        values: physical value of each target, by its name.
+        units: unit of each target, by its name.
+    """
+
+    name: str
+    formula: str
+    n_atoms: int
+    values: dict[str, float]
+    units: dict[str, str]
+
+
+Row = Prediction | Rejected
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of predictions.
+
+    Attributes:
+        name: its name in Parquet.
+        type: the Arrow type of its values.
+        path: the keys under which `as_json` of a row holds the value.
+        unit: unit of the values; empty if they have none.
+        title: header on the terminal; empty if the column is not printed there.
+    """
+
+    name: str
+    type: Literal["string", "int64", "float64"]
+    path: tuple[str, ...]
+    unit: str = ""
+    title: str = ""
+
+    @property
+    def header(self) -> str:
+        """Its name in frames and CSV."""
+        return header(self.name, self.unit) if self.unit else self.name
+
+    def value(self, row: dict[str, Any]) -> Any:
+        """The value in a row as `as_json` gives it; None if the row has none."""
+        value: Any = row
+        for key in self.path:
+            value = value.get(key)
+            if value is None:
+                return None
+        return value
+
+    def text(self, row: dict[str, Any], digits: int) -> str:
+        """The value as text, a number to that many significant digits; empty if the row has none."""
+        value = self.value(row)
+        if value is None:
+            return ""
+        return f"{value:.{digits}g}" if self.type == "float64" else str(value)
+
+
+def header(name: str, unit: str) -> str:
+    """Name and unit of a quantity, `band_gap (eV)`."""
+    return f"{name} ({unit})"
+
+
+def columns(units: Mapping[str, str]) -> list[Column]:
+    """The columns of a table of predictions, in order.
+
+    Args:
+        units: unit of each target, by its name.
+    """
+    return [
+        Column("name", "string", ("name",), title="structure"),
+        Column("formula", "string", ("formula",), title="formula"),
+        Column("n_atoms", "int64", ("n_atoms",), title="atoms"),
+        *(
+            Column(target, "float64", ("values", target), unit, title=header(target, unit))
+            for target, unit in units.items()
+        ),
+        Column("error", "string", ("error",)),
+    ]
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """The fields of a prediction without the units; name and error of a rejected structure."""
+    if isinstance(row, Rejected):
+        return {"name": row.name, "error": row.reason}
+    return {field: value for field, value in vars(row).items() if field != "units"}
+
+
+def predictions_frame(rows: Sequence[Row], units: Mapping[str, str], *, report: bool = False) -> pd.DataFrame:
+    """The rows as a pandas frame; with `report` it has the column `error`, empty where there is none."""
+    import pandas as pd
+
+    shown = [column for column in columns(units) if report or column.name != "error"]
+    records = [
+        {"error": ""} | {column.header: value for column in shown if (value := column.value(row)) is not None}
+        for row in map(as_json, rows)
+    ]
+    frame = pd.DataFrame(records, columns=[column.header for column in shown]).astype({"n_atoms": "Int64"})
+    frame.attrs["units"] = dict(units)
+    return frame
+
+
+def write_predictions(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Row]]) -> None:
+    """Write rows in input order; the form follows from the suffix of `path`, one of `WRITERS`.
+
+    .csv      units in the headers, numbers to 7 digits
+    .parquet  the unit in the metadata of a column, `about` in that of the file
+    .json     the object `about` with a list `predictions`
+
+    Args:
+        path: the file; an older one is replaced when all rows are written.
+        about: how the predictions were made (models, tolerance...); `about["units"]` has the unit of each target.
+        windows: the rows in parts; Parquet has a row group for each.
+    """
+    with replacing(path) as temporary:
+        WRITERS[path.suffix](temporary, about, windows)
+
+
+def _write_csv(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Row]]) -> None:
+    shown = columns(about["units"])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(column.header for column in shown)
+        writer.writerows([column.text(row, 7) for column in shown] for row in _records(windows))
+
+
+def _write_json(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Row]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(about, indent=1)[:-2] + ',\n "predictions": [')
+        for index, row in enumerate(_records(windows)):
+            file.write((",\n  " if index else "\n  ") + json.dumps(row))
+        file.write("\n ]\n}\n")
+
+
+def _write_parquet(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Row]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shown = columns(about["units"])
+    fields = [
+        pa.field(column.name, pa.type_for_alias(column.type), metadata={"unit": column.unit} if column.unit else None)
+        for column in shown
+    ]
+    schema = pa.schema(fields, metadata={"crystalformers": json.dumps(about)})
+    with pq.ParquetWriter(path, schema) as writer:
+        for window in windows:
+            records = [{column.name: column.value(row) for column in shown} for row in map(as_json, window)]
+            writer.write_table(pa.Table.from_pylist(records, schema=schema))
+
+
+def _records(windows: Iterable[Sequence[Row]]) -> Iterator[dict[str, Any]]:
+    return (as_json(row) for window in windows for row in window)
+
+
+WRITERS: dict[str, Callable[[Path, dict[str, Any], Iterable[Sequence[Row]]], None]] = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".json": _write_json,
+}
+"""How a file of predictions is written, by its suffix."""

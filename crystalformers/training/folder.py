@@ -1,0 +1,155 @@
+"""The files of a run folder. Each is replaced as a whole, so that a kill at any moment leaves nothing half-written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crystalformers.errors import CheckpointError, ConfigError
+from crystalformers.files import write_atomically
+from crystalformers.prediction.bundled import WEIGHTS
+from crystalformers.training import report
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.recipe import Recipe
+from crystalformers.training.state import TrainingState
+
+BEST_WEIGHTS = "model-best.safetensors"
+"""Weights of the best epoch by validation, beside averaged ones in `WEIGHTS`."""
+
+FILES = (
+    WEIGHTS,
+    BEST_WEIGHTS,
+    "recipe.yaml",
+    "environment.json",
+    "splits.json",
+    "metrics.csv",
+    "parity.png",
+    "summary.json",
+    "resume.pt",
+)
+"""All that a run writes itself."""
+
+STATE_FORMAT = 2
+"""Changes whenever an older saved state cannot be read any more."""
+
+
+class RunFolder:
+    """Paths and contents of the files of a run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = path / WEIGHTS
+        self.best_weights = path / BEST_WEIGHTS
+        self.recipe = path / "recipe.yaml"
+        self.metrics = path / "metrics.csv"
+        self.summary = path / "summary.json"
+        self.state = path / "resume.pt"
+
+    def is_finished(self, *, resume: bool) -> bool:
+        """Whether there is nothing left to resume; what a killed process left half-written is removed.
+
+        Raises:
+            ConfigError: if a run would be destroyed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError("is a file", where=str(self.path), remedy="name a folder for the run")
+        if self.summary.exists():
+            if not resume:
+                raise ConfigError(
+                    "holds a finished run", where=str(self.path), remedy="choose another folder or delete this one"
+                )
+            self.state.unlink(missing_ok=True)
+            return True
+        if self.recipe.exists() and not resume:
+            raise ConfigError(
+                "holds an unfinished run",
+                where=str(self.path),
+                remedy="add --resume (resume=True in Python) to continue it, or delete the folder",
+            )
+        for name in FILES:
+            for half_written in self.path.glob(f".{name}.*.tmp"):
+                half_written.unlink()
+        return False
+
+    def describe(self, recipe: Recipe, dataset: Dataset) -> None:
+        """Write what is known before training, unless the run has begun already."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.state.exists():
+            write_atomically(self.recipe, recipe.to_yaml().encode())
+            write_json(self.path / "environment.json", report.environment())
+            write_json(self.path / "splits.json", dataset.ids)
+
+    def write_metrics(self, history: Sequence[Mapping[str, float]]) -> None:
+        """All epochs so far; always the whole file, so that a resume leaves neither gaps nor doubles."""
+        if not history:
+            self.metrics.unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(history[0])
+        writer.writerows([["" if math.isnan(v) else f"{v:.7g}" for v in row.values()] for row in history])
+        write_atomically(self.metrics, text.getvalue().encode())
+
+    def save_state(self, state: TrainingState) -> None:
+        """Write all that `load_state` needs.
+
+        Raises:
+            CrystalformersError: if the training loss is not finite.
+        """
+        content = io.BytesIO()
+        torch.save({"format": STATE_FORMAT, **state.state_dict()}, content)
+        write_atomically(self.state, content.getvalue())
+
+    def load_state(self, state: TrainingState) -> None:
+        """Put the saved state, if there is one, into a fresh one.
+
+        Raises:
+            CheckpointError: if the file is damaged or of another version.
+            ConfigError: if the run was started with other settings, data or targets.
+        """
+        if not self.state.exists():
+            return
+        try:
+            saved: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"the saved state cannot be read ({type(error).__name__})",
+                where=str(self.state),
+                remedy="start again in a new folder",
+            ) from error
+        if saved.get("format") != STATE_FORMAT:
+            raise CheckpointError(
+                "the state was saved by another version of crystalformers",
+                where=str(self.state),
+                remedy="finish the run with that version, or start again in a new folder",
+            )
+        before, now = saved["identity"], state.identity
+        differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if differing:
+            changes = "; ".join(f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in differing[:3])
+            raise ConfigError(
+                f"cannot resume with something else than the run was started with ({changes})", where=str(self.path)
+            )
+        state.load_state_dict(saved)
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Write the summary, which marks the run as finished, and drop the saved state."""
+        write_json(self.summary, summary)
+        self.state.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write readable JSON."""
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
