@@ -226,8 +226,10 @@ class CrystalTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of ids, structures and labels, whatever kind of file they came from; 32 hexadecimal digits."""
+        """Hash of ids, structures, labels and chosen split, whatever kind of file they came from; 32 hex digits."""
         digest = hashlib.blake2b(digest_size=16)
+        if self._split_column != SPLIT_COLUMN:
+            digest.update(self._split_column.encode())
         for name in ("id", *STRUCTURE, "formula", *self.columns):
             digest.update(name.encode())
             for rows in self._rows:

@@ -14,13 +14,16 @@ from miniatures import jarvis, oqmd_rows, play, pymatgen_dict, zipped_json
 from samples import many, write_table
 from test_formats import optimade_pages
 
-from crystalformers import open_table
+from crystalformers import Target, load_model, open_table
 from crystalformers.data.sets import SETS, DataSet, Store, locate, resolve
 from crystalformers.data.sets.entry import RemoteFile
 from crystalformers.data.sets.sources import Files
+from crystalformers.data.table import CrystalTable
 from crystalformers.errors import DataSetError, TableError
 
 JARVIS = "jarvis-dft3d-2021"
+
+Fitted = list[tuple[CrystalTable, list[Target]]]
 
 
 @pytest.fixture
@@ -191,15 +194,65 @@ def test_units_come_with_a_set_and_with_no_other_table(offered: DataSet, store: 
     assert resolve(tmp_path / "a.csv").labels == {}
 
 
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fitted:
+    """Tables and targets that a command would train on."""
+    calls: Fitted = []
+    monkeypatch.setattr("crystalformers.training.fit", lambda *a, **_: calls.append(a[:2]) or tmp_path / "weights")
+    return calls
+
+
 def test_a_set_trains(offered: DataSet, store: Store, tmp_path: Path) -> None:
     """From the host to weights, by name."""
     assert invoke("data", "get", JARVIS).exit_code == 0
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: {dim: 8, heads: 2, blocks: 1, feedforward: 16, radial_functions: 8}\n")
-    options = ("--target", "formation_energy_per_atom", "--unit", "eV/atom", "--epochs", 1, "--config", recipe)
+    options = ("--target", "formation_energy_per_atom", "--epochs", 1, "--config", recipe)
     result = invoke("train", JARVIS, *options, "-o", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "run" / "splits.json").is_file()
+    (target,) = load_model(tmp_path / "run").targets
+    assert (target.unit, target.basis) == ("eV/atom", "per_atom")
+
+
+def test_options_come_before_what_a_set_states(offered: DataSet, store: Store, tmp_path: Path, fitted: Fitted) -> None:
+    store.get(offered)
+    targets = ("--target", "band_gap", "--target", "total_energy_per_atom")
+    given = ("--unit", "meV", "--unit", "Ha", "--basis", "per_cell", "--basis", "intensive")
+    for options in ((), given):
+        assert invoke("train", JARVIS, *targets, *options, "-o", tmp_path / "run").exit_code == 0
+    assert [[(target.unit, target.basis) for target in targets] for _, targets in fitted] == [
+        [("eV", "intensive"), ("eV/atom", "per_atom")],
+        [("meV", "per_cell"), ("Ha", "intensive")],
+    ]
+
+
+def test_the_split_of_a_training(offered: DataSet, store: Store, tmp_path: Path, fitted: Fitted) -> None:
+    store.get(offered)
+    train = ("train", JARVIS, "-o", tmp_path / "run", "--target")
+    assert "'split_band_gap_mbj', published for this target" in invoke(*train, "band_gap_mbj").stderr
+    assert invoke(*train, "band_gap").stderr == ""
+    assert invoke(*train, "band_gap", "--split", "band_gap_mbj").stderr == ""
+    expected = [open_table(JARVIS, split=name) for name in ("band_gap_mbj", "", "band_gap_mbj")]
+    assert [table.split for table, _ in fitted] == [table.split for table in expected]
+    assert expected[0].split != expected[1].split
+    assert expected[0].fingerprint == expected[2].fingerprint != expected[1].fingerprint  # a run resumes on its own
+
+
+def test_what_a_set_does_not_state_is_asked_for(offered: DataSet, store: Store, tmp_path: Path) -> None:
+    def refusal(table: object, *options: str) -> str:
+        result = invoke("train", table, *options, "-o", tmp_path / "run")
+        assert result.exit_code == 2
+        assert not (tmp_path / "run").exists()
+        return str(result.stderr)
+
+    assert "run 'crystalformers data get" in refusal(JARVIS, "--target", "band_gap")
+    store.get(offered)
+    assert "the unit of 'n_seebeck' is not stated" in refusal(JARVIS, "--target", "n_seebeck")
+    assert "give one --unit per --target" in refusal(JARVIS, "--target", "bandgap")
+    assert "no column 'split_fold_0'" in refusal(JARVIS, "--target", "band_gap", "--split", "fold_0")
+    plain = write_table(tmp_path / "plain.parquet", many(20), gap=[float(k) for k in range(20)])
+    assert "1 --target but 0 --unit; give one --unit per --target" in refusal(plain, "--target", "gap")
 
 
 def test_the_example_of_the_documentation(host: Host, store: Store) -> None:
