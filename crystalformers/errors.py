@@ -59,3 +59,7 @@ class BatchMemoryError(CrystalformersError):
 
 class ConfigError(CrystalformersError, ValueError):
     """A setting is unknown, out of range or contradicts another."""
+
+
+class DataSetError(CrystalformersError, ValueError):
+    """A public data set is unknown, cannot be fetched, or is not what was published."""

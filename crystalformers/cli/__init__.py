@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from crystalformers.cli.convert import convert_command
+from crystalformers.cli.data import data_app
 from crystalformers.cli.elements import elements_app
 from crystalformers.cli.embed import embed_command
 from crystalformers.cli.evaluate import evaluate_command
@@ -65,6 +66,7 @@ app.command("evaluate")(evaluate_command)
 app.command("embed")(embed_command)
 app.command("explain")(explain_command)
 app.add_typer(elements_app, name="elements")
+app.add_typer(data_app, name="data")
 app.command("convert")(convert_command)
 app.command("models")(models_command)
 

@@ -10,6 +10,7 @@ import typer
 from crystalformers.cli.options import (
     Overwrite,
     RunFolder,
+    SplitName,
     TargetBases,
     TargetNames,
     TargetTransforms,
@@ -17,7 +18,7 @@ from crystalformers.cli.options import (
     TrainingTable,
 )
 from crystalformers.cli.output import check_output, print_table
-from crystalformers.cli.train import merged_recipe, paired_targets, run_training
+from crystalformers.cli.train import merged_recipe, run_training, table_targets
 
 if TYPE_CHECKING:
     from crystalformers.elements import ElementTable
@@ -48,10 +49,11 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml."),
     ],
     target: TargetNames,
-    unit: TargetUnits,
     output: RunFolder,
+    unit: TargetUnits = None,
     basis: TargetBases = None,
     transform: TargetTransforms = None,
+    split: SplitName = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -69,12 +71,12 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
 
     Elements that do not occur in training have no vector.
     """
-    targets = paired_targets(target, unit, basis, transform)
+    targets = table_targets(table, target, unit, basis, transform)
     recipe = merged_recipe(config, {"preset": preset, "epochs": epochs, "seed": seed})
 
     from crystalformers.elements.trained import from_model
 
-    weights = run_training(table, targets, output, recipe, resume=resume)
+    weights = run_training(table, targets, output, recipe, split=split, resume=resume)
     vectors = from_model(weights, name=name or output.resolve().name)
     vectors.save(output / TABLE_OF_RUN)
     typer.echo(f"table: {output / TABLE_OF_RUN} ({len(vectors)} elements, {vectors.dim} numbers each)")

@@ -20,19 +20,36 @@ Tolerance = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 
-TrainingTable = Annotated[Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl).")]
+TrainingTable = Annotated[
+    Path,
+    typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl), or a data set by its name."),
+]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Of a table with several splits: NAME for the column split_NAME. Default: the split that is published for "
+        "the target, else the column split.",
+        show_default=False,
+    ),
+]
 TargetNames = Annotated[
     list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
 ]
 TargetUnits = Annotated[
-    list[str],
-    typer.Option("--unit", help="Unit of each target, e.g. eV/atom, GPa, or dimensionless.", show_default=False),
+    list[str] | None,
+    typer.Option(
+        "--unit",
+        help="Unit of each target, e.g. eV/atom, GPa, or dimensionless. Default: that of the data set.",
+        show_default=False,
+    ),
 ]
 TargetBases = Annotated[
     list[str] | None,
     typer.Option(
         "--basis",
-        help="Of each target: intensive, per_atom, or per_cell (grows with the cell). Default: intensive.",
+        help="Of each target: intensive, per_atom, or per_cell (grows with the cell). Default: that of the data "
+        "set, else intensive.",
         show_default=False,
     ),
 ]

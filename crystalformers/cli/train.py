@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import RunFolder, TargetBases, TargetNames, TargetTransforms, TargetUnits, TrainingTable
+from crystalformers.cli.options import (
+    RunFolder,
+    SplitName,
+    TargetBases,
+    TargetNames,
+    TargetTransforms,
+    TargetUnits,
+    TrainingTable,
+)
 from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
+    from crystalformers.data.sets import Label
     from crystalformers.target import Target
     from crystalformers.training.recipe import Recipe
 
@@ -18,10 +27,11 @@ if TYPE_CHECKING:
 def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: TrainingTable,
     target: TargetNames,
-    unit: TargetUnits,
     output: RunFolder,
+    unit: TargetUnits = None,
     basis: TargetBases = None,
     transform: TargetTransforms = None,
+    split: SplitName = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
     ] = None,
@@ -37,10 +47,11 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag."),
     ] = False,
 ) -> None:
-    """Train a model on your own table.
+    """Train a model on your own table, or on a public data set by its name.
 
-    Several targets are learned at once by repeating --target and --unit (and --basis, --transform) in the
-    same order; a label may be missing in some rows.
+    A data set states the unit and basis of its labels; for another table, give --unit. Several targets are learned at
+    once by repeating --target and --unit (and --basis, --transform) in the same order; a label may be missing in some
+    rows.
     """
     overrides = {
         "epochs": epochs,
@@ -49,25 +60,40 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         "seed": seed,
         "threads": threads,
     }
-    targets = paired_targets(target, unit, basis, transform)
+    targets = table_targets(table, target, unit, basis, transform)
     recipe = merged_recipe(config, overrides)
 
-    typer.echo(f"weights: {run_training(table, targets, output, recipe, resume=resume)}")
+    typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume)}")
 
 
-def run_training(table: Path, targets: list[Target], run: Path, recipe: Recipe, *, resume: bool) -> Path:
+def run_training(
+    table: Path, targets: list[Target], run: Path, recipe: Recipe, *, split: str | None, resume: bool
+) -> Path:
     """Train with messages and progress on stderr; returns the weight file.
+
+    Args:
+        table: a table, or the name of a data set.
+        targets: what to learn.
+        run: folder to write.
+        recipe: settings.
+        split: `NAME` for the column `split_NAME`; by default the one published for the target, else `split`.
+        resume: go on with an interrupted run.
 
     Raises:
         Exit: 130 or 143 after SIGINT or SIGTERM; 0 in the other processes of a parallel run, which have nothing to say.
     """
     from crystalformers.cli.training_progress import terminal_observer
+    from crystalformers.data.sets import resolve
     from crystalformers.data.table import open_table
     from crystalformers.training import TrainingInterrupted, fit
     from crystalformers.training.processes import is_first_process
 
+    if split is None:
+        split = resolve(table).split_for([target.name for target in targets])
+        if split and is_first_process():
+            typer.echo(f"split: column 'split_{split}', published for this target", err=True)
     try:
-        weights = fit(open_table(table), targets, run, recipe, resume=resume, observer=terminal_observer())
+        weights = fit(open_table(table, split=split), targets, run, recipe, resume=resume, observer=terminal_observer())
     except TrainingInterrupted as stop:
         if is_first_process():
             typer.echo(f"{stop}. Run the same command with --resume to continue in {run.name}.", err=True)
@@ -75,6 +101,37 @@ def run_training(table: Path, targets: list[Target], run: Path, recipe: Recipe, 
     if not is_first_process():
         raise typer.Exit
     return weights
+
+
+def table_targets(
+    table: Path, names: list[str], units: list[str] | None, bases: list[str] | None, transforms: list[str] | None
+) -> list[Target]:
+    """One target per name; unit and basis are those that the table states, where the options are not given.
+
+    Raises:
+        ConfigError: if the numbers of options do not fit, or the unit of a target is neither given nor stated.
+        TargetError: if a basis or transform is unknown.
+        DataSetError: if the data set has not been fetched.
+    """
+    from crystalformers.data.sets import resolve
+
+    labels = resolve(table).labels
+    if units is None and labels:
+        units = [_stated_unit(labels, name, table) for name in names]
+    if bases is None and labels:
+        bases = [labels[name].basis if name in labels else "intensive" for name in names]
+    return paired_targets(names, units or [], bases, transforms)
+
+
+def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
+    if name in labels and labels[name].unit:
+        return labels[name].unit
+    known = ", ".join(label.name for label in labels.values() if label.unit)
+    raise ConfigError(
+        f"the unit of '{name}' is not stated (stated are those of {known})",
+        where=str(table),
+        remedy="choose one of these, or give one --unit per --target, in order",
+    )
 
 
 def paired_targets(

@@ -16,7 +16,10 @@ SPLITS = ("train", "val", "test")
 SPLIT_COLUMN = "split"
 """Column of a table that says to which part each row belongs."""
 
-SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val", "training": "train"}
+UNUSED = "unused"
+"""What the column holds for rows that belong to no part."""
+
+SPLIT_NAMES = {name: name for name in (*SPLITS, UNUSED)} | {"valid": "val", "validation": "val", "training": "train"}
 """Values that the column may hold, in any case, and what they mean."""
 
 

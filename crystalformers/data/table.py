@@ -30,25 +30,30 @@ from crystalformers.io.rows import STRUCTURE, TableRows
 from crystalformers.io.tables import Source, open_source
 
 
-def open_table(path: Path | str, scratch: Path | str | None = None) -> CrystalTable:
-    """Open a `.parquet`, `.csv` (next to structure files) or `.jsonl` table.
+def open_table(path: Path | str, scratch: Path | str | None = None, split: str = "") -> CrystalTable:
+    """Open a `.parquet`, `.csv` (next to structure files) or `.jsonl` table, or a public data set by its name.
 
     Args:
-        path: the table. Parquet and JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows
-            a, b, c in Angstrom), `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a
-            pymatgen dictionary `structure` instead. CSV: the id first, naming a structure file in the folder of the
-            table, then labels; without a header line id and one value, then called `target`.
+        path: the table, or the name of a data set that has been fetched (`crystalformers data list`). Parquet and
+            JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows a, b, c in Angstrom),
+            `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a pymatgen dictionary
+            `structure` instead. CSV: the id first, naming a structure file in the folder of the table, then labels;
+            without a header line id and one value, then called `target`.
         scratch: directory for the converted file (about the size of the decoded table); by default that of
             temporary files. The file is removed once it is open, so that nothing is left behind.
+        split: which split of a table with several: `NAME` for the column `split_NAME`, empty for `split`.
 
     Raises:
         TableError: if the table is empty, lacks a column, cannot be read or holds an id twice.
+        DataSetError: if the data set has not been fetched.
     """
-    source = open_source(Path(path))
+    from crystalformers.data.sets import locate
+
+    source = open_source(locate(path))
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
         store = Path(folder) / "table.arrow"
         _convert(source, store)
-        return CrystalTable(source, pa.ipc.open_file(pa.memory_map(os.fspath(store))))
+        return CrystalTable(source, pa.ipc.open_file(pa.memory_map(os.fspath(store))), split)
 
 
 def _convert(source: Source, store: Path) -> None:
@@ -75,8 +80,9 @@ class CrystalTable:
         ids: one per row, no two equal.
     """
 
-    def __init__(self, source: Source, file: pa.RecordBatchFileReader) -> None:
+    def __init__(self, source: Source, file: pa.RecordBatchFileReader, split: str = "") -> None:
         self.path = source.path
+        self._split_column = f"{SPLIT_COLUMN}_{split}" if split else SPLIT_COLUMN
         self.columns = list(source.labels)
         self._rows: list[TableRows] = []
         self._first: list[int] = []
@@ -198,19 +204,21 @@ class CrystalTable:
 
     @cached_property
     def split(self) -> list[str] | None:
-        """`train`, `val` or `test` of each row from the column `split`; None if the table has no such column.
+        """`train`, `val`, `test` or `unused` of each row from the column `split`; None if the table has no such column.
 
         Raises:
-            TableError: naming the first row whose value is none of these.
+            TableError: naming the first row whose value is none of these; if there is no split of the name asked for.
         """
-        if SPLIT_COLUMN not in self.columns:
+        if self._split_column not in (SPLIT_COLUMN, *self.columns):
+            raise TableError(f"there is no column '{self._split_column}'", where=str(self.path))
+        if self._split_column not in self.columns:
             return None
-        values = self.column(SPLIT_COLUMN)
+        values = self.column(self._split_column)
         split = [SPLIT_NAMES.get(str(value).strip().lower()) for value in values]
         if None in split:
             row = split.index(None)
             raise TableError(
-                f"'{values[row]}' in column '{SPLIT_COLUMN}' is none of {', '.join(SPLITS)}",
+                f"'{values[row]}' in column '{self._split_column}' is none of {', '.join(SPLITS)}",
                 where=f"{self.path} row {row} ({self.ids[row]})",
                 remedy="correct it",
             )
@@ -218,8 +226,10 @@ class CrystalTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of ids, structures and labels, whatever kind of file they came from; 32 hexadecimal digits."""
+        """Hash of ids, structures, labels and chosen split, whatever kind of file they came from; 32 hex digits."""
         digest = hashlib.blake2b(digest_size=16)
+        if self._split_column != SPLIT_COLUMN:
+            digest.update(self._split_column.encode())
         for name in ("id", *STRUCTURE, "formula", *self.columns):
             digest.update(name.encode())
             for rows in self._rows:

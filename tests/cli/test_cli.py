@@ -338,13 +338,13 @@ for arguments in ([], *([command] for command in sys.argv[1:])):
     except SystemExit as stop:
         assert stop.code == 0
 slow = {"torch", "numpy", "pandas", "pyarrow", "pymatgen", "lightning_fabric", "matplotlib"}
-slow |= {"filelock", "rich", "pydantic"}
+slow |= {"filelock", "rich", "pydantic", "requests"}
 print(sorted(slow & set(sys.modules)))
 """
 
 
 def test_help_imports_nothing_that_takes_long() -> None:
-    commands = ["predict", "train", "evaluate", "embed", "explain", "convert", "models", "elements"]
+    commands = ["predict", "train", "evaluate", "embed", "explain", "convert", "models", "elements", "data"]
     result = subprocess.run([sys.executable, "-c", HELP_PAGES, *commands], capture_output=True, text=True, check=True)
     assert result.stdout.count("Usage: crystalformers") == 1 + len(commands)
     assert result.stdout.splitlines()[-1] == "[]"

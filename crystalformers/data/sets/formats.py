@@ -1,0 +1,224 @@
+"""Readers of the published file formats: each gives the rows of a source, streamed, in the order of its files.
+
+A structure that cannot be read makes its row unusable, not the file; a file that is not what it should be ends in a
+SourceFileError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crystalformers.crystal import Crystal
+from crystalformers.data.sets.archives import open_gzip, open_zip, reading
+from crystalformers.data.sets.entry import Label, Row, SourceFileError
+from crystalformers.data.sets.json_stream import stream_json
+from crystalformers.data.sets.plain_pickle import read_plain_pickle
+from crystalformers.data.split import SPLITS
+from crystalformers.errors import StructureError
+from crystalformers.io.composition import atomic_number
+from crystalformers.io.objects import from_pymatgen_dict
+
+PARQUET_ROWS = 1024
+"""Rows of a Parquet file decoded at once."""
+
+OPTIMADE_STRUCTURE = ("lattice_vectors", "cartesian_site_positions", "species_at_sites", "species", "dimension_types")
+"""Properties of an OPTIMADE structure that make up the crystal."""
+
+Reader = Callable[[Sequence[Path]], Iterator[Row]]
+
+
+# jarvis-tools: a zip of one JSON array of objects, and pickled lists of the same objects
+
+
+def jarvis_zip(member: str, id_column: str) -> Reader:
+    """Reader of a zip that holds a JSON array of objects with `atoms` and labels.
+
+    Args:
+        member: name of the JSON file in the archive.
+        id_column: key of the ids.
+    """
+
+    def read(paths: Sequence[Path]) -> Iterator[Row]:
+        (path,) = paths
+        with reading(path), open_zip(path, member) as file:
+            for _, entry in stream_json(file):
+                yield _jarvis_row(entry, id_column, path)
+
+    return read
+
+
+def divided_pickles(id_column: str) -> Reader:
+    """Reader of three pickles, for training, validation and test, each a list of objects as in `jarvis_zip`."""
+
+    def read(paths: Sequence[Path]) -> Iterator[Row]:
+        for part, path in zip(SPLITS, paths, strict=True):
+            entries = read_plain_pickle(path)
+            if not isinstance(entries, list):
+                raise SourceFileError(f"the pickle holds a {type(entries).__name__}, expected a list", where=str(path))
+            for entry in entries:
+                yield _jarvis_row(entry, id_column, path, part)
+
+    return read
+
+
+def _jarvis_row(entry: Any, id_column: str, path: Path, part: str = "") -> Row:
+    entry = _object(entry, path)
+    name = _text(entry.get(id_column))
+    return Row(name, partial(_crystal, _from_jarvis, entry.get("atoms"), name), entry, part)
+
+
+def _from_jarvis(atoms: Any, name: str) -> Crystal:
+    """A crystal from lattice_mat, coords, elements (which may carry blanks) and cartesian."""
+    numbers = np.array([atomic_number(symbol, name) for symbol in atoms["elements"]], dtype=np.int64)
+    lattice = np.array(atoms["lattice_mat"], dtype=np.float64).reshape(3, 3)
+    coords = np.array(atoms["coords"], dtype=np.float64).reshape(len(numbers), 3)
+    if atoms["cartesian"]:
+        return Crystal.from_positions(numbers, coords, lattice, name)
+    return Crystal(numbers, coords, lattice, name)
+
+
+# Matbench: gzip-compressed JSON of a pandas table, "split" orientation
+
+
+def matbench_gzip(prefix: str, digits: int) -> Reader:
+    """Reader of a Matbench file: `columns` are `structure` and the target, `data` the rows.
+
+    Args:
+        prefix: of the official ids, e.g. `mb-phonons`.
+        digits: of the row number in them, which counts from 1.
+    """
+
+    def read(paths: Sequence[Path]) -> Iterator[Row]:
+        (path,) = paths
+        columns = _matbench_columns(path)
+        number = 0
+        with reading(path), open_gzip(path) as file:
+            for key, entry in stream_json(file):
+                if key != "data":
+                    continue
+                number += 1
+                name = f"{prefix}-{number:0{digits}d}"
+                values = dict(zip(columns, entry, strict=True))
+                yield Row(name, partial(from_pymatgen_dict, values.get("structure"), name), values)
+
+    return read
+
+
+def _matbench_columns(path: Path) -> list[str]:
+    columns: list[str] = []
+    with reading(path), open_gzip(path) as file:
+        for key, value in stream_json(file):
+            if key == "columns":
+                columns.append(str(value))
+            elif columns:
+                break
+    if "structure" not in columns:
+        raise SourceFileError(f"there is no column 'structure' among {columns}", where=str(path))
+    return columns
+
+
+# OPTIMADE: fields of its structures, in Parquet files or in the pages of an API
+
+
+def optimade_parquet(id_column: str, labels: Sequence[Label]) -> Reader:
+    """Reader of Parquet files whose columns carry the names of OPTIMADE.
+
+    Args:
+        id_column: column of the ids.
+        labels: columns to read besides the structure.
+    """
+
+    def read(paths: Sequence[Path]) -> Iterator[Row]:
+        wanted = [id_column, *(label.source_column for label in labels)]
+        for path in paths:
+            try:
+                file = pq.ParquetFile(path)
+                names = [name for name in (*OPTIMADE_STRUCTURE, *wanted) if name in file.schema_arrow.names]
+                for batch in file.iter_batches(PARQUET_ROWS, columns=names):
+                    for entry in batch.to_pylist():
+                        yield _optimade_row(_text(entry.get(id_column)), entry)
+            except (OSError, pa.ArrowException) as error:
+                raise SourceFileError(
+                    f"the file is broken ({error})", where=str(path), remedy="download it again"
+                ) from error
+
+    return read
+
+
+def optimade_pages(paths: Sequence[Path]) -> Iterator[Row]:
+    """The entries of an OPTIMADE API, as `sources.Optimade` stores them: one page of `data` a line."""
+    (path,) = paths
+    with reading(path), path.open("rb") as file:
+        for line in file:
+            for entry in (_object(entry, path) for entry in json.loads(line)["data"]):
+                yield _optimade_row(_text(entry.get("id")), entry.get("attributes") or {})
+
+
+def _optimade_row(name: str, attributes: Mapping[str, Any]) -> Row:
+    return Row(name, partial(_crystal, _from_optimade, attributes, name), attributes)
+
+
+def _from_optimade(attributes: Any, name: str) -> Crystal:
+    """A crystal from lattice vectors (rows), Cartesian positions, and the name of the species at each site."""
+    if not all(attributes.get("dimension_types") or (1, 1, 1)):
+        raise StructureError(f"{name}: the structure is not periodic in all three directions.")
+    symbols = attributes["species_at_sites"]
+    species = attributes.get("species") or []
+    species = json.loads(species) if isinstance(species, str) else species
+    element = {kind["name"]: _only_element(kind, name) for kind in species}
+    numbers = np.array([atomic_number(element.get(symbol, symbol), name) for symbol in symbols], dtype=np.int64)
+    positions = np.array(attributes["cartesian_site_positions"], dtype=np.float64).reshape(len(numbers), 3)
+    lattice = np.array(attributes["lattice_vectors"], dtype=np.float64).reshape(3, 3)
+    return Crystal.from_positions(numbers, positions, lattice, name)
+
+
+def _only_element(kind: Mapping[str, Any], name: str) -> str:
+    """The element of a species; raises StructureError if several share its site."""
+    symbols, shares = kind["chemical_symbols"], kind.get("concentration") or [1.0]
+    if len(symbols) != 1 or abs(shares[0] - 1) > 1e-8:
+        held = " + ".join(f"{symbol} {share:g}" for symbol, share in zip(symbols, shares, strict=False))
+        raise StructureError(f"{name}: a site is disordered ({held}); choose an ordered model of the structure.")
+    return str(symbols[0])
+
+
+# Materials Project: documents of its client, one JSON object a line
+
+
+def materials_project_lines(paths: Sequence[Path]) -> Iterator[Row]:
+    """The documents that `sources.MaterialsProject` stores."""
+    (path,) = paths
+    with reading(path), path.open("rb") as file:
+        for line in file:
+            entry = _object(json.loads(line), path)
+            name = _text(entry.get("material_id"))
+            yield Row(name, partial(from_pymatgen_dict, entry.get("structure"), name), entry)
+
+
+def _object(entry: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise SourceFileError("a row is not an object", where=str(path))
+    return entry
+
+
+def _text(name: Any) -> str:
+    return "" if name is None else str(name)
+
+
+def _crystal(build: Callable[[Any, str], Crystal], data: Any, name: str) -> Crystal:
+    """A crystal from data that may hold anything; raises StructureError if they hold no crystal."""
+    try:
+        return build(data, name)
+    except StructureError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise StructureError(
+            f"{name}: the structure cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from error
