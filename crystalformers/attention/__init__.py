@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from crystalformers.attention.arguments import check_arguments
+from crystalformers.attention.arguments import check_arguments, check_directions
 from crystalformers.attention.backends import load_backend
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
@@ -67,6 +67,8 @@ def infinite_attention(
     reason = module.unsupported_reason(q_AHD, geometry, angular)
     if reason is not None:
         raise ConfigError(f"Attention backend '{name}' {reason}.")
+    if angular is not None:
+        check_directions(geometry)
     return module.attention(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
 
 
