@@ -13,17 +13,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from crystalformers.crystal import SYMBOLS
-from crystalformers.errors import CheckpointError, ConfigError, TargetError
+from crystalformers.errors import CheckpointError
 from crystalformers.files import write_atomically
 from crystalformers.models import MODELS, CrystalModel, build_model
 from crystalformers.target import Target
 
 HEADER_KEY = "crystalformers"
 FORMAT = 1
+
+HASH_KEY = "sha256"
+"""Key in the description of the hash of everything else in the file; files without it are read unverified."""
+
+TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+"""Types of tensors that are read, as safetensors names them; complex numbers and float8 are not."""
+
+SETTINGS_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What PyTorch and Python raise for settings of the wrong kind or size; our own errors are ValueErrors."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card:
         "card": card,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    description[HASH_KEY] = _hash(tensors, description)
     write_atomically(path, save(tensors, {HEADER_KEY: json.dumps(description, sort_keys=True)}))
 
 
@@ -78,35 +90,59 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a file written by `save_model`.
 
     Raises:
-        CheckpointError: if the file is absent, truncated, of another kind, or its tensors do not fit its description.
+        CheckpointError: if the file is absent, truncated, of another kind, its tensors do not fit
+            its description, or a hash was saved with it that they do not have.
     """
     path = Path(path)
     description = read_description(path)
     if description.get("elements") != _elements_hash():
         raise CheckpointError("the weights order the elements differently from this library", where=str(path))
     try:
-        model = build_model(description["architecture"], description["config"])
+        with torch.device("meta"):  # no memory, until the shapes in the file are known to fit
+            _check_shapes(path, build_model(description["architecture"], description["config"]))
         targets = tuple(Target.from_dict(target) for target in description["targets"])
         card = description["card"]
-        if len(targets) != model.n_targets:
-            raise TargetError(f"{len(targets)} targets do not fit {model.n_targets} outputs.")
-    except (KeyError, TypeError, ConfigError, TargetError) as error:
+    except CheckpointError:
+        raise
+    except SETTINGS_ERRORS as error:
         raise CheckpointError(f"the description in the file cannot be used: {error}", where=str(path)) from error
+    model = build_model(description["architecture"], description["config"])
+    if len(targets) != model.n_targets:
+        raise CheckpointError(f"{len(targets)} targets do not fit {model.n_targets} outputs", where=str(path))
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() ^ tensors.keys()):
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers", where=str(path))
+    if HASH_KEY in description and description[HASH_KEY] != _hash(tensors, description):
+        raise CheckpointError(
+            "the content does not agree with the hash that was saved with it",
+            where=str(path),
+            remedy="the file is damaged or was changed, copy it again",
+        )
+    model.load_state_dict(tensors)
+    return Checkpoint(model.eval(), targets, card)
+
+
+def _check_shapes(path: Path, model: CrystalModel) -> None:
+    """Compare names, types and shapes in a file, whose tensors are not read yet, with those of a model.
+
+    Raises:
+        CheckpointError: naming the tensor that does not fit.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    for name in sorted(expected.keys() ^ slices.keys()):
         problem = "is missing" if name in expected else "is not part of the architecture"
         raise CheckpointError(f"tensor '{name}' {problem}", where=str(path))
     for name, shape in expected.items():
-        if tensors[name].shape != shape:
+        if (found := tuple(slices[name].get_shape())) != shape:
+            raise CheckpointError(f"tensor '{name}' has shape {found}, expected {shape}", where=str(path))
+        if (kind := slices[name].get_dtype()) not in TYPES:
             raise CheckpointError(
-                f"tensor '{name}' has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}", where=str(path)
+                f"tensor '{name}' has the type {kind}, which is not read", where=str(path), remedy="save it as F32"
             )
-        if not tensors[name].isfinite().all():
-            raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers", where=str(path))
-    model.load_state_dict(tensors)
-    return Checkpoint(model.eval(), targets, card)
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -121,7 +157,7 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise CheckpointError(
             f"not a readable safetensors file ({error})",
             where=str(path),
@@ -131,7 +167,7 @@ def read_description(path: Path) -> dict[str, Any]:
         raise CheckpointError("a safetensors file, but not one that crystalformers wrote", where=str(path))
     try:
         description: dict[str, Any] = json.loads(header)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
         raise CheckpointError(f"the description in the file is not JSON ({error})", where=str(path)) from error
     if not isinstance(description, dict):
         raise CheckpointError("the description in the file is not a JSON object", where=str(path))
@@ -142,6 +178,17 @@ def read_description(path: Path) -> dict[str, Any]:
             remedy="update crystalformers",
         )
     return description
+
+
+def _hash(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
+    """SHA-256 of names, types, shapes and bytes of all tensors, and of the description but its hash."""
+    digest = hashlib.sha256()
+    rest = {key: value for key, value in description.items() if key != HASH_KEY}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _elements_hash() -> str:

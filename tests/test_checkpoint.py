@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
+import struct
 import subprocess
 import sys
 import zipfile
@@ -19,7 +21,8 @@ from safetensors.torch import save_file
 from strategies import random_crystals
 from torch import Tensor, nn
 
-from crystalformers.checkpoint import HEADER_KEY, load_checkpoint, read_description, save_model
+from crystalformers import checkpoint
+from crystalformers.checkpoint import HASH_KEY, HEADER_KEY, load_checkpoint, read_description, save_model
 from crystalformers.errors import CheckpointError
 from crystalformers.files import write_atomically
 from crystalformers.images import CrystalBatch, with_images
@@ -175,6 +178,78 @@ def test_a_description_that_is_no_json_object_is_refused(weights: Path, header: 
     rewrite(weights, tensors, header)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load_checkpoint(weights)
+
+
+@pytest.mark.parametrize("header", ["[" * 100_000, '{"format": ' + "1" * 5000 + "}"])
+def test_a_description_that_json_cannot_hold_is_refused(weights: Path, header: str) -> None:
+    tensors, _ = contents(weights)
+    rewrite(weights, tensors, header)
+    with pytest.raises(CheckpointError, match="not JSON"):
+        load_checkpoint(weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
+def test_types_that_are_not_read_are_refused_by_name(weights: Path, dtype: torch.dtype) -> None:
+    tensors, description = contents(weights)
+    rewrite(weights, {**tensors, HEAD: tensors[HEAD].to(dtype)}, description)
+    with pytest.raises(CheckpointError, match=rf"'{HEAD}' has the type (F8|C64)"):
+        load_checkpoint(weights)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dim": 20_000},
+        {"dim": 100_000, "feedforward": 100_000},
+        {"blocks": 10**6},
+        {"blocks": 1000},
+        {"blocks": 10**400},
+        {"sigma": 1e9},
+        {"sigma": 10**400},
+        {"radial_functions": 10**9},
+        {"n_targets": 10**9},
+        {"heads": 2.5},
+        {"blocks": [1]},
+        {"frame_blocks": 3},
+    ],
+)
+def test_forged_settings_are_refused_before_a_model_is_built(
+    weights: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, description = contents(weights)
+    description["config"].update(settings)
+    rewrite(weights, tensors, description)
+    devices = []
+
+    def build(*given: Any) -> Any:
+        devices.append(torch.get_default_device().type)
+        return build_model(*given)
+
+    monkeypatch.setattr(checkpoint, "build_model", build)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_checkpoint(weights)
+    assert devices == ["meta"]
+
+
+def test_every_flipped_bit_is_noticed(weights: Path) -> None:
+    whole = weights.read_bytes()
+    (size,) = struct.unpack("<Q", whole[:8])
+    header = whole[8 : 8 + size]
+    means = header.index(b'mean\\": -1.0') + len(b'mean\\": -')
+    generator = random.Random(0)
+    for place in [8 + means, *(generator.randrange(8 + size, len(whole)) for _ in range(50))]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << generator.randrange(3)
+        weights.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"does not agree with the hash|NaN or infinite"):
+            load_checkpoint(weights)
+
+
+def test_a_file_without_a_hash_is_read(weights: Path) -> None:
+    tensors, description = contents(weights)
+    del description[HASH_KEY]
+    rewrite(weights, tensors, description)
+    assert load_checkpoint(weights).targets == TARGETS
 
 
 def test_what_does_not_fit_is_not_saved(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ static int resize(void **array, int64_t bytes) {
 
 /* Memory for `count` integers, filled up to whole vectors; what was there is lost. Returns 1 if memory ran out. */
 static int reserve(Step *step, double count) {
-    if (count > MOST) return 1;
+    if (!(count <= MOST)) return 1; /* NaN too */
     step->count = (int64_t)count;
     if (step->count + WIDTH <= step->capacity) return 0;
     const int64_t capacity = step->count + step->count / 2 + 64;
@@ -142,7 +142,7 @@ INLINE int expand(const Step *parents, Step *children, int inherited) {
 INLINE void bound(double *low, double *many, double centre, double half, double left) {
     *low = ceil(centre - half);
     const double count = floor(centre + half) - *low + 1;
-    *many = left < 0 || count < 0 ? 0 : count;
+    *many = left >= 0 && count >= 0 ? count : 0; /* none for NaN */
 }
 
 /* Fractional differences to the near atoms, and the planes of each within the radius. */

@@ -22,15 +22,15 @@ static int sort_images(Search *s, double radius) {
     const int64_t count = s->images.count;
     if (widen(s, count)) return 1;
     const int64_t buckets = BUCKETS_PER_IMAGE * count;
-    const double scale = (double)buckets / (radius * radius * radius) * (1 - 1e-9);
+    const double scale = (double)buckets / (radius * radius * radius) * (1 - 1e-9), last = (double)(buckets - 1);
     const double *squared = s->images.z;
     double *distance = s->distance, *sorted = s->sorted;
     int32_t *start = s->start, *bucket = s->bucket, *order = s->order;
     INDEPENDENT
     for (int64_t e = 0; e < count; e++) {
         distance[e] = sqrt(squared[e]);
-        const int32_t place = (int32_t)(squared[e] * distance[e] * scale);
-        bucket[e] = place < buckets ? place : (int32_t)buckets - 1;
+        const double place = squared[e] * distance[e] * scale;
+        bucket[e] = (int32_t)(place < last ? place : last); /* the last one also for NaN */
     }
     memset(start, 0, buckets * sizeof(int32_t));
     for (int64_t e = 0; e < count; e++) start[bucket[e]]++;

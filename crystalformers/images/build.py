@@ -5,13 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
+
+from crystalformers.crystal import MAX_COORDINATE
 from crystalformers.csrc.kernels import library
-from crystalformers.errors import ConfigError
+from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images.batch import ENVELOPE_WIDTH, CrystalBatch, Images
 from crystalformers.images.enumeration import BinnedAtoms, enumerate_compiled, enumerate_torch
 
 REFERENCE_DENSITY = 0.1
 """Number density for which a tolerance is translated into a radius (atoms/Å³); most crystals are less dense."""
+
+SMALLEST_RADIUS = 1e-6
+"""Smallest radius of a list of images, Angstrom: far below any distance, far above what rounding leaves of it."""
+
+MOST_IMAGES = 1e9
+"""Images that a batch is expected to have at most; pairs are numbered with 31 bits, and 1e9 images take 12 GB."""
+
+FLATTEST = 1e-14
+"""Volume of a cell in units of the product of its edges below which it is rounding."""
 
 
 def tail(radius: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:
@@ -36,7 +48,7 @@ def radius_for(tolerance: float, sigma: float) -> float:
 def radius_of_tail(tolerance: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:
     """The inverse of `tail` by bisection: the radius at which it falls to `tolerance`."""
     low, high = 0.0, 60 * sigma
-    while high - low > 1e-9:
+    while high - low > max(1e-9, 4 * math.ulp(high)):
         middle = (low + high) / 2
         low, high = (middle, high) if tail(middle, sigma, density) > tolerance else (low, middle)
     return high
@@ -69,12 +81,19 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
         directions: also give the vectors and lattice translations.
 
     Raises:
-        ConfigError: if the radius is not a positive number.
+        ConfigError: if the radius is not a positive number, or smaller than `SMALLEST_RADIUS`.
+        StructureError: if the tensors of the batch do not fit together, there are no atoms, numbers are not finite,
+            coordinates too large to have decimals, or a cell has no volume.
+        BatchMemoryError: if more than `MOST_IMAGES` are to be expected.
     """
-    if not 0 < radius < math.inf:
-        raise ConfigError(f"The radius of the image list must be positive and finite, not {radius:g} Å.")
+    if not SMALLEST_RADIUS <= radius < math.inf:
+        raise ConfigError(
+            f"The radius of the image list must be finite and at least {SMALLEST_RADIUS:g} Å, not {radius:g} Å."
+        )
+    _check_batch(batch, radius)
     positions, lattice = batch.positions.detach().double(), batch.lattice.detach().double()
     binned = BinnedAtoms.of(positions, lattice, batch.crystal_of_atom, batch.ptr, radius)
+    _check_coordinates(binned)
     compiled = batch.positions.device.type == "cpu" and library() is not None
     found = enumerate_compiled(binned, directions) if compiled else enumerate_torch(binned)
     images = Images(**found._asdict(), radius=radius)
@@ -83,3 +102,59 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
     elif not directions:
         images = replace(images, shift=None)
     return images.to(batch.positions.dtype)
+
+
+def _check_batch(batch: CrystalBatch, radius: float) -> None:
+    """Refuse what no image can be built of; all numbers are looked at in one pass.
+
+    Raises:
+        StructureError: naming what is wrong.
+        BatchMemoryError: if there would be more than `MOST_IMAGES`.
+    """
+    atoms, crystals = batch.n_atoms, len(batch.lattice)
+    shapes = {"positions": (atoms, 3), "lattice": (crystals, 3, 3), "ptr": (crystals + 1,)}
+    for name, shape in shapes.items():
+        tensor = getattr(batch, name)
+        if tuple(tensor.shape) != shape or tensor.device != batch.numbers.device:
+            raise StructureError(
+                f"{name} has shape {tuple(tensor.shape)} on {tensor.device}",
+                where="batch",
+                remedy=f"with these atoms and cells it must be {shape} on {batch.numbers.device}",
+            )
+    if not atoms or not crystals:
+        raise StructureError("there are no atoms", where="batch")
+    if batch.ptr.dtype != torch.int64 or not (
+        batch.positions.is_floating_point() and batch.lattice.is_floating_point()
+    ):
+        raise StructureError("ptr must be int64, positions and lattice floating-point numbers", where="batch")
+    lattice, sizes = batch.lattice.detach().double(), batch.ptr.diff()
+    volume = torch.linalg.det(lattice).abs()
+    facts = {
+        "ptr does not divide the atoms into crystals": (batch.ptr[0] == 0)
+        & (batch.ptr[-1] == atoms)
+        & (sizes > 0).all(),
+        "the positions hold NaN or infinite numbers": batch.positions.isfinite().all(),
+        "the lattice holds NaN or infinite numbers": lattice.isfinite().all(),
+        "a cell has no volume": ((volume > FLATTEST * lattice.norm(dim=-1).prod(-1)) & volume.isfinite()).all(),
+    }
+    images = (sizes.double().square() / volume).sum() * (4 / 3 * math.pi) * volume.new_tensor(radius).pow(3)
+    *right, expected = torch.stack([*(fact.double() for fact in facts.values()), images]).tolist()
+    for problem, fine in zip(facts, right, strict=True):
+        if not fine:
+            raise StructureError(problem, where="batch")
+    if not expected <= MOST_IMAGES:
+        raise BatchMemoryError(
+            f"about {expected:.1e} images lie within {radius:g} Å, more than {MOST_IMAGES:g}",
+            where="batch",
+            remedy="use a smaller radius (a larger tolerance) or smaller batches, and check the unit of the lattice",
+        )
+
+
+def _check_coordinates(binned: BinnedAtoms) -> None:
+    largest = float(binned.frac.abs().max())
+    if not largest <= MAX_COORDINATE:
+        raise StructureError(
+            f"a fractional coordinate of {largest:.3g} is larger than {MAX_COORDINATE:g}, no decimals would be left",
+            where="batch",
+            remedy="wrap the atoms into the cell",
+        )

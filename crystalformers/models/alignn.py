@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.images import CrystalBatch
-from crystalformers.models.base import mean_over_atoms
+from crystalformers.models.base import MOST_LAYERS, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors, projection
 from crystalformers.models.neighbours import Gaussians, Graph, GraphConfig, GraphModel, nearest, segment_sum
 
@@ -62,6 +62,7 @@ class ALIGNNConfig(GraphConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(0, "angle_layers")
+        self.check_at_most(MOST_LAYERS, "angle_layers", "bond_layers")
         self.check_at_least(1, "bond_layers", "neighbours", "embedding")
         self.check_at_least(2, "radial_functions", "angular_functions")
 

@@ -27,6 +27,13 @@ AttentionInputs = Iterator[tuple[nn.Module, Tensor, Geometry]]
 enter it, and the geometry."""
 
 
+LARGEST_SETTING = 100_000
+"""Largest number that a setting may be: wider layers and longer lengths (Angstrom) are mistakes."""
+
+MOST_LAYERS = 1000
+"""Most blocks or layers of a kind."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that fixes an architecture: a frozen dataclass of plain values with defaults.
@@ -54,16 +61,24 @@ class ModelConfig:
         return True
 
     def check_at_least(self, smallest: int, *names: str) -> None:
-        """Refuse settings below `smallest`; raises ConfigError."""
+        """Refuse settings below `smallest` or above `LARGEST_SETTING`; raises ConfigError."""
         for name in names:
             if getattr(self, name) < smallest:
                 raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be at least {smallest}.")
+        self.check_at_most(LARGEST_SETTING, *names)
+
+    def check_at_most(self, largest: float, *names: str) -> None:
+        """Refuse settings above `largest`; raises ConfigError."""
+        for name in names:
+            if getattr(self, name) > largest:
+                raise ConfigError(f"Model setting {name} = {getattr(self, name):.3g} must be at most {largest:g}.")
 
     def check_positive(self, *names: str) -> None:
-        """Refuse settings that are not positive and finite; raises ConfigError."""
+        """Refuse settings that are not positive and finite, or above `LARGEST_SETTING`; raises ConfigError."""
         for name in names:
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
+        self.check_at_most(LARGEST_SETTING, *names)
 
 
 class CrystalModel(nn.Module, ABC):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.images import CrystalBatch
-from crystalformers.models.base import mean_over_atoms
+from crystalformers.models.base import MOST_LAYERS, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors, projection
 from crystalformers.models.neighbours import Gaussians, Graph, GraphConfig, GraphModel, nearest
 
@@ -51,6 +51,7 @@ class CGCNNConfig(GraphConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "convolutions", "hidden", "hidden_layers", "neighbours")
+        self.check_at_most(MOST_LAYERS, "convolutions", "hidden_layers")
         self.check_positive("step")
 
 

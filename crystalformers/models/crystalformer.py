@@ -35,7 +35,7 @@ from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
 from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, radius_for, tolerance_of
-from crystalformers.models.base import AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
+from crystalformers.models.base import MOST_LAYERS, AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors
 
 Space = Literal["real", "reciprocal", "dual", "alternating"]
@@ -103,6 +103,7 @@ class CrystalformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "heads", "blocks", "feedforward")
+        self.check_at_most(MOST_LAYERS, "blocks")
         self.check_at_least(0, "radial_functions", "element_dim")
         self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma")
         self.check_positive("angular_width", "tie_width")

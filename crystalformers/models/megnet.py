@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.images import CrystalBatch
-from crystalformers.models.base import mean_over_atoms
+from crystalformers.models.base import MOST_LAYERS, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors
 from crystalformers.models.neighbours import Gaussians, Graph, GraphConfig, GraphModel, segment_sum, within
 
@@ -60,6 +60,7 @@ class MEGNetConfig(GraphConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "blocks", "steps", "radial_functions")
+        self.check_at_most(MOST_LAYERS, "blocks", "steps")
         self.check_positive("radial_maximum", "radial_width")
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from crystalformers.crystal import Crystal
+from crystalformers.errors import BatchMemoryError
 
 T = TypeVar("T")
 
@@ -53,8 +54,10 @@ def batches_by_cost(costs: Sequence[float], budget: float) -> Iterator[list[int]
 
 
 def is_about_memory(error: BaseException) -> bool:
-    """Whether an error of Python or PyTorch, on any device, says that memory is exhausted."""
-    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY)
+    """Whether an error of this library, Python or PyTorch, on any device, says that memory does not suffice."""
+    return isinstance(error, (MemoryError, BatchMemoryError)) or any(
+        phrase in str(error).lower() for phrase in OUT_OF_MEMORY
+    )
 
 
 class Budget:
@@ -94,7 +97,7 @@ def _none_if_out_of_memory(run: Callable[[list[int]], T], items: list[int]) -> T
     # The error ends here: its traceback would hold on to the tensors of the batch that failed.
     try:
         return run(items)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, BatchMemoryError) as error:
         if not is_about_memory(error):
             raise
         return None

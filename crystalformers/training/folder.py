@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -39,6 +40,10 @@ FILES = (
 
 STATE_FORMAT = 2
 """Changes whenever an older saved state cannot be read any more."""
+
+
+DIGEST_MARK = b"\nsha256:"
+"""Precedes the SHA-256 of all bytes before it, the last ones of a saved state; older files have neither."""
 
 
 class RunFolder:
@@ -110,7 +115,8 @@ class RunFolder:
         """
         content = io.BytesIO()
         torch.save({"format": STATE_FORMAT, **state.state_dict()}, content)
-        write_atomically(self.state, content.getvalue())
+        digest = hashlib.sha256(content.getvalue()).digest()
+        write_atomically(self.state, content.getvalue() + DIGEST_MARK + digest)
 
     def load_state(self, state: TrainingState) -> None:
         """Put the saved state, if there is one, into a fresh one.
@@ -121,8 +127,15 @@ class RunFolder:
         """
         if not self.state.exists():
             return
+        content, mark, digest = self.state.read_bytes().rpartition(DIGEST_MARK)
+        if mark and digest != hashlib.sha256(content).digest():
+            raise CheckpointError(
+                "the saved state cannot be read, it does not agree with its hash",
+                where=str(self.state),
+                remedy="start again in a new folder",
+            )
         try:
-            saved: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
+            saved: dict[str, Any] = torch.load(io.BytesIO(content or digest), map_location="cpu", weights_only=True)
         except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"the saved state cannot be read ({type(error).__name__})",

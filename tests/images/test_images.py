@@ -18,10 +18,10 @@ from strategies import KINDS, crystals, make_crystal, random_crystals
 from torch import Tensor
 from vesin import NeighborList
 
-from crystalformers import testing
+from crystalformers import load_model, testing
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
-from crystalformers.errors import ConfigError
+from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import (
     ENVELOPE_WIDTH,
     CrystalBatch,
@@ -34,6 +34,7 @@ from crystalformers.images import (
 )
 from crystalformers.images import build as module
 from crystalformers.images.enumeration import BinnedAtoms
+from crystalformers.io import Rejected
 
 Build = Callable[[Sequence[Crystal], float], Images]
 
@@ -295,10 +296,78 @@ def test_the_distances_around_an_atom_belong_to_the_crystal(transformation: test
         assert torch.allclose(after[after < 5.0 - EDGE].sort().values, expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf, 1e-300, 1e-100])
 def test_a_radius_that_is_none_is_refused(radius: float) -> None:
     with pytest.raises(ConfigError, match="radius"):
         build_images(CrystalBatch.from_crystals([make_crystal("random")]), radius)
+
+
+def changed(tensor: Tensor, value: float) -> Tensor:
+    tensor = tensor.clone()
+    tensor.flatten()[1] = value
+    return tensor
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("positions", lambda t: changed(t, math.nan), "positions hold NaN"),
+        ("positions", lambda t: changed(t, math.inf), "positions hold NaN"),
+        ("positions", lambda t: changed(t, 1e308) * 10, "positions hold NaN"),
+        ("positions", lambda t: changed(t, 1e15), "no decimals"),
+        ("positions", lambda t: changed(t, 1e308), "no decimals"),
+        ("positions", lambda t: t[:-1], "positions has shape"),
+        ("positions", lambda t: t.long(), "floating-point"),
+        ("positions", lambda t: t.to("meta"), "positions has shape .* on meta"),
+        ("lattice", lambda t: changed(t, math.nan), "lattice holds NaN"),
+        ("lattice", lambda t: changed(t, math.inf), "lattice holds NaN"),
+        ("lattice", lambda t: 0 * t, "no volume"),
+        ("lattice", lambda t: t[:, [0, 0, 1]], "no volume"),
+        ("lattice", lambda t: 1e-200 * t, "no volume"),
+        ("lattice", lambda t: 1e200 * t, "no volume"),
+        ("lattice", lambda t: t[0], "shape"),
+        ("lattice", lambda t: t[:0], "shape"),
+        ("ptr", lambda t: t[:-1], "shape"),
+        ("ptr", lambda t: t + 1, "ptr does not divide"),
+        ("ptr", lambda t: changed(t, 10**9), "ptr does not divide"),
+        ("ptr", lambda t: changed(t, -5), "ptr does not divide"),
+        ("ptr", lambda t: t.int(), "int64"),
+        ("numbers", lambda t: t[:-1], "shape"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(
+    compiled: bool, name: str, change: Callable[[Tensor], Tensor], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(module, "library", lambda: None)
+    batch = CrystalBatch.from_crystals(random_crystals(3))
+    with pytest.raises(StructureError, match=words):
+        build_images(replace(batch, **{name: change(getattr(batch, name))}), 4.0)
+
+
+def test_no_atoms_are_refused() -> None:
+    empty = torch.zeros(0, dtype=torch.int64)
+    batch = CrystalBatch(empty, torch.zeros(0, 3), torch.zeros(0, 3, 3), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(StructureError, match="no atoms"):
+        build_images(batch, 4.0)
+    batch = replace(batch, lattice=torch.eye(3)[None], ptr=torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(StructureError, match="no atoms"):
+        build_images(batch, 4.0)
+
+
+@pytest.mark.parametrize("radius", [1e4, 1e100, 1e300])
+def test_more_images_than_the_limit_are_refused_by_its_name(radius: float) -> None:
+    with pytest.raises(BatchMemoryError, match=r"images lie within .* more than 1e\+09"):
+        build_images(CrystalBatch.from_crystals([make_crystal("random")]), radius)
+
+
+def test_a_crystal_with_too_many_images_costs_one_row() -> None:
+    dense = Crystal(np.array([1]), np.zeros((1, 3)), 1e-3 * np.eye(3), "dense")
+    right = make_crystal("random")
+    rows = load_model().predict([right, dense, right], errors="report")
+    assert isinstance(rows[1], Rejected)
+    assert rows[0].values == rows[2].values
 
 
 def test_directions_are_kept_only_where_asked_for() -> None:

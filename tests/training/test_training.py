@@ -573,6 +573,18 @@ class TestRefusals:
         with pytest.raises(CrystalformersError, match=r"resume\.pt: the saved state cannot be read"):
             fit(table, [ENERGY], run, recipe(lr=1e30), resume=True)
 
+    def test_every_flipped_bit_of_a_state_is_noticed(self, tmp_path: Path) -> None:
+        table, run = table_of(tmp_path), tmp_path / "run"
+        with pytest.raises(ZeroDivisionError):
+            fit(table, [ENERGY], run, recipe(), observer=Listener(fail_after=1))
+        whole = (run / "resume.pt").read_bytes()
+        for place in range(1000, len(whole) - 100, len(whole) // 5):
+            changed = bytearray(whole)
+            changed[place] ^= 1
+            (run / "resume.pt").write_bytes(changed)
+            with pytest.raises(CheckpointError, match=r"resume\.pt: the saved state cannot be read.*hash"):
+                fit(table, [ENERGY], run, recipe(), resume=True)
+
     def test_state_of_another_version_is_named(self, tmp_path: Path) -> None:
         table, run = table_of(tmp_path), tmp_path / "run"
         with pytest.raises(ZeroDivisionError):
