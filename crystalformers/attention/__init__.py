@@ -19,6 +19,7 @@ from crystalformers.attention.arguments import check_arguments, check_directions
 from crystalformers.attention.backends import load_backend
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
+from crystalformers.csrc.kernels import switched_off
 from crystalformers.errors import ConfigError
 
 __all__ = ["AngularBasis", "AngularEncoding", "Backend", "Geometry", "RadialBasis", "infinite_attention"]
@@ -81,7 +82,8 @@ def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding |
     if not on_cpu or geometry.images.distance.requires_grad:
         return "torch"
     if load_backend("cpu").unsupported_reason(q_AHD, geometry, angular):
-        _warn_of_missing_library()
+        if not switched_off():
+            _warn_of_missing_library()
         return "torch"
     return "cpu"
 

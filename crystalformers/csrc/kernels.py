@@ -41,17 +41,22 @@ VARIABLE = "CRYSTALFORMERS_KERNELS"
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The kernels for this processor, or None where the installation had no compiler.
+    """The kernels for this processor, or None where the installation had no compiler or they are switched off.
 
     Raises:
         ConfigError: if the environment asks for kernels that are not there.
     """
     usable, wanted = instruction_sets(), os.environ.get(VARIABLE)
-    if wanted == "none" or (not wanted and not usable):
+    if switched_off() or (not wanted and not usable):
         return None
     if wanted and wanted not in usable:
         raise ConfigError(f"{VARIABLE}={wanted}: not among the kernels usable here ({', '.join([*usable, 'none'])}).")
     return load(wanted or usable[0])
+
+
+def switched_off() -> bool:
+    """Whether the environment asks for plain PyTorch."""
+    return os.environ.get(VARIABLE) == "none"
 
 
 def instruction_sets() -> list[str]:

@@ -65,6 +65,8 @@ class Model:
     ) -> None:
         if not 0 < tolerance < 1:
             raise ConfigError(f"{tolerance:g} does not lie between 0 and 1", where="tolerance", remedy="use 1e-7")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ConfigError(f"{dtype!r} is not a floating-point type", where="dtype", remedy="use torch.float32")
         self.name, self.fingerprint = name, fingerprint
         self.targets: tuple[Target, ...] = tuple(checkpoint.targets)
         self.units = {target.name: target.unit for target in self.targets}
@@ -103,7 +105,10 @@ class Model:
 
         Raises:
             StructureError: naming the index of the structure that cannot be used.
+            ConfigError: if `errors` is neither.
         """
+        if errors not in ("raise", "report"):
+            raise ConfigError(f"'{errors}' is neither 'raise' nor 'report'", where="errors")
         found = self._collect(structures, errors)
         rows = [row for window in windows(found, WINDOW) for row in predict_window([self], window)]
         if errors == "raise":

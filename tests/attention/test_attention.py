@@ -380,6 +380,18 @@ def test_a_missing_library_falls_back_with_one_visible_warning(monkeypatch: pyte
     module._warn_of_missing_library.cache_clear()
 
 
+def test_kernels_that_are_switched_off_are_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = problem(CASES["one atom"]).to(torch.float32)
+    monkeypatch.setattr(cpu, "library", lambda: None)
+    monkeypatch.setenv("CRYSTALFORMERS_KERNELS", "none")
+    module._warn_of_missing_library.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attend(single.inputs, single.geometry, "auto")
+    with pytest.raises(ConfigError, match="CRYSTALFORMERS_KERNELS=none switches off"):
+        attend(single.inputs, single.geometry, "cpu")
+
+
 def test_a_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = problem(CASES["one atom"])
     if library() is not None:

@@ -219,6 +219,11 @@ def test_settings_that_cannot_be_are_refused(weights: Path) -> None:
         load_model(weights, tolerance=0.0)
     with pytest.raises(ConfigError, match="unknown"):
         load_model(weights, device="abacus")
+    for dtype in ("float64", torch.int64, torch.complex64, None):
+        with pytest.raises(ConfigError, match=r"not a floating-point type; use torch\.float32"):
+            load_model(weights, dtype=dtype)
+    with pytest.raises(ConfigError, match="'ignore' is neither 'raise' nor 'report'"):
+        load_model(weights).predict(rock_salt(), errors="ignore")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="sees 0 CUDA devices"):
             load_model(weights, device="cuda")

@@ -19,13 +19,15 @@ from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, 
 from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
 from crystalformers.attention.frames.local import FrameMethod, principal_axes
 from crystalformers.attention.geometry import Geometry
-from crystalformers.csrc.kernels import BoundKernel, in_parallel, library
+from crystalformers.csrc.kernels import VARIABLE, BoundKernel, in_parallel, library, switched_off
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
     """See `BackendModule`."""
     # Code that a compiler traces must not look for files; without the library the operator fails when it runs.
     if not torch.compiler.is_compiling() and library() is None:
+        if switched_off():
+            return f"needs the compiled kernels, which {VARIABLE}=none switches off; unset it"
         return "needs the compiled kernels; reinstall with a C compiler"
     if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
         return f"computes float32 on the CPU, not {q_AHD.dtype} on {q_AHD.device}"

@@ -1,0 +1,379 @@
+"""Inputs that are almost right: files of every format that the library reads, changed in ways that have broken readers.
+
+Everything follows from a seed: `mutant(kind, seed)` is always the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+
+from crystalformers.checkpoint import HASH_KEY, HEADER_KEY, save_model
+from crystalformers.io import read_crystal
+from crystalformers.models import build_model
+from crystalformers.target import Target
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+NUMBERS = (
+    *("0", "-0", "-1", "1", "2", "3.5", "1e-300", "1e-12", "1e15", "1e16", "1e100", "1e308", "-1e308", "1e400", "nan"),
+    *("inf", "-inf", ".", "?", "", "²", "٣", "0x10", "1_000", "1e", "--1", "1.2.3", "1(2)", "1000000000", "1" * 400),
+    *("9" * 5000, "0." + "3" * 400, "1/3", "1/0", "99999999999999999999", "-2147483649", "True", "None", "\0"),
+)
+"""What takes the place of a number."""
+
+WORDS = ("", "?", ".", "Xx", "D", "T", "Na+", "na", "Og", "Zz1", "É", "\ud800".encode("utf-16", "surrogatepass").hex())
+"""What takes the place of a word."""
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 5, 1e308, -1e308, 1e16, float("nan"), float("inf"), 10**30, 10**400, "", "x", "1"),
+    *([], {}, [[]], [None], {"a": None}, [1e308] * 3, "\ud800", "\0", "²", [[0, 0, 0]] * 3, [[1, 0, 0]] * 1000),
+)
+"""What takes the place of a value in JSON."""
+
+NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
+
+
+# --- seeds: right files ---
+
+
+@lru_cache
+def originals(kind: str) -> tuple[bytes, ...]:
+    """Right files of a kind, which mutations start from."""
+    cifs = sorted(EXAMPLES.glob("*.cif"))
+    crystals = [read_crystal(path) for path in cifs]
+    rows = [_row(crystal, k) for k, crystal in enumerate(crystals)]
+    lines = [json.dumps(row) for row in rows]
+    files: dict[str, Callable[[], tuple[bytes, ...]]] = {
+        "cif": lambda: tuple(path.read_bytes() for path in cifs),
+        "poscar": lambda: tuple(_poscar(crystal).encode() for crystal in crystals),
+        "extxyz": lambda: tuple(_extxyz(crystal).encode() for crystal in crystals),
+        "json": lambda: tuple(json.dumps(_pymatgen(crystal)).encode() for crystal in crystals),
+        "jsonl": lambda: ("\n".join(lines).encode(), "\n".join(lines[:2]).encode()),
+        "parquet": lambda: (_parquet(rows),),
+        "weights": lambda: (_weights(), _without_hash(_weights())),
+    }
+    return files[kind]()
+
+
+def _poscar(crystal: Any) -> str:
+    order = np.argsort(crystal.numbers, kind="stable")
+    symbols = [crystal.symbols[k] for k in order]
+    distinct = list(dict.fromkeys(symbols))
+    rows = ["example", "1.0", *(" ".join(f"{x:.9f}" for x in row) for row in crystal.lattice), " ".join(distinct)]
+    rows += [" ".join(str(symbols.count(symbol)) for symbol in distinct), "Direct"]
+    return "\n".join(rows + [" ".join(f"{x:.9f}" for x in crystal.frac_coords[k]) for k in order]) + "\n"
+
+
+def _extxyz(crystal: Any) -> str:
+    lattice = " ".join(f"{x:.9f}" for x in crystal.lattice.ravel())
+    head = f'Lattice="{lattice}" Properties=species:S:1:pos:R:3 pbc="T T T"'
+    atoms = zip(crystal.symbols, crystal.positions, strict=True)
+    return "\n".join(
+        [str(len(crystal)), head, *(f"{s} " + " ".join(f"{x:.9f}" for x in position) for s, position in atoms)]
+    )
+
+
+def _pymatgen(crystal: Any) -> dict[str, Any]:
+    sites = [
+        {"species": [{"element": symbol, "occu": 1}], "abc": frac.tolist(), "label": symbol}
+        for symbol, frac in zip(crystal.symbols, crystal.frac_coords, strict=True)
+    ]
+    return {
+        "@module": "pymatgen.core.structure",
+        "@class": "Structure",
+        "lattice": {"matrix": crystal.lattice.tolist(), "pbc": [True, True, True]},
+        "sites": sites,
+    }
+
+
+def _row(crystal: Any, k: int) -> dict[str, Any]:
+    return {
+        "id": f"x{k}",
+        "atomic_numbers": crystal.numbers.tolist(),
+        "lattice": crystal.lattice.ravel().tolist(),
+        "frac_coords": crystal.frac_coords.ravel().tolist(),
+        "energy": 0.1 * k,
+    }
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def _weights() -> bytes:
+    import tempfile
+
+    torch.manual_seed(0)
+    model = build_model(
+        "crystalformer", {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 8, "radial_functions": 4, "n_targets": 1}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(path, model, [Target("energy", "eV", mean=1.0, std=2.0)], {})
+        return path.read_bytes()
+
+
+def _without_hash(data: bytes) -> bytes:
+    """The same weight file without its hash, so that what is changed is looked at and not only noticed."""
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    description = json.loads(header["__metadata__"][HEADER_KEY])
+    del description[HASH_KEY]
+    header["__metadata__"][HEADER_KEY] = json.dumps(description)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+# --- mutations ---
+
+
+def mutant(kind: str, seed: int) -> bytes:
+    """The changed file that belongs to a seed; of one in fifty nothing is changed."""
+    rng = random.Random(f"{kind} {seed}")
+    data = rng.choice(originals(kind))
+    if rng.random() < 0.02:
+        return data
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
+        data = rng.choice(MUTATIONS[kind])(data, rng)
+    return data
+
+
+def _bytes(data: bytes, rng: random.Random) -> bytes:
+    """Flip, drop, double, insert or cut."""
+    if not data:
+        return data
+    start = rng.randrange(len(data))
+    stop = min(len(data), start + rng.choice((1, 1, 2, 8, 64, 1024)))
+    changes = (
+        lambda: data[:start] + bytes([data[start] ^ (1 << rng.randrange(8))]) + data[start + 1 :],
+        lambda: data[:start] + data[stop:],
+        lambda: data[:stop] + data[start:],
+        lambda: data[:start] + rng.randbytes(rng.choice((1, 4, 100))) + data[start:],
+        lambda: data[:start],
+        lambda: data[:start] + bytes(stop - start) + data[stop:],
+    )
+    return rng.choice(changes)()
+
+
+def _text(change: Callable[[str, random.Random], str]) -> Callable[[bytes, random.Random], bytes]:
+    def changed(data: bytes, rng: random.Random) -> bytes:
+        return change(data.decode("utf-8", "surrogateescape"), rng).encode("utf-8", "surrogateescape")
+
+    return changed
+
+
+def _number(text: str, rng: random.Random) -> str:
+    """Another number, or something that is none, in the place of one."""
+    found = list(NUMBER.finditer(text))
+    if not found:
+        return text
+    match = rng.choice(found)
+    return text[: match.start()] + rng.choice(NUMBERS) + text[match.end() :]
+
+
+def _word(text: str, rng: random.Random) -> str:
+    words = list(re.finditer(r"\S+", text))
+    if not words:
+        return text
+    match, other = rng.choice(words), rng.choice(words)
+    return text[: match.start()] + rng.choice((*WORDS, other.group())) + text[match.end() :]
+
+
+def _line(text: str, rng: random.Random) -> str:
+    lines = text.split("\n")
+    k, j = rng.randrange(len(lines)), rng.randrange(len(lines))
+    match rng.randrange(5):
+        case 0:
+            del lines[k]
+        case 1:
+            lines.insert(j, lines[k])
+        case 2:
+            lines[k], lines[j] = lines[j], lines[k]
+        case 3:
+            lines[k : k + 1] = [lines[k]] * rng.choice((10, 1000))
+        case _:
+            lines[k] = lines[k] * rng.choice((2, 50))
+    return "\n".join(lines)
+
+
+def _json_value(data: bytes, rng: random.Random) -> bytes:
+    """Change one line of JSON at one node; also nesting far too deep, and numbers far too long."""
+    lines = data.split(b"\n")
+    k = rng.randrange(len(lines))
+    try:
+        tree = json.loads(lines[k])
+    except (ValueError, RecursionError):
+        return _bytes(data, rng)
+    nodes = list(_nodes(tree))
+    if not nodes:
+        return data
+    parent, key = rng.choice(nodes)
+    match rng.randrange(8):
+        case 0:
+            del parent[key]
+        case 1:
+            parent[key] = [parent[key]]
+        case 2 if isinstance(parent, list):
+            parent.insert(key, parent[key])
+        case 3:
+            other, place = rng.choice(nodes)
+            parent[key] = other[place] if not _holds(other[place], parent) else None
+        case 4:
+            text = json.dumps("MARK")
+            parent[key] = "MARK"
+            depth = rng.choice((50, 2000, 100_000))
+            lines[k] = json.dumps(tree).replace(text, "[" * depth + "]" * depth).encode()
+            return b"\n".join(lines)
+        case 5:
+            parent[key] = "MARK"
+            lines[k] = (
+                json.dumps(tree).replace('"MARK"', rng.choice(("1" * 5000, "1e999999", "-" + "9" * 310))).encode()
+            )
+            return b"\n".join(lines)
+        case _:
+            parent[key] = rng.choice(VALUES)
+    lines[k] = json.dumps(tree).encode("utf-8", "surrogatepass")
+    return b"\n".join(lines)
+
+
+def _nodes(tree: Any, depth: int = 0) -> Any:
+    """Container and key of every node."""
+    if depth > 50:
+        return
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield tree, key
+        yield from _nodes(value, depth + 1)
+
+
+def _holds(tree: Any, container: Any) -> bool:
+    return tree is container or any(parent is container for parent, _ in _nodes(tree))
+
+
+def _parquet_value(data: bytes, rng: random.Random) -> bytes:
+    """Change one value, or the type of one column."""
+    try:
+        rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    except Exception:  # what was changed before may be no table any more
+        return _bytes(data, rng)
+    name = rng.choice(list(rows[0])) if rows else ""
+    if not name:
+        return _bytes(data, rng)
+    match rng.randrange(4):
+        case 0:
+            for row in rows:
+                row.pop(name)
+        case 1:
+            value = rng.choice(("x", 1, 1.5, None, [], [[1.0]], b"\xff\xfe", True))
+            for row in rows:
+                row[name] = value
+        case 2:
+            rng.choice(rows)[name] = None
+        case _:
+            row = rng.choice(rows)
+            if isinstance(row[name], list) and row[name]:
+                k = rng.randrange(len(row[name]))
+                extreme = rng.choice((float("nan"), float("inf"), 1e308, 1e15, -1e300, 0.0, 1e-300))
+                row[name][k] = type(row[name][k])(0) if isinstance(row[name][k], int) else extreme
+            elif isinstance(row[name], str):
+                row[name] = rng.choice(("", "\0", "x" * 100_000, rows[0][name]))
+    try:
+        return _parquet(rows)
+    except (pa.ArrowException, OverflowError):
+        return _bytes(data, rng)
+
+
+def _header(data: bytes, rng: random.Random) -> bytes:
+    """Change the header of a weight file: settings, shapes, types, places."""
+    (size,) = struct.unpack("<Q", data[:8]) if len(data) >= 8 else (0,)
+    if size > len(data) - 8:
+        return _bytes(data, rng)
+    header = data[8 : 8 + size]
+    if rng.random() < 0.5:
+        header = _json_value(header, rng)
+    else:
+        try:
+            tree = json.loads(header)
+            place = tree["__metadata__"]
+            name = rng.choice(list(place))
+            place[name] = _json_value(place[name].encode(), rng).decode("utf-8", "replace")
+            header = json.dumps(tree).encode()
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            header = _bytes(header, rng)
+    if rng.random() < 0.9:
+        size = len(header)
+    return struct.pack("<Q", size) + header + data[8 + struct.unpack("<Q", data[:8])[0] :]
+
+
+def _tensor(data: bytes, rng: random.Random) -> bytes:
+    """Another type or shape of one tensor, or one more or fewer, with everything else right."""
+    from safetensors import safe_open
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+        import tempfile
+
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+            file.write(data)
+            file.flush()
+            with safe_open(file.name, "pt") as opened:
+                metadata = opened.metadata()
+    except Exception:  # what was changed before may be no weight file any more
+        return _bytes(data, rng)
+    name = rng.choice(sorted(tensors))
+    tensor = tensors[name]
+    match rng.randrange(6):
+        case 0:
+            tensors.pop(name)
+        case 1:
+            tensors[name] = tensor.to(rng.choice((torch.float64, torch.float16, torch.int64, torch.bfloat16)))
+        case 2:
+            tensors[name] = tensor.to(torch.float8_e4m3fn)
+        case 3:
+            tensors[name] = tensor.flatten()[: max(1, tensor.numel() // 2)].clone()
+        case 4:
+            tensors[name + "x"] = tensor.clone()
+        case _:
+            tensors[name] = torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
+    return save(tensors, metadata)
+
+
+TEXT = (_text(_number), _text(_number), _text(_word), _text(_line), _bytes)
+
+MUTATIONS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
+    "cif": TEXT,
+    "poscar": TEXT,
+    "extxyz": TEXT,
+    "json": (_json_value, _json_value, _json_value, *TEXT),
+    "jsonl": (_json_value, _json_value, _json_value, *TEXT),
+    "parquet": (_parquet_value, _parquet_value, _bytes),
+    "weights": (_header, _header, _tensor, _tensor, _bytes),
+}
+"""How files of each kind are changed."""
+
+FILENAME = {
+    "cif": "x.cif",
+    "poscar": "POSCAR",
+    "extxyz": "x.extxyz",
+    "json": "x.json",
+    "jsonl": "x.jsonl",
+    "parquet": "x.parquet",
+    "weights": "x.safetensors",
+}
