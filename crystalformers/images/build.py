@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from crystalformers.crystal import MAX_COORDINATE
@@ -127,19 +128,22 @@ def _check_batch(batch: CrystalBatch, radius: float) -> None:
         batch.positions.is_floating_point() and batch.lattice.is_floating_point()
     ):
         raise StructureError("ptr must be int64, positions and lattice floating-point numbers", where="batch")
-    lattice, sizes = batch.lattice.detach().double(), batch.ptr.diff()
-    volume = torch.linalg.det(lattice).abs()
+    # In NumPy: for some dozens of cells its operations cost a tenth of PyTorch's.
+    lattice, ptr = batch.lattice.detach().double().cpu().numpy(), batch.ptr.cpu().numpy()
+    sizes = np.diff(ptr)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        volume, lengths = np.abs(np.linalg.det(lattice)), np.sqrt(np.square(lattice).sum(-1))
+        solid = (volume > FLATTEST * lengths.prod(-1)) & np.isfinite(volume)
+        expected = float(
+            (np.square(sizes, dtype=np.float64) / volume).sum() * (4 / 3 * math.pi) * np.float64(radius) ** 3
+        )
     facts = {
-        "ptr does not divide the atoms into crystals": (batch.ptr[0] == 0)
-        & (batch.ptr[-1] == atoms)
-        & (sizes > 0).all(),
-        "the positions hold NaN or infinite numbers": batch.positions.isfinite().all(),
-        "the lattice holds NaN or infinite numbers": lattice.isfinite().all(),
-        "a cell has no volume": ((volume > FLATTEST * lattice.norm(dim=-1).prod(-1)) & volume.isfinite()).all(),
+        "ptr does not divide the atoms into crystals": ptr[0] == 0 and ptr[-1] == atoms and (sizes > 0).all(),
+        "the positions hold NaN or infinite numbers": bool(batch.positions.isfinite().all()),
+        "the lattice holds NaN or infinite numbers": np.isfinite(lattice).all(),
+        "a cell has no volume": solid.all(),
     }
-    images = (sizes.double().square() / volume).sum() * (4 / 3 * math.pi) * volume.new_tensor(radius).pow(3)
-    *right, expected = torch.stack([*(fact.double() for fact in facts.values()), images]).tolist()
-    for problem, fine in zip(facts, right, strict=True):
+    for problem, fine in facts.items():
         if not fine:
             raise StructureError(problem, where="batch")
     if not expected <= MOST_IMAGES:
