@@ -172,7 +172,7 @@ class InfiniteAttention(nn.Module):
 
     Attributes:
         image_rule: `published` for the rules of the authors' code (`attention.published`), to be compared with it; the
-            backend then has no say. Not part of the weights.
+            backend is not used then. Not part of the weights.
     """
 
     width_mean: Tensor
