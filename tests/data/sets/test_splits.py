@@ -115,10 +115,10 @@ def test_the_authors_indices_are_those_of_the_rule(shared: Path) -> None:
     position = np.concatenate([parts["val"], parts["test"]])
     row = np.concatenate([theirs["val"], theirs["test"]])
     order = np.argsort(position)
-    lacking = (row - position)[order]
-    assert (np.diff(lacking) >= 0).all()
-    assert lacking[0] >= 0
-    assert lacking[-1] <= 817_636 - n
+    rank = (row - position)[order]
+    assert (np.diff(rank) >= 0).all()
+    assert rank[0] >= 0
+    assert rank[-1] <= 817_636 - n
 
 
 @pytest.mark.parametrize("n", [10, 636, 1_001])
