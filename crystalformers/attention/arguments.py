@@ -13,7 +13,7 @@ from torch import Tensor
 from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.geometry import Geometry
 from crystalformers.errors import ConfigError
-from crystalformers.images import CrystalBatch, Images
+from crystalformers.images.checks import problem_of
 
 
 def check_arguments(
@@ -110,50 +110,6 @@ def _checked_geometry(geometry: Geometry) -> None:
         raise ConfigError(f"the radial basis {basis} must have positive, finite numbers", where="geometry")
     if torch.compiler.is_compiling() or batch.numbers.device.type == "meta":
         return  # a tracer knows no numbers
-    problem = _problem_of_sizes(batch, images) or _problem_of_indices(images)
+    problem = problem_of(batch, images)
     if problem:
         raise ConfigError(problem, where="geometry", remedy="build the images of this batch with `with_images`")
-
-
-def _problem_of_sizes(batch: CrystalBatch, images: Images) -> str | None:
-    atoms, count, pairs = batch.n_atoms, len(images.distance), len(images.pair_target)
-    shapes = {
-        "batch.positions": (batch.positions, (atoms, 3)),
-        "batch.lattice": (batch.lattice, (len(batch.ptr) - 1, 3, 3)),
-        "images.distance": (images.distance, (count,)),
-        "images.pair": (images.pair, (count,)),
-        "images.ptr": (images.ptr, (atoms + 1,)),
-        "images.pair_source": (images.pair_source, (pairs,)),
-        "images.vectors": (images.vectors, (count, 3)),
-    }
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            return f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
-    types = {"pair": torch.int32, "ptr": torch.int64, "pair_target": torch.int64, "pair_source": torch.int64}
-    for name, dtype in types.items():
-        if getattr(images, name).dtype != dtype:
-            return f"images.{name} is {getattr(images, name).dtype}, expected {dtype}"
-    if images.vectors is not None and images.vectors.dtype != images.distance.dtype:
-        return f"images.vectors are {images.vectors.dtype} and images.distance {images.distance.dtype}"
-    return None
-
-
-def _problem_of_indices(images: Images) -> str | None:
-    atoms, count, pairs = images.n_atoms, len(images.distance), len(images.pair_target)
-    per_atom = images.ptr.diff()
-    facts = {
-        "images.ptr ascends": (per_atom >= 0).all(),
-        "images.ptr lies within the images": (images.ptr[0] == 0) & (images.ptr[-1] <= count),
-        "images.pair names pairs": ((images.pair >= 0) & (images.pair < pairs)).all(),
-        "images.pair_target ascends within the atoms": (images.pair_target.diff() >= 0).all()
-        & (images.pair_target[:1] >= 0).all()
-        & (images.pair_target[-1:] < atoms).all(),
-        "images.pair_source names atoms": ((images.pair_source >= 0) & (images.pair_source < atoms)).all(),
-    }
-    right = torch.stack([fact.reshape(()) for fact in facts.values()]).tolist()  # one wait for the device
-    wrong = [name for name, fact in zip(facts, right, strict=True) if not fact]
-    if not wrong:
-        owner = torch.repeat_interleave(per_atom)
-        if not torch.equal(images.target[: len(owner)], owner):
-            wrong = ["images are grouped by the atom of their pair"]
-    return f"it does not hold that {wrong[0]}" if wrong else None

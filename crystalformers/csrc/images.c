@@ -151,6 +151,30 @@ int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const 
     return failure;
 }
 
+/* Which of the rules of images/checks.py do not hold for lists that were given: flags in the order of `RULES`. `counts`
+ * are A, E and P. Always returns 0. */
+int images_check(int64_t first, int64_t last, const ImageLists *lists, void *const *arrays) {
+    const int64_t *counts = arrays[0], atoms = counts[0], images = counts[1], pairs = counts[2];
+    const int64_t *ptr = lists->ptr, *target = lists->pair_target, *source = lists->pair_source;
+    int32_t *broken = arrays[1], descends = 0, beyond = ptr[0] != 0, unknown = 0, unordered = 0, foreign = 0;
+    for (int64_t i = first; i < last; i++) {
+        descends |= ptr[i] > ptr[i + 1];
+        beyond |= ptr[i + 1] > images;
+    }
+    for (int64_t e = 0; e < images; e++) unknown |= lists->pair[e] < 0 || lists->pair[e] >= pairs;
+    for (int64_t p = 0; p < pairs; p++) {
+        unordered |= target[p] < (p ? target[p - 1] : 0) || target[p] >= atoms;
+        foreign |= source[p] < 0 || source[p] >= atoms;
+    }
+    int32_t scattered = 0;
+    if (!(descends || beyond || unknown))
+        for (int64_t i = first; i < last; i++)
+            for (int64_t e = ptr[i]; e < ptr[i + 1]; e++) scattered |= target[lists->pair[e]] != i;
+    const int32_t found[] = {descends, beyond, unknown, unordered, foreign, scattered};
+    memcpy(broken, found, sizeof found);
+    return 0;
+}
+
 const TableEntry images_table[] = {
     SIZE(BinnedAtoms),
     FIELD(BinnedAtoms, positions), FIELD(BinnedAtoms, lattice), FIELD(BinnedAtoms, frac),

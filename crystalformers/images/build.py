@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from crystalformers.crystal import MAX_COORDINATE
 from crystalformers.csrc.kernels import library
-from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
+from crystalformers.errors import ConfigError
 from crystalformers.images.batch import ENVELOPE_WIDTH, CrystalBatch, Images
-from crystalformers.images.enumeration import BinnedAtoms, enumerate_compiled, enumerate_torch
+from crystalformers.images.checks import check_cells, check_coordinates, check_shapes
+from crystalformers.images.enumeration import BinnedAtoms, Bins, enumerate_compiled, enumerate_torch
 
 REFERENCE_DENSITY = 0.1
 """Number density for which a tolerance is translated into a radius (atoms/Å³); most crystals are less dense."""
 
 SMALLEST_RADIUS = 1e-6
 """Smallest radius of a list of images, Angstrom: far below any distance, far above what rounding leaves of it."""
-
-MOST_IMAGES = 1e9
-"""Images that a batch is expected to have at most; pairs are numbered with 31 bits, and 1e9 images take 12 GB."""
-
-FLATTEST = 1e-14
-"""Volume of a cell in units of the product of its edges below which it is rounding."""
 
 
 def tail(radius: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:
@@ -91,74 +84,20 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
         raise ConfigError(
             f"The radius of the image list must be finite and at least {SMALLEST_RADIUS:g} Å, not {radius:g} Å."
         )
-    _check_batch(batch, radius)
-    positions, lattice = batch.positions.detach().double(), batch.lattice.detach().double()
-    binned = BinnedAtoms.of(positions, lattice, batch.crystal_of_atom, batch.ptr, radius)
-    _check_coordinates(binned)
-    compiled = batch.positions.device.type == "cpu" and library() is not None
+    check_shapes(batch)
+    positions, lattice = batch.positions.detach().double().contiguous(), batch.lattice.detach().double().contiguous()
+    triangle = torch.linalg.qr(lattice.mT, mode="r").R.mT.contiguous()
+    check_cells(lattice, triangle, batch.ptr, batch.n_atoms, radius)
+    crystal, ptr = batch.crystal_of_atom, batch.ptr.contiguous()
+    frac = torch.linalg.solve(lattice[crystal].mT, positions.unsqueeze(-1)).squeeze(-1).contiguous()
+    check_coordinates(frac)
+    bins = Bins.of(frac, triangle, crystal, ptr, radius)
+    binned = BinnedAtoms(positions, lattice, frac, triangle, crystal, ptr, bins, radius)
+    compiled = positions.device.type == "cpu" and library() is not None
     found = enumerate_compiled(binned, directions) if compiled else enumerate_torch(binned)
     images = Images(**found._asdict(), radius=radius)
     if directions and images.vectors is None:
         images = images.moved(replace(batch, positions=positions, lattice=lattice))
-    elif not directions:
+    elif not directions and images.shift is not None:
         images = replace(images, shift=None)
     return images.to(batch.positions.dtype)
-
-
-def _check_batch(batch: CrystalBatch, radius: float) -> None:
-    """Refuse what no image can be built of; all numbers are looked at in one pass.
-
-    Raises:
-        StructureError: naming what is wrong.
-        BatchMemoryError: if there would be more than `MOST_IMAGES`.
-    """
-    atoms, crystals = batch.n_atoms, len(batch.lattice)
-    shapes = {"positions": (atoms, 3), "lattice": (crystals, 3, 3), "ptr": (crystals + 1,)}
-    for name, shape in shapes.items():
-        tensor = getattr(batch, name)
-        if tuple(tensor.shape) != shape or tensor.device != batch.numbers.device:
-            raise StructureError(
-                f"{name} has shape {tuple(tensor.shape)} on {tensor.device}",
-                where="batch",
-                remedy=f"with these atoms and cells it must be {shape} on {batch.numbers.device}",
-            )
-    if not atoms or not crystals:
-        raise StructureError("there are no atoms", where="batch")
-    if batch.ptr.dtype != torch.int64 or not (
-        batch.positions.is_floating_point() and batch.lattice.is_floating_point()
-    ):
-        raise StructureError("ptr must be int64, positions and lattice floating-point numbers", where="batch")
-    # In NumPy: for some dozens of cells its operations cost a tenth of PyTorch's.
-    lattice, ptr = batch.lattice.detach().double().cpu().numpy(), batch.ptr.cpu().numpy()
-    sizes = np.diff(ptr)
-    with np.errstate(all="ignore"):  # what is not finite is refused below
-        volume, lengths = np.abs(np.linalg.det(lattice)), np.sqrt(np.square(lattice).sum(-1))
-        solid = (volume > FLATTEST * lengths.prod(-1)) & np.isfinite(volume)
-        expected = float(
-            (np.square(sizes, dtype=np.float64) / volume).sum() * (4 / 3 * math.pi) * np.float64(radius) ** 3
-        )
-    facts = {
-        "ptr does not divide the atoms into crystals": ptr[0] == 0 and ptr[-1] == atoms and (sizes > 0).all(),
-        "the positions hold NaN or infinite numbers": bool(batch.positions.isfinite().all()),
-        "the lattice holds NaN or infinite numbers": np.isfinite(lattice).all(),
-        "a cell has no volume": solid.all(),
-    }
-    for problem, fine in facts.items():
-        if not fine:
-            raise StructureError(problem, where="batch")
-    if not expected <= MOST_IMAGES:
-        raise BatchMemoryError(
-            f"about {expected:.1e} images lie within {radius:g} Å, more than {MOST_IMAGES:g}",
-            where="batch",
-            remedy="use a smaller radius (a larger tolerance) or smaller batches, and check the unit of the lattice",
-        )
-
-
-def _check_coordinates(binned: BinnedAtoms) -> None:
-    largest = float(binned.frac.abs().max())
-    if not largest <= MAX_COORDINATE:
-        raise StructureError(
-            f"a fractional coordinate of {largest:.3g} is larger than {MAX_COORDINATE:g}, no decimals would be left",
-            where="batch",
-            remedy="wrap the atoms into the cell",
-        )

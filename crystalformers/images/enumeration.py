@@ -109,16 +109,6 @@ class BinnedAtoms:
     bins: Bins
     radius: float
 
-    @classmethod
-    def of(cls, positions: Tensor, lattice: Tensor, crystal: Tensor, ptr: Tensor, radius: float) -> BinnedAtoms:
-        """From positions (A, 3), lattices (C, 3, 3), the crystal of each atom and the first atom of each crystal."""
-        positions, lattice, crystal, ptr = (t.contiguous() for t in (positions, lattice, crystal, ptr))
-        frac = torch.linalg.solve(lattice[crystal].mT, positions.unsqueeze(-1)).squeeze(-1).contiguous()
-        triangle = torch.linalg.qr(lattice.mT, mode="r").R.mT.contiguous()
-        return cls(
-            positions, lattice, frac, triangle, crystal, ptr, Bins.of(frac, triangle, crystal, ptr, radius), radius
-        )
-
 
 def pointers(counts: Tensor) -> Tensor:
     """Start of each of consecutive ranges of the given lengths, and the total."""

@@ -33,7 +33,7 @@ from crystalformers.images import (
     tail,
 )
 from crystalformers.images import build as module
-from crystalformers.images.enumeration import BinnedAtoms
+from crystalformers.images.enumeration import Bins
 from crystalformers.io import Rejected
 
 Build = Callable[[Sequence[Crystal], float], Images]
@@ -239,9 +239,10 @@ def test_bins_leave_out_no_image(
 
 
 def test_a_large_cell_is_binned() -> None:
-    batch = CrystalBatch.from_crystals([large_crystal("cube", 4000)])
-    binned = BinnedAtoms.of(batch.positions, batch.lattice, batch.crystal_of_atom, batch.ptr, 4.0)
-    assert int(binned.bins.near) < 700
+    crystal = large_crystal("cube", 4000)
+    frac, triangle = torch.from_numpy(crystal.frac_coords), torch.linalg.qr(torch.from_numpy(crystal.lattice).mT).R.mT
+    owner, ptr = torch.zeros(4000, dtype=torch.int64), torch.tensor([0, 4000])
+    assert int(Bins.of(frac, triangle.unsqueeze(0), owner, ptr, 4.0).near) < 700
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,0 +1,127 @@
+"""Two versions of the library in one run: the tasks of `cpu.py` of this checkout and of another one.
+
+    git worktree add ../before REVISION && (cd ../before && python setup.py build_ext --inplace)
+    python -m benchmarks.speed.revisions ../before
+
+Each version runs its own `cpu.py` in a process of its own, in which models and images stay alive. The two take turns,
+task by task and in alternating order, while the other one waits; ratios are formed within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS, cell, machine, print_table, shared, spread, usable_cores, write_results
+
+HERE = Path(__file__).parents[2]
+
+WORKER = """
+import json, sys, time
+from importlib import import_module
+from pathlib import Path
+import torch
+root, table, structures, batch, threads, seconds = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:])
+sys.path[:0] = [root, root + "/benchmarks"]
+grouped = Path(root, "benchmarks", "speed").is_dir()
+cpu = import_module("benchmarks.speed.cpu" if grouped else "cpu")
+replies, sys.stdout = sys.stdout, sys.stderr
+cpu.keep_memory()
+torch.set_num_threads(int(threads))
+torch.manual_seed(0)
+crystals, _ = cpu.benchmark_crystals(table, int(structures))
+cpu.matgl_contestants = lambda *_: []
+tasks = cpu.all_tasks(cpu.gather(crystals, int(batch)), crystals, int(batch), int(threads))
+tasks = {f"{name} | {kind}": task for (name, kind), task in tasks.items() if kind in ("train", "infer", "build")}
+print(json.dumps(list(tasks)), file=replies, flush=True)
+for line in sys.stdin:
+    task, calls, start = tasks[line.strip()], 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or not calls:
+        task()
+        calls += 1
+    print(json.dumps(elapsed / calls), file=replies, flush=True)
+"""
+"""What a version runs: it names its tasks, then times each that it is asked for. It reads layouts before and after
+benchmarks were grouped."""
+
+
+class Version:
+    """A checkout and its process."""
+
+    def __init__(self, root: Path, given: argparse.Namespace) -> None:
+        numbers = (given.structures, given.batch, given.threads, given.seconds)
+        command = [sys.executable, "-c", WORKER, str(root.resolve()), str(given.table.resolve()), *map(str, numbers)]
+        environment = {**os.environ, "PYTHONPATH": str(root.resolve())}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
+        )
+        self.tasks: list[str] = self._reply()
+
+    def time(self, task: str) -> float:
+        """Seconds of one pass of a task."""
+        assert self.process.stdin is not None
+        print(task, file=self.process.stdin, flush=True)
+        return float(self._reply())
+
+    def _reply(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"A version ended early with code {self.process.wait()}; see above.")
+        return json.loads(line)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("other", type=Path, help="the checkout to compare with, its kernels compiled")
+    parser.add_argument("--table", type=Path, default=shared() / "peers" / "structures.parquet")
+    parser.add_argument("--structures", type=int, default=64, help="first crystals of the table")
+    parser.add_argument("--batch", type=int, default=32, help="crystals of a step")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0, help="shortest turn of one task in a round")
+    parser.add_argument("--output", type=Path, default=RESULTS / "revisions.json")
+    return parser.parse_args()
+
+
+def revision(root: Path) -> str:
+    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    given = arguments()
+    before = machine()
+    versions = {"this": Version(HERE, given), "other": Version(given.other, given)}
+    tasks = [t for t in versions["this"].tasks if t in versions["other"].tasks and given.only in t]
+    seconds: dict[str, dict[str, list[float]]] = {task: {"this": [], "other": []} for task in tasks}
+    for round_ in range(given.rounds):
+        for task in tasks:
+            for name in sorted(versions, reverse=bool(round_ % 2)):
+                seconds[task][name].append(versions[name].time(task))
+    ratios = {
+        task: spread([b / a for a, b in zip(times["this"], times["other"], strict=True)])
+        for task, times in seconds.items()
+    }
+    print_table(
+        ["task", "speed of this version / the other, median (range)"], [[t, cell(r)] for t, r in ratios.items()]
+    )
+    results = {
+        "what": __doc__,
+        "revisions": {"this": revision(HERE), "other": revision(given.other)},
+        "settings": {k: getattr(given, k) for k in ("structures", "batch", "threads", "rounds", "seconds")},
+        "machine": {**before, "load_average_after": machine()["load_average"]},
+        "ratios": ratios,
+        "seconds_per_pass": seconds,
+    }
+    write_results(given.output, results)
+
+
+if __name__ == "__main__":
+    main()

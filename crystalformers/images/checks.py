@@ -1,0 +1,171 @@
+"""What image building and attention refuse: batches and lists of images whose tensors do not fit together.
+
+Shapes: A atoms, C crystals, E images, P pairs. Lengths in Angstrom.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crystalformers.crystal import MAX_COORDINATE
+from crystalformers.csrc.kernels import BoundKernel, library
+from crystalformers.errors import BatchMemoryError, StructureError
+from crystalformers.images.batch import CrystalBatch, Images
+from crystalformers.images.enumeration import CImageLists
+
+MOST_IMAGES = 1e9
+"""Images that a batch is expected to have at most; pairs are numbered with 31 bits, and 1e9 images take 12 GB."""
+
+FLATTEST = 1e-14
+"""Volume of a cell in units of the product of its edges below which it is rounding."""
+
+RULES = (
+    "images.ptr ascends",
+    "images.ptr lies within the images",
+    "images.pair names pairs",
+    "images.pair_target ascends within the atoms",
+    "images.pair_source names atoms",
+    "images are grouped by the atom of their pair",
+)
+"""What must hold for lists of images, in the order of `images_check` in images.c."""
+
+
+def check_shapes(batch: CrystalBatch) -> None:
+    """Refuse a batch whose tensors have other shapes, types or devices than they should.
+
+    Raises:
+        StructureError: naming the tensor.
+    """
+    atoms, crystals = batch.n_atoms, len(batch.lattice)
+    shapes = {"positions": (atoms, 3), "lattice": (crystals, 3, 3), "ptr": (crystals + 1,)}
+    for name, shape in shapes.items():
+        tensor = getattr(batch, name)
+        if tuple(tensor.shape) != shape or tensor.device != batch.numbers.device:
+            raise StructureError(
+                f"{name} has shape {tuple(tensor.shape)} on {tensor.device}",
+                where="batch",
+                remedy=f"with these atoms and cells it must be {shape} on {batch.numbers.device}",
+            )
+    if not atoms or not crystals:
+        raise StructureError("there are no atoms", where="batch")
+    floats = batch.positions.is_floating_point() and batch.lattice.is_floating_point()
+    if batch.ptr.dtype != torch.int64 or not floats:
+        raise StructureError("ptr must be int64, positions and lattice floating-point numbers", where="batch")
+
+
+def check_cells(lattice: Tensor, triangle: Tensor, ptr: Tensor, atoms: int, radius: float) -> None:
+    """Refuse cells that are not finite or have no volume, and batches with too many images.
+
+    Args:
+        lattice: (C, 3, 3), float64.
+        triangle: T of L = T Q, (C, 3, 3).
+        ptr: first atom of each crystal and the total, (C + 1,).
+        atoms: A.
+        radius: Angstrom.
+
+    Raises:
+        StructureError: naming what is wrong.
+        BatchMemoryError: if there would be more than `MOST_IMAGES`.
+    """
+    # In NumPy: for some dozens of cells its operations cost a tenth of PyTorch's.
+    edges, first = lattice.cpu().numpy(), ptr.cpu().numpy()
+    sizes = first[1:] - first[:-1]
+    if first[0] != 0 or first[-1] != atoms or sizes.min() <= 0:
+        raise StructureError("ptr does not divide the atoms into crystals", where="batch")
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        volume = np.abs(np.einsum("cii->ci", triangle.cpu().numpy()).prod(-1))
+        scale = np.sqrt(np.einsum("cix,cix->ci", edges, edges).prod(-1))
+        solid = (volume > FLATTEST * scale) & (volume < math.inf)  # False for NaN
+        expected = float((sizes * (sizes / volume)).sum()) * (4 / 3 * math.pi) * np.float64(radius) ** 3
+    if not solid.all():
+        finite = np.isfinite(edges).all()
+        problem = "a cell has no volume" if finite else "the lattice holds NaN or infinite numbers"
+        raise StructureError(problem, where="batch")
+    if not expected <= MOST_IMAGES:
+        raise BatchMemoryError(
+            f"about {expected:.1e} images lie within {radius:g} Å, more than {MOST_IMAGES:g}",
+            where="batch",
+            remedy="use a smaller radius (a larger tolerance) or smaller batches, and check the unit of the lattice",
+        )
+
+
+def check_coordinates(frac: Tensor) -> None:
+    """Refuse fractional coordinates (A, 3) that are not finite, or so large that they have no decimals left.
+
+    Raises:
+        StructureError: with the remedy.
+    """
+    largest = float(frac.abs().max())
+    if not math.isfinite(largest):
+        raise StructureError("the positions hold NaN or infinite numbers", where="batch")
+    if largest > MAX_COORDINATE:
+        raise StructureError(
+            f"a fractional coordinate of {largest:.3g} is larger than {MAX_COORDINATE:g}, no decimals would be left",
+            where="batch",
+            remedy="wrap the atoms into the cell",
+        )
+
+
+def problem_of(batch: CrystalBatch, images: Images) -> str | None:
+    """What does not fit in the lists of images of a batch; None if all does."""
+    return _problem_of_sizes(batch, images) or _problem_of_indices(images)
+
+
+def _problem_of_sizes(batch: CrystalBatch, images: Images) -> str | None:
+    atoms, count, pairs = batch.n_atoms, len(images.distance), len(images.pair_target)
+    shapes = {
+        "batch.positions": (batch.positions, (atoms, 3)),
+        "batch.lattice": (batch.lattice, (len(batch.ptr) - 1, 3, 3)),
+        "images.distance": (images.distance, (count,)),
+        "images.pair": (images.pair, (count,)),
+        "images.ptr": (images.ptr, (atoms + 1,)),
+        "images.pair_source": (images.pair_source, (pairs,)),
+        "images.vectors": (images.vectors, (count, 3)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            return f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
+    types = {"pair": torch.int32, "ptr": torch.int64, "pair_target": torch.int64, "pair_source": torch.int64}
+    for name, dtype in types.items():
+        if getattr(images, name).dtype != dtype:
+            return f"images.{name} is {getattr(images, name).dtype}, expected {dtype}"
+    if images.vectors is not None and images.vectors.dtype != images.distance.dtype:
+        return f"images.vectors are {images.vectors.dtype} and images.distance {images.distance.dtype}"
+    return None
+
+
+def _problem_of_indices(images: Images) -> str | None:
+    compiled = images.ptr.device.type == "cpu" and library() is not None
+    broken = broken_rules_compiled(images) if compiled else broken_rules_torch(images)
+    return next((f"it does not hold that {rule}" for rule, flag in zip(RULES, broken, strict=True) if flag), None)
+
+
+def broken_rules_compiled(images: Images) -> list[bool]:
+    """Which `RULES` do not hold, by images.c; a hundredth of the time of an attention layer."""
+    lists = [t.contiguous() for t in (images.ptr, images.pair, images.pair_target, images.pair_source)]
+    ptr, pair, target, source = (t.data_ptr() for t in lists)
+    counts = torch.tensor([images.n_atoms, len(images.pair), len(images.pair_target)])
+    broken = torch.empty(len(RULES), dtype=torch.int32)
+    c_lists = CImageLists(ptr=ptr, pair=pair, pair_target=target, pair_source=source)
+    BoundKernel("images_check", c_lists, counts, broken)(0, images.n_atoms)
+    return [bool(flag) for flag in broken.tolist()]
+
+
+def broken_rules_torch(images: Images) -> list[bool]:
+    """Which `RULES` do not hold, by PyTorch, on any device."""
+    atoms, count, pairs = images.n_atoms, len(images.distance), len(images.pair_target)
+    per_atom, pair, target, source = images.ptr.diff(), images.pair, images.pair_target, images.pair_source
+    rules = [
+        (per_atom >= 0).all(),
+        (images.ptr[0] == 0) & (images.ptr[1:] <= count).all(),
+        ((pair >= 0) & (pair < pairs)).all(),
+        (target.diff() >= 0).all() & (target[:1] >= 0).all() & (target[-1:] < atoms).all(),
+        ((source >= 0) & (source < atoms)).all(),
+    ]
+    holds = torch.stack([rule.reshape(()) for rule in rules]).tolist()  # one wait for the device
+    grouped = not all(holds[:3]) or torch.equal(images.target[: int(images.ptr[-1])], torch.repeat_interleave(per_atom))
+    return [not rule for rule in (*holds, grouped)]
