@@ -35,6 +35,7 @@ class CrystalBatch:
         lattice: lattice vectors as rows, (C, 3, 3), Angstrom.
         ptr: first atom of each crystal and the total, (C + 1,) int64.
         images: the periodic images around each atom, once they are built (`with_images`).
+        unrounded: positions and lattice in float64, where `to` or `from_crystals` has rounded them; see `in_float64`.
     """
 
     numbers: Tensor
@@ -42,6 +43,7 @@ class CrystalBatch:
     lattice: Tensor
     ptr: Tensor
     images: Images | None = None
+    unrounded: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def from_crystals(cls, crystals: Sequence[Crystal], dtype: torch.dtype = torch.float64) -> CrystalBatch:
@@ -51,10 +53,10 @@ class CrystalBatch:
         sizes = np.array([len(crystal) for crystal in crystals])
         return cls(
             numbers=torch.from_numpy(np.concatenate([crystal.numbers for crystal in crystals])),
-            positions=torch.from_numpy(np.concatenate([crystal.positions for crystal in crystals])).to(dtype),
-            lattice=torch.from_numpy(np.stack([crystal.lattice for crystal in crystals])).to(dtype),
+            positions=torch.from_numpy(np.concatenate([crystal.positions for crystal in crystals])),
+            lattice=torch.from_numpy(np.stack([crystal.lattice for crystal in crystals])),
             ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
-        )
+        ).to(dtype)
 
     def __len__(self) -> int:
         return len(self.lattice)
@@ -73,13 +75,30 @@ class CrystalBatch:
 
     def to(self, target: torch.device | torch.dtype | str) -> CrystalBatch:
         """Move to a device, or convert every length to a floating-point type."""
+        images = None if self.images is None else self.images.to(target)
+        if isinstance(target, torch.dtype):
+            exact = self.in_float64()
+            positions, lattice = exact.positions.to(target), exact.lattice.to(target)
+            unrounded = exact.positions.detach(), exact.lattice.detach()
+            return replace(self, positions=positions, lattice=lattice, images=images, unrounded=unrounded)
         return replace(
             self,
-            numbers=self.numbers if isinstance(target, torch.dtype) else self.numbers.to(target),
-            ptr=self.ptr if isinstance(target, torch.dtype) else self.ptr.to(target),
+            numbers=self.numbers.to(target),
             positions=self.positions.to(target),
             lattice=self.lattice.to(target),
-            images=None if self.images is None else self.images.to(target),
+            ptr=self.ptr.to(target),
+            images=images,
+        )
+
+    def in_float64(self) -> CrystalBatch:
+        """The crystals without images, lengths in float64 as they were before they were rounded to another type.
+
+        What depends on differences of positions must use it: far from the origin, rounding takes the decimals that
+        count. Coordinates that were replaced since are taken as they are. Gradients reach `positions` and `lattice`.
+        """
+        positions, lattice = self.unrounded or (None, None)
+        return CrystalBatch(
+            self.numbers, _unrounded(self.positions, positions), _unrounded(self.lattice, lattice), self.ptr
         )
 
 
@@ -147,10 +166,20 @@ class Images:
         """The same images with vectors and distances computed from a batch's positions and lattice, differentiably."""
         if self.shift is None:
             raise ValueError("These images were built without directions; build them with `directions=True`.")
-        lattice = batch.lattice[batch.crystal_of_atom[self.target]]
+        exact = batch.in_float64()
+        lattice = exact.lattice[batch.crystal_of_atom[self.target]]
         translation = torch.einsum("ek,ekx->ex", self.shift.to(lattice.dtype), lattice)
-        vectors = batch.positions[self.source] + translation - batch.positions[self.target]
-        return replace(self, vectors=vectors, distance=length(vectors))
+        vectors = exact.positions[self.source] + translation - exact.positions[self.target]
+        return replace(self, vectors=vectors, distance=length(vectors)).to(batch.positions.dtype)
+
+
+def _unrounded(rounded: Tensor, exact: Tensor | None) -> Tensor:
+    """Numbers in float64: the exact ones where they were rounded to these, the others as they are."""
+    if rounded.dtype == torch.float64 or exact is None or exact.shape != rounded.shape:
+        return rounded.double()
+    exact = exact.to(rounded.device)
+    lost = exact - rounded.detach().double()
+    return rounded.double() + torch.where(exact.to(rounded.dtype) == rounded, lost, 0.0)
 
 
 def length(vectors: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
             f"The radius of the image list must be finite and at least {SMALLEST_RADIUS:g} Å, not {radius:g} Å."
         )
     check_shapes(batch)
-    positions, lattice = batch.positions.detach().double().contiguous(), batch.lattice.detach().double().contiguous()
+    exact = batch.in_float64()
+    positions, lattice = exact.positions.detach().contiguous(), exact.lattice.detach().contiguous()
     triangle = torch.linalg.qr(lattice.mT, mode="r").R.mT.contiguous()
     check_cells(lattice, triangle, batch.ptr, batch.n_atoms, radius)
     crystal, ptr = batch.crystal_of_atom, batch.ptr.contiguous()
@@ -97,7 +98,7 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
     found = enumerate_compiled(binned, directions) if compiled else enumerate_torch(binned)
     images = Images(**found._asdict(), radius=radius)
     if directions and images.vectors is None:
-        images = images.moved(replace(batch, positions=positions, lattice=lattice))
+        images = images.moved(replace(exact, positions=positions, lattice=lattice))
     elif not directions and images.shift is not None:
         images = replace(images, shift=None)
     return images.to(batch.positions.dtype)

@@ -72,10 +72,10 @@ def shortest_vector_frames(lattices: Iterable[Tensor], like: Tensor, tie_width: 
 
 def _cells(batch: CrystalBatch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Numbers, fractional coordinates and lattice of each crystal, float64 on the CPU."""
-    lattices = batch.lattice.double().cpu()
-    for lattice, (first, last) in zip(lattices, pairwise(batch.ptr.tolist()), strict=True):
-        positions = batch.positions[first:last].double().cpu()
-        yield batch.numbers[first:last].cpu(), torch.linalg.solve(lattice.mT, positions.mT).mT, lattice
+    exact = batch.in_float64()
+    numbers, positions = exact.numbers.cpu(), exact.positions.cpu()
+    for lattice, (first, last) in zip(exact.lattice.cpu(), pairwise(batch.ptr.tolist()), strict=True):
+        yield numbers[first:last], torch.linalg.solve(lattice.mT, positions[first:last].mT).mT, lattice
 
 
 def _lattice_triples(vectors_V3: Tensor, tie_width: float) -> tuple[Tensor, Tensor]:

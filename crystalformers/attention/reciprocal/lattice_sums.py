@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -68,7 +68,7 @@ class LatticeSums:
             sigma_min: lower bound of s; there is no upper one.
             tolerance: largest error of a weight relative to the atom's weight on itself, at most LARGEST_TOLERANCE.
         """
-        batch = replace(batch, images=None).to(torch.float64)
+        batch = batch.in_float64()
         tolerance = min(tolerance, LARGEST_TOLERANCE)
         frac = torch.linalg.solve(batch.lattice[batch.crystal_of_atom].mT, batch.positions.unsqueeze(-1)).squeeze(-1)
         found = frequencies(batch.lattice, cutoff_for(tolerance, sigma_min))

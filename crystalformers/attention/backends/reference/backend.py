@@ -43,14 +43,15 @@ def attention(
     angular: AngularEncoding | None,
 ) -> Tensor:
     """Attention over periodic images by brute force, (A, H, D); arguments as in `infinite_attention`."""
-    batch = geometry.batch
+    batch, exact = geometry.batch, geometry.batch.in_float64()
     rows = []
     for crystal, (first, last) in enumerate(pairwise(batch.ptr.tolist())):
         atoms = slice(first, last)
         fixed = fixed_frames(geometry, crystal, angular)
         for i in range(first, last):
-            delta_N3 = batch.positions[atoms] - batch.positions[i]
-            r_NM3, log_factor_NM1 = image_sphere(delta_N3, batch.lattice[crystal], geometry.images.radius)
+            delta_N3 = exact.positions[atoms] - exact.positions[i]
+            sphere = image_sphere(delta_N3, exact.lattice[crystal], geometry.images.radius)
+            r_NM3, log_factor_NM1 = (t.to(batch.positions.dtype) for t in sphere)
             d_NM = length(r_NM3)
             phi_NMH = -0.5 * d_NM[..., None] ** 2 * inverse_variance_AH[i] + log_factor_NM1
             score_NH = torch.einsum("hd,nhd->nh", q_AHD[i], k_AHD[atoms]) / math.sqrt(q_AHD.shape[-1])
@@ -84,9 +85,9 @@ def attend(score_NH: Tensor, phi_NMH: Tensor, psi_NMHD: Tensor, v_NHD: Tensor) -
 def image_sphere(delta_N3: Tensor, lattice: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     """Vectors (N, M, 3) to all images in a box around the sphere; log of the factor on their weight, (N, M, 1)."""
     spacing = 1 / torch.linalg.inv(lattice.detach()).norm(dim=0)
-    frac_N3 = torch.linalg.solve(lattice.detach().mT, delta_N3.detach().mT).mT
-    cells_M3 = cell_box(torch.ceil(radius / spacing + frac_N3.abs().amax(0)))
-    r_NM3 = delta_N3[:, None] + cells_M3.to(lattice) @ lattice
+    nearest_N3 = torch.linalg.solve(lattice.detach().mT, delta_N3.detach().mT).mT.round()
+    cells_M3 = cell_box(torch.ceil(radius / spacing + 0.5))
+    r_NM3 = (delta_N3 - nearest_N3 @ lattice)[:, None] + cells_M3.to(lattice) @ lattice
     factor_NM = envelope(length(r_NM3), radius)
     # The logarithm of a factor 0 is -inf; the inner `where` keeps its infinite slope out of the gradient.
     inside = factor_NM > 0
