@@ -9,6 +9,8 @@ Public names are imported on first use, so that `import crystalformers` costs no
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from crystalformers.target import Target
     from crystalformers.training.fit import fit
     from crystalformers.training.recipe import Recipe
+
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    # Read when PyTorch is imported; see `csrc.openmp`. After this shorter spin its threads still wake fast (a training
+    # step: 0.18 s instead of 0.20 s).
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _MODULE_OF = {
     "Crystal": "crystal",

@@ -8,7 +8,6 @@ Nothing that takes long to import is imported before a command runs, so that hel
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import Annotated, Any
 
@@ -97,7 +96,4 @@ def main() -> None:
     """Entry point of the command `crystalformers`."""
     # A scheduler's SIGTERM then ends the command like Ctrl-C, so that no temporary file is left.
     signal.signal(signal.SIGTERM, _terminate)
-    # Read when torch is imported, whose idle threads by default spin for milliseconds and take the cores from the
-    # threads of the kernels. After this shorter spin they still wake fast (a training step: 0.18 s instead of 0.20 s).
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app()

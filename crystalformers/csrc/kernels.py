@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crystalformers.csrc import openmp
 from crystalformers.errors import ConfigError
 
 CHUNKS_PER_THREAD = 4
@@ -29,11 +30,11 @@ INSTRUCTION_SETS = ("avx512", "avx2", "default")
 TABLES = ("attention_table", "images_table")
 """Tables in the library of the numbers that C and Python must agree on; see table.h."""
 
-OPENMP = ("libgomp", "libomp", "libiomp5")
-"""OpenMP of GCC, LLVM and Intel; all export GOMP_parallel."""
-
 LOADING_PROCESS = os.getpid()
 """The process that loaded this module; OpenMP's threads do not follow into a fork."""
+
+NOT_INSTALLED = "needs the compiled kernels; reinstall with a C compiler"
+"""Why a backend cannot compute anything without the library."""
 
 VARIABLE = "CRYSTALFORMERS_KERNELS"
 """Environment variable that names an instruction set instead of the fastest, or `none` for plain PyTorch."""
@@ -181,7 +182,7 @@ def in_parallel(kernel: Callable[[int, int], None], ptr: Tensor) -> None:
         return
     costs = torch.linspace(0, float(ptr[-1]), threads * CHUNKS_PER_THREAD + 1)[1:-1].to(ptr.dtype)
     bounds = sorted({0, rows, *torch.searchsorted(ptr, costs).tolist()} - {rows + 1})
-    team = _team() if isinstance(kernel, BoundKernel) and os.getpid() == LOADING_PROCESS else None
+    team = openmp.team() if isinstance(kernel, BoundKernel) and os.getpid() == LOADING_PROCESS else None
     if team is None:
         _by_pool(kernel, bounds, threads)
     else:
@@ -206,20 +207,6 @@ def _by_pool(kernel: Callable[[int, int], None], bounds: Sequence[int], threads:
     finally:
         for other in others:
             other.result()
-
-
-@lru_cache(maxsize=1)
-def _team() -> ctypes.c_void_p | None:
-    """GOMP_parallel of the one OpenMP library that PyTorch brought, or None where it is not clear which that is.
-
-    With two teams of threads, the idle ones of OpenMP would spin for milliseconds on the cores that ours wait for.
-    """
-    package = Path(torch.__file__).parent
-    folders = (package / "lib", package.parent / "torch.libs")
-    found = [path for folder in folders for name in OPENMP for path in folder.glob(f"{name}*.so*")]
-    if not torch.backends.openmp.is_available() or len(found) != 1:
-        return None
-    return ctypes.cast(ctypes.CDLL(str(found[0])).GOMP_parallel, ctypes.c_void_p)
 
 
 @lru_cache(maxsize=1)
