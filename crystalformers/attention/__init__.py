@@ -19,7 +19,7 @@ from crystalformers.attention.arguments import check_arguments, check_directions
 from crystalformers.attention.backends import load_backend
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
-from crystalformers.csrc.kernels import switched_off
+from crystalformers.csrc.kernels import NOT_INSTALLED
 from crystalformers.errors import ConfigError
 
 __all__ = ["AngularBasis", "AngularEncoding", "Backend", "Geometry", "RadialBasis", "infinite_attention"]
@@ -81,11 +81,10 @@ def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding |
     on_cpu = q_AHD.device.type == "cpu" and q_AHD.dtype == torch.float32
     if not on_cpu or geometry.images.distance.requires_grad:
         return "torch"
-    if load_backend("cpu").unsupported_reason(q_AHD, geometry, angular):
-        if not switched_off():
-            _warn_of_missing_library()
-        return "torch"
-    return "cpu"
+    reason = load_backend("cpu").unsupported_reason(q_AHD, geometry, angular)
+    if reason == NOT_INSTALLED:
+        _warn_of_missing_library()
+    return "cpu" if reason is None else "torch"
 
 
 @lru_cache(maxsize=1)

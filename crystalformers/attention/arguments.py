@@ -6,11 +6,13 @@ Shapes: A atoms, E images, P pairs, H heads, D their width, K radial functions.
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from crystalformers.attention.frames.encoding import AngularEncoding
+from crystalformers.attention.frames.encoding import LEAST_DEVIATION, AngularEncoding
+from crystalformers.attention.frames.local import FrameMethod
 from crystalformers.attention.geometry import Geometry
 from crystalformers.errors import ConfigError
 from crystalformers.images.checks import problem_of
@@ -30,6 +32,12 @@ def check_arguments(
     Raises:
         ConfigError: naming the argument, what it is and what it must be.
     """
+    if not isinstance(q_AHD, Tensor) or not isinstance(geometry, Geometry):
+        raise ConfigError(
+            f"q is a {type(q_AHD).__name__} and the geometry a {type(geometry).__name__}",
+            where="infinite_attention",
+            remedy="give a tensor and a `Geometry`",
+        )
     if q_AHD.dim() != 3 or 0 in q_AHD.shape[1:] or not q_AHD.is_floating_point():
         raise ConfigError(
             f"q has shape {tuple(q_AHD.shape)} and type {q_AHD.dtype}",
@@ -46,6 +54,7 @@ def check_arguments(
         ("W", W_HDK, (heads, width, geometry.basis.count)),
     ]
     if angular is not None:
+        _check_angular(angular)
         expected.append(("the angular weights", angular.W_3HDK, (3, heads, width, angular.basis.count)))
     for name, tensor, shape in expected:
         if tensor is not None:
@@ -56,6 +65,8 @@ def check_arguments(
             where="infinite_attention",
             remedy="move one of them",
         )
+    if q_AHD.device.type == "cpu" and not torch.compiler.is_compiling() and bool((inverse_variance_AH < 0).any()):
+        raise ConfigError("inverse_variance holds negative numbers", where="infinite_attention")
     if W_HDK is not None and geometry.basis.count < 1:
         raise ConfigError(
             "W is given, but the radial basis of the geometry has no functions",
@@ -78,7 +89,29 @@ def check_directions(geometry: Geometry) -> None:
         )
 
 
+def different_types(q_AHD: Tensor, geometry: Geometry) -> str | None:
+    """Why PyTorch's operations cannot compute with q and the images, to follow "Attention backend 'name' "."""
+    lengths = geometry.images.distance.dtype
+    return None if q_AHD.dtype == lengths else f"needs one type, and q is {q_AHD.dtype}, the images {lengths}"
+
+
+def _check_angular(angular: AngularEncoding) -> None:
+    """Refuse an angular encoding that no backend can compute, or none rightly."""
+    basis = angular.basis
+    problem = ""
+    if basis.count < 2 or not LEAST_DEVIATION <= basis.width * basis.spacing < math.inf:
+        problem = f"{basis} must have two functions or more, with a standard deviation of {LEAST_DEVIATION} or more"
+    elif angular.frame not in get_args(FrameMethod):
+        problem = f"'{angular.frame}' frames are not one of {', '.join(get_args(FrameMethod))}"
+    elif not 0 < angular.tie_width < math.inf:
+        problem = f"tie_width = {angular.tie_width} must be positive and finite"
+    if problem:
+        raise ConfigError(problem, where="the angular encoding")
+
+
 def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], q_AHD: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+        raise ConfigError(f"{name} is not a dense tensor", where="infinite_attention")
     if tuple(tensor.shape) != shape:
         raise ConfigError(
             f"{name} has shape {tuple(tensor.shape)}",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import torch
 from torch import Tensor
 
+from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, Images
 
 Settings = TypeVarTuple("Settings")
@@ -79,7 +80,7 @@ class Geometry:
     def images(self) -> Images:
         """The images of the batch."""
         if self.batch.images is None:
-            raise ValueError("The batch has no images; build them with `images.with_images(batch, radius)`.")
+            raise ConfigError("the batch has no images", remedy="build them with `images.with_images(batch, radius)`")
         return self.batch.images
 
     @cached_property
@@ -95,11 +96,11 @@ class Geometry:
         """Unit vectors to the images in their slots, (A, M, 3), and which slots hold another image, (A, M).
 
         Raises:
-            ValueError: if the images were built without directions.
+            ConfigError: if the images were built without directions.
         """
         images, (slot_AM, real_AM) = self.images, self.slots
         if images.vectors is None:
-            raise ValueError("These images were built without directions; build them with `directions=True`.")
+            raise ConfigError("these images were built without directions", remedy="build them with `directions=True`")
         around = (images.distance > 0) & (images.envelope > 0)
         unit_E3 = images.vectors / torch.where(around, images.distance, 1.0).unsqueeze(-1)
         around_AM = real_AM & around[slot_AM]

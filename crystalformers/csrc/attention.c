@@ -73,7 +73,7 @@ INLINE int64_t images_within(float farthest, const float *distance, int64_t imag
 /* Weights exp(score - decay d^2) of the images of atom i that count, all times one factor for each head; returns how
  * many there are. Overwrites `score`.
  *
- * The first image is the atom itself at distance 0, and no logit exceeds max_j score - decay d^2: this bounds the
+ * The first image is at distance 0, the atom itself or another on the same spot, and no logit exceeds max_j score - decay d^2: this bounds the
  * distance from which on all images are negligible. The same maximum keeps exp from overflow, and the largest weight
  * from underflow unless all logits lie far below it; then the largest logit is searched for. An image at the radius
  * itself weighs nothing, and must not be that one. */
@@ -237,12 +237,13 @@ int image_sum_forward(int64_t first, int64_t last, const KernelInput *input, voi
                         out[h * A * N + m] = sums[h * (K + 2 * margin) + margin + m] * per_z[h];
             }
             if (!input->orders) continue;
-            failure = frames_of(&s.angles.frames, s.weight, images, i, lane, s.candidates, s.grad, input);
+            const int64_t around = s.angles.first = first_around(input->distance + input->ptr[i], images);
+            failure = frames_of(&s.angles.frames, s.weight, around, images, i, lane, s.candidates, s.grad, input);
             if (failure) break;
             count_orders(&s.angles, s.weight, per_z, images, input);
-            const heads around = images > 1 ? sum_of(s.weight + 1, images - 1) : (heads){0};
+            const heads total_around = sum_of(s.weight + around, images - around);
             cosine_moments(&s.angles, s.weight, input->direction + 3 * input->ptr[i], per_z, images, input->orders);
-            isotropic_moments(&s.angles, around * per_z, i * H + lane, input);
+            isotropic_moments(&s.angles, total_around * per_z, i * H + lane, input);
             by_head(out + K, s.angles.moments, L, A * N);
         }
     release(&s);
@@ -271,9 +272,10 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
             const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, NEGLIGIBLE_BACKWARD, i, input);
             const float *distance = input->distance + input->ptr[i];
             const float *grad_sums = grad_encoding + (lane * A + i) * N;
+            const int64_t around = s.angles.first = first_around(distance, images);
             heads everywhere = {0};
             if (input->orders) {
-                failure = frames_of(&s.angles.frames, s.weight, images, i, lane, s.candidates, s.grad, input);
+                failure = frames_of(&s.angles.frames, s.weight, around, images, i, lane, s.candidates, s.grad, input);
                 if (failure) break;
                 heads_innermost(s.angles.moments, grad_sums + K, L, A * N);
                 everywhere = isotropic_series(&s.angles, i * H + lane, input);
@@ -281,8 +283,7 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
                  * is no larger. */
                 count_orders(&s.angles, s.weight, (heads){0} + NEGLIGIBLE_BACKWARD, images, input);
             }
-            s.grad[0] = (heads){0};
-            for (int64_t n = 1; n < images; n++) s.grad[n] = everywhere;
+            for (int64_t n = 0; n < images; n++) s.grad[n] = n < around ? (heads){0} : everywhere;
             if (input->orders)
                 cosine_series(s.grad, &s.angles, input->direction + 3 * input->ptr[i], images, input->orders);
             if (K) {

@@ -29,6 +29,7 @@ typedef struct {
     heads *moments;     /* (3, orders + 1): sums of T_l along each axis and the isotropic part; or their coefficients */
     images_heads *line; /* (orders): the same along one line, for each of the images abreast */
     int64_t *enough;    /* orders that each block of images needs */
+    int64_t first;      /* first image that has a direction: not the atom itself, nor another on the same spot */
 } Angles;
 
 static void free_angles(Angles *angles) {
@@ -73,19 +74,26 @@ INLINE images_heads cosine_of(const heads axis[3], const float *direction) {
     return abreast(each);
 }
 
-INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 2) / BLOCK; }
+INLINE int64_t blocks_of(int64_t images) { return (images + BLOCK - 1) / BLOCK; }
 
-/* How many orders each block of images needs; the first image, the atom itself, has none. Where the weights times
+/* The first of an atom's images that is at a distance; they are sorted. */
+INLINE int64_t first_around(const float *distance, int64_t images) {
+    int64_t first = 0;
+    while (first < images && distance[first] == 0) first++;
+    return first;
+}
+
+/* How many orders each block of images needs, from the first that has a direction on. Where the weights times
  * `scale` add up to 1, what all blocks leave out together changes no sum over images by more than the error of the
  * series; where they add up to more, by as much less. The images are sorted by distance, so that one block needs
  * about as many orders as the next. Sets the weights behind the last image to 0. */
 INLINE void count_orders(Angles *angles, heads *weight, heads scale, int64_t images, const KernelInput *input) {
-    const int64_t blocks = blocks_of(images);
+    const int64_t first = angles->first, blocks = blocks_of(images - first);
     int64_t orders = input->orders;
-    for (int64_t n = images; n < blocks * BLOCK + 1; n++) weight[n] = (heads){0};
+    for (int64_t n = images; n < first + blocks * BLOCK; n++) weight[n] = (heads){0};
     for (int64_t block = 0; block < blocks; block++) {
         heads sum = {0};
-        for (int64_t n = 0; n < BLOCK; n++) sum += weight[block * BLOCK + 1 + n];
+        for (int64_t n = 0; n < BLOCK; n++) sum += weight[first + block * BLOCK + n];
         const float whole = largest(sum * scale) * (float)blocks;
         while (orders < input->orders && whole * input->tail[orders] > 1) orders += 2;
         while (orders > 2 && whole * input->tail[orders - 2] <= 1) orders -= 2;
@@ -140,15 +148,15 @@ INLINE void add_series(heads *out, const images_heads *series, const heads axis[
 /* Whether a line is axis k of any frame. */
 INLINE int is_axis(const Lines *lines, int k) { return any((lines->share[0][k] != 0) | (lines->share[1][k] != 0)); }
 
-/* moments[k][l] = sum of w T_l(t_k) over all images but the first, the atom itself, and over the frames, times `scale`.
- * Needs `count_orders` before, as `cosine_series` does, and reads directions to the end of a block. */
+/* moments[k][l] = sum of w T_l(t_k) over all images with a direction and over the frames, times `scale`. Needs
+ * `count_orders` before, as `cosine_series` does, and reads directions to the end of a block. */
 INLINE void cosine_moments(Angles *angles, const heads *weight, const float *direction, heads scale, int64_t images,
                            int64_t orders) {
     memset(angles->moments, 0, 3 * (orders + 1) * sizeof(heads));
     for (int64_t line = 0; line < angles->frames.count; line++) {
         const Lines *lines = &angles->frames.rounds[line];
         memset(angles->line, 0, orders * sizeof(images_heads));
-        for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
+        for (int64_t block = 0, n = angles->first; n < images; block++, n += BLOCK)
             add_moments(angles->line, lines->axis, weight + n, direction + 3 * n, angles->enough[block]);
         for (int k = 0; k < 3; k++) {
             if (!is_axis(lines, k)) continue;
@@ -159,7 +167,7 @@ INLINE void cosine_moments(Angles *angles, const heads *weight, const float *dir
     }
 }
 
-/* out[n] += the series at the cosines of all images but the first, summed over axes and frames. */
+/* out[n] += the series at the cosines of all images with a direction, summed over axes and frames. */
 INLINE void cosine_series(heads *out, const Angles *angles, const float *direction, int64_t images,
                           int64_t orders) {
     for (int64_t line = 0; line < angles->frames.count; line++) {
@@ -170,7 +178,7 @@ INLINE void cosine_series(heads *out, const Angles *angles, const float *directi
             for (int64_t l = 0; l < orders; l++)
                 angles->line[l] += repeated(angles->moments[k * (orders + 1) + l] * lines->share[l % 2][k]);
         }
-        for (int64_t block = 0, n = 1; block < blocks_of(images); block++, n += BLOCK)
+        for (int64_t block = 0, n = angles->first; n < images; block++, n += BLOCK)
             add_series(out + n, angles->line, lines->axis, direction + 3 * n, angles->enough[block]);
     }
 }

@@ -178,24 +178,24 @@ static int complete_frames(LineList *list, Candidate first, const Candidates *se
 INLINE int may_exceed(int64_t n, const heads *heaviest, heads least) { return n % 4 || any(heaviest[n] > least); }
 
 /* The largest score of the second axis in each lane. */
-INLINE heads best_second(const heads *weight, const heads *heaviest, int64_t images, const heads e1[3],
+INLINE heads best_second(const heads *weight, const heads *heaviest, int64_t around, int64_t images, const heads e1[3],
                          const float *direction, float least) {
     heads best = {0};
-    for (int64_t n = 1; n < images && may_exceed(n, heaviest, best); n++)
+    for (int64_t n = around; n < images && may_exceed(n, heaviest, best); n++)
         best = maximum(best, second_score(weight[n], e1, direction + 3 * n, least));
     return best;
 }
 
-/* Max frames of LANES heads from the weights of their images. The first image, the atom itself, has no direction.
- * `candidates` has room for 2 * LANES * images, `heaviest` for the images. Returns 0, or 1 if memory ran out. */
-INLINE int max_frames(Frames *frames, const heads *weight, int64_t images, const float *direction,
+/* Max frames of LANES heads from the weights of their images; those before `around` have no direction. `candidates`
+ * has room for 2 * LANES * images, `heaviest` for the images. Returns 0, or 1 if memory ran out. */
+INLINE int max_frames(Frames *frames, const heads *weight, int64_t around, int64_t images, const float *direction,
                       Candidate *candidates, heads *heaviest, const KernelInput *input) {
     const float floor_ratio = expf(-input->tie_width), per_tie_width = 1 / input->tie_width;
     /* The largest weight of each image and all that follow: where it is too small, no search need go on. */
     heads best = {0};
-    for (int64_t n = images - 1; n > 0; n--) heaviest[n] = best = maximum(best, weight[n]);
+    for (int64_t n = images - 1; n >= around; n--) heaviest[n] = best = maximum(best, weight[n]);
     Candidates first = {.list = candidates, .capacity = images};
-    for (int64_t n = 1; n < images && may_exceed(n, heaviest, best * floor_ratio); n++)
+    for (int64_t n = around; n < images && may_exceed(n, heaviest, best * floor_ratio); n++)
         add_candidate(&first, n, weight[n], best, best * floor_ratio, per_tie_width);
     int64_t most = 0;
     for (int lane = 0; lane < LANES; lane++) {
@@ -210,16 +210,17 @@ INLINE int max_frames(Frames *frames, const heads *weight, int64_t images, const
                 for (int k = 0; k < 3; k++)
                     e1[k][lane] = direction[3 * first.list[lane * images + place].image + k];
         Candidates second = {.list = candidates + LANES * images, .capacity = images};
-        const heads best2 = best_second(weight, heaviest, images, e1, direction, 1 - COLLINEAR);
-        for (int64_t n = 1; n < images && may_exceed(n, heaviest, best2 * floor_ratio); n++) {
+        const heads best2 = best_second(weight, heaviest, around, images, e1, direction, 1 - COLLINEAR);
+        for (int64_t n = around; n < images && may_exceed(n, heaviest, best2 * floor_ratio); n++) {
             const heads score = second_score(weight[n], e1, direction + 3 * n, 1 - COLLINEAR);
             add_candidate(&second, n, score, best2, best2 * floor_ratio, per_tie_width);
         }
         const heads_int none = best2 <= 0;
         if (any(none)) {
-            const heads last_resort = best_second(weight, heaviest, images, e1, direction, EXACTLY_COLLINEAR);
+            const heads last_resort =
+                best_second(weight, heaviest, around, images, e1, direction, EXACTLY_COLLINEAR);
             const heads best3 = (heads)((heads_int)last_resort & none);
-            for (int64_t n = 1; n < images; n++) {
+            for (int64_t n = around; n < images; n++) {
                 const heads score = second_score(weight[n], e1, direction + 3 * n, EXACTLY_COLLINEAR);
                 add_candidate(&second, n, (heads)((heads_int)score & none), best3, best3 * floor_ratio, per_tie_width);
             }
@@ -258,11 +259,11 @@ static int arrange(Frames *frames) {
 }
 
 /* The frames of the heads first_head .. of atom i, given or from the weights of its images. */
-INLINE int frames_of(Frames *frames, const heads *weight, int64_t images, int64_t i, int64_t first_head,
+INLINE int frames_of(Frames *frames, const heads *weight, int64_t around, int64_t images, int64_t i, int64_t first_head,
                      Candidate *candidates, heads *heaviest, const KernelInput *input) {
     if (!input->frame_ptr) {
         const float *direction = input->direction + 3 * input->ptr[i];
-        if (max_frames(frames, weight, images, direction, candidates, heaviest, input)) return 1;
+        if (max_frames(frames, weight, around, images, direction, candidates, heaviest, input)) return 1;
         return arrange(frames);
     }
     for (int lane = 0; lane < LANES; lane++) {

@@ -8,6 +8,9 @@
 #include "image_search.h"
 #include "table.h"
 
+/* As in images/batch.py. */
+#define ONE_SPOT 1e-6
+
 static int widen(Search *s, int64_t count) {
     if (count < s->capacity) return 0;
     s->capacity = count + count / 2 + 64;
@@ -122,7 +125,8 @@ static void write_directions(const Search *s, const BinnedAtoms *in, int64_t i, 
         const int64_t place = 3 * (lists->ptr[i] + e);
         for (int x = 0; x < 3; x++) {
             lists->shift[place + x] = (int32_t)n[x];
-            lists->vectors[place + x] = other[x] + (n[0] * L[x] + n[1] * L[3 + x] + n[2] * L[6 + x]) - own[x];
+            const double vector = other[x] + (n[0] * L[x] + n[1] * L[3 + x] + n[2] * L[6 + x]) - own[x];
+            lists->vectors[place + x] = s->distance[image] > ONE_SPOT ? vector : 0;
         }
     }
 }
@@ -142,7 +146,8 @@ int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const 
         double *distance = lists->distance + lists->ptr[i];
         int32_t *pair = lists->pair + lists->ptr[i];
         for (int64_t e = 0; e < s.images.count; e++) {
-            distance[e] = s.distance[s.order[e]];
+            const double apart = s.distance[s.order[e]];
+            distance[e] = apart > ONE_SPOT ? apart : 0;
             pair[e] = s.lines.pair[s.images.parent[s.order[e]]];
         }
         if (lists->shift) write_directions(&s, in, i, lists);
@@ -175,7 +180,22 @@ int images_check(int64_t first, int64_t last, const ImageLists *lists, void *con
     return 0;
 }
 
+/* Whether the images of every atom ascend from distance 0 to no more than `reach`, which attention.c relies on:
+ * distances are float32, `ordered` is one flag. Always returns 0. */
+int images_ordered(int64_t first, int64_t last, const ImageLists *lists, void *const *arrays) {
+    const float *distance = arrays[0], reach = *(const float *)arrays[1];
+    int32_t *ordered = arrays[2], holds = 1;
+    for (int64_t i = first; i < last && holds; i++) {
+        const int64_t begin = lists->ptr[i], end = lists->ptr[i + 1];
+        holds = begin < end && distance[begin] == 0 && distance[end - 1] <= reach;
+        for (int64_t e = begin + 1; e < end; e++) holds &= distance[e - 1] <= distance[e];
+    }
+    *ordered = holds;
+    return 0;
+}
+
 const TableEntry images_table[] = {
+    CONSTANT(ONE_SPOT),
     SIZE(BinnedAtoms),
     FIELD(BinnedAtoms, positions), FIELD(BinnedAtoms, lattice), FIELD(BinnedAtoms, frac),
     FIELD(BinnedAtoms, triangle), FIELD(BinnedAtoms, crystal), FIELD(BinnedAtoms, ptr),

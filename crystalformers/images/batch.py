@@ -19,10 +19,14 @@ import torch
 from torch import Tensor
 
 from crystalformers.crystal import Crystal
-from crystalformers.errors import StructureError
+from crystalformers.errors import ConfigError, StructureError
 
 ENVELOPE_WIDTH = 0.3
 """Width of the shell below `radius` over which the weight of an image falls smoothly to zero (Angstrom)."""
+
+
+ONE_SPOT = 1e-6
+"""Distance up to which two atoms are on one spot: it counts as 0, and its direction, which is rounding, as none (Å)."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,12 @@ class Images:
     def moved(self, batch: CrystalBatch) -> Images:
         """The same images with vectors and distances computed from a batch's positions and lattice, differentiably."""
         if self.shift is None:
-            raise ValueError("These images were built without directions; build them with `directions=True`.")
+            raise ConfigError("these images were built without directions", remedy="build them with `directions=True`")
         exact = batch.in_float64()
         lattice = exact.lattice[batch.crystal_of_atom[self.target]]
         translation = torch.einsum("ek,ekx->ex", self.shift.to(lattice.dtype), lattice)
         vectors = exact.positions[self.source] + translation - exact.positions[self.target]
+        vectors = without_noise(vectors)
         return replace(self, vectors=vectors, distance=length(vectors)).to(batch.positions.dtype)
 
 
@@ -180,6 +185,11 @@ def _unrounded(rounded: Tensor, exact: Tensor | None) -> Tensor:
     exact = exact.to(rounded.device)
     lost = exact - rounded.detach().double()
     return rounded.double() + torch.where(exact.to(rounded.dtype) == rounded, lost, 0.0)
+
+
+def without_noise(vectors: Tensor) -> Tensor:
+    """Vectors of any shape (..., 3), those of atoms on one spot exactly zero."""
+    return torch.where(length(vectors.detach()).unsqueeze(-1) > ONE_SPOT, vectors, 0.0)
 
 
 def length(vectors: Tensor) -> Tensor:

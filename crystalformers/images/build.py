@@ -10,14 +10,11 @@ import torch
 from crystalformers.csrc.kernels import library
 from crystalformers.errors import ConfigError
 from crystalformers.images.batch import ENVELOPE_WIDTH, CrystalBatch, Images
-from crystalformers.images.checks import check_cells, check_coordinates, check_shapes
+from crystalformers.images.checks import SMALLEST_RADIUS, check_cells, check_coordinates, check_shapes
 from crystalformers.images.enumeration import BinnedAtoms, Bins, enumerate_compiled, enumerate_torch
 
 REFERENCE_DENSITY = 0.1
 """Number density for which a tolerance is translated into a radius (atoms/Å³); most crystals are less dense."""
-
-SMALLEST_RADIUS = 1e-6
-"""Smallest radius of a list of images, Angstrom: far below any distance, far above what rounding leaves of it."""
 
 
 def tail(radius: float, sigma: float, density: float = REFERENCE_DENSITY) -> float:

@@ -6,6 +6,8 @@ Shapes: A atoms, C crystals, E images, P pairs. Lengths in Angstrom.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from crystalformers.images.enumeration import CImageLists
 
 MOST_IMAGES = 1e9
 """Images that a batch is expected to have at most; pairs are numbered with 31 bits, and 1e9 images take 12 GB."""
+
+SMALLEST_RADIUS = 1e-6
+"""Smallest radius of a list of images, Angstrom: far below any distance, far above what rounding leaves of it."""
 
 FLATTEST = 1e-14
 """Volume of a cell in units of the product of its edges below which it is rounding."""
@@ -40,8 +45,12 @@ def check_shapes(batch: CrystalBatch) -> None:
     Raises:
         StructureError: naming the tensor.
     """
+    for name in ("numbers", "positions", "lattice", "ptr"):
+        tensor = getattr(batch, name)
+        if not isinstance(tensor, Tensor) or not tensor.dim():
+            raise StructureError(f"{name} {_described(tensor)}", where="batch")
     atoms, crystals = batch.n_atoms, len(batch.lattice)
-    shapes = {"positions": (atoms, 3), "lattice": (crystals, 3, 3), "ptr": (crystals + 1,)}
+    shapes = {"numbers": (atoms,), "positions": (atoms, 3), "lattice": (crystals, 3, 3), "ptr": (crystals + 1,)}
     for name, shape in shapes.items():
         tensor = getattr(batch, name)
         if tuple(tensor.shape) != shape or tensor.device != batch.numbers.device:
@@ -50,6 +59,8 @@ def check_shapes(batch: CrystalBatch) -> None:
                 where="batch",
                 remedy=f"with these atoms and cells it must be {shape} on {batch.numbers.device}",
             )
+    if batch.numbers.device.type == "meta":
+        raise StructureError("tensors on meta hold no numbers", where="batch")
     if not atoms or not crystals:
         raise StructureError("there are no atoms", where="batch")
     floats = batch.positions.is_floating_point() and batch.lattice.is_floating_point()
@@ -110,38 +121,68 @@ def check_coordinates(frac: Tensor) -> None:
         )
 
 
+def _described(tensor: object) -> str:
+    return f"has shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"is a {type(tensor).__name__}"
+
+
 def problem_of(batch: CrystalBatch, images: Images) -> str | None:
     """What does not fit in the lists of images of a batch; None if all does."""
-    return _problem_of_sizes(batch, images) or _problem_of_indices(images)
+    checks = (_wrong_sizes(batch, images), _wrong_types(batch, images), _wrong_numbers(batch, images))
+    return next(chain.from_iterable(checks), None)
 
 
-def _problem_of_sizes(batch: CrystalBatch, images: Images) -> str | None:
+def _wrong_sizes(batch: CrystalBatch, images: Images) -> Iterator[str]:
+    for name in ("distance", "pair_target"):
+        if not isinstance(getattr(images, name), Tensor) or getattr(images, name).dim() != 1:
+            yield f"images.{name} {_described(getattr(images, name))}, expected one axis"
     atoms, count, pairs = batch.n_atoms, len(images.distance), len(images.pair_target)
-    shapes = {
+    shapes: dict[str, tuple[object, tuple[int, ...]]] = {
         "batch.positions": (batch.positions, (atoms, 3)),
         "batch.lattice": (batch.lattice, (len(batch.ptr) - 1, 3, 3)),
+        "batch.numbers": (batch.numbers, (atoms,)),
         "images.distance": (images.distance, (count,)),
         "images.pair": (images.pair, (count,)),
         "images.ptr": (images.ptr, (atoms + 1,)),
         "images.pair_source": (images.pair_source, (pairs,)),
         "images.vectors": (images.vectors, (count, 3)),
     }
+    if images.vectors is None:
+        del shapes["images.vectors"]
     for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            return f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            yield f"{name} {_described(tensor)}, expected shape {shape}"
+
+
+def _wrong_types(batch: CrystalBatch, images: Images) -> Iterator[str]:
+    if not images.distance.is_floating_point():
+        yield f"images.distance is {images.distance.dtype}, expected floating-point numbers"
+    if images.vectors is not None and images.vectors.dtype != images.distance.dtype:
+        yield f"images.vectors are {images.vectors.dtype} and images.distance {images.distance.dtype}"
     types = {"pair": torch.int32, "ptr": torch.int64, "pair_target": torch.int64, "pair_source": torch.int64}
     for name, dtype in types.items():
         if getattr(images, name).dtype != dtype:
-            return f"images.{name} is {getattr(images, name).dtype}, expected {dtype}"
-    if images.vectors is not None and images.vectors.dtype != images.distance.dtype:
-        return f"images.vectors are {images.vectors.dtype} and images.distance {images.distance.dtype}"
-    return None
+            yield f"images.{name} is {getattr(images, name).dtype}, expected {dtype}"
+    if batch.ptr.dtype != torch.int64:
+        yield f"batch.ptr is {batch.ptr.dtype}, expected torch.int64"
+    devices = {str(t.device) for t in (*vars(images).values(), *vars(batch).values()) if isinstance(t, Tensor)}
+    if len(devices) > 1:
+        yield f"batch and images are on several devices ({', '.join(sorted(devices))})"
 
 
-def _problem_of_indices(images: Images) -> str | None:
-    compiled = images.ptr.device.type == "cpu" and library() is not None
-    broken = broken_rules_compiled(images) if compiled else broken_rules_torch(images)
-    return next((f"it does not hold that {rule}" for rule, flag in zip(RULES, broken, strict=True) if flag), None)
+def _wrong_numbers(batch: CrystalBatch, images: Images) -> Iterator[str]:
+    if not SMALLEST_RADIUS <= images.radius < math.inf:
+        yield f"images.radius is {images.radius:g} Å"
+    on_cpu, ptr = images.ptr.device.type == "cpu", batch.ptr  # on another device each look is a wait
+    if on_cpu and not (ptr[0] == 0) & (ptr[-1] == batch.n_atoms) & (ptr.diff() >= 0).all():
+        yield "batch.ptr does not divide the atoms into crystals"
+    if on_cpu and len(images.distance):
+        smallest, largest = images.distance.detach().aminmax()
+        if not (smallest >= 0) & (largest < math.inf):
+            yield "images.distance holds negative, infinite or NaN numbers"
+    broken = (broken_rules_compiled if on_cpu and library() is not None else broken_rules_torch)(images)
+    for rule, flag in zip(RULES, broken, strict=True):
+        if flag:
+            yield f"it does not hold that {rule}"
 
 
 def broken_rules_compiled(images: Images) -> list[bool]:

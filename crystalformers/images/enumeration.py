@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from crystalformers.csrc.kernels import BoundKernel, in_parallel
+from crystalformers.images.batch import ONE_SPOT
 
 CANDIDATES_PER_CHUNK = 1 << 20
 """Pairs of atoms whose images PyTorch enumerates at once; bounds the memory of the construction."""
@@ -178,6 +179,7 @@ def enumerate_torch(binned: BinnedAtoms) -> Found:
     first = torch.ones_like(pair, dtype=torch.bool)
     first[1:] = pair[1:] != pair[:-1]
     distance = squared.sqrt()
+    distance = torch.where(distance > ONE_SPOT, distance, 0.0)
     # One key sorts by atom, then by distance: two atoms' keys lie a whole radius apart.
     order = torch.argsort(target * (2 * binned.radius) + distance)
     return Found(

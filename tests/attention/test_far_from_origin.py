@@ -1,4 +1,4 @@
-"""Predictions in float32 do not change with atoms a thousand cells away: geometry follows float64 until it is rounded."""
+"""Predictions in float32 do not change far from the origin: geometry follows float64 until it is rounded."""
 
 from __future__ import annotations
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from crystalformers.attention.backends.cpu.cosines import READ_AHEAD
 from crystalformers.attention.backends.cpu.images import LANES, WINDOW_LANES, CKernelInput
 from crystalformers.attention.frames import local
-from crystalformers.csrc import kernels
+from crystalformers.csrc import kernels, openmp
 from crystalformers.csrc.kernels import INSTRUCTION_SETS, VARIABLE, in_parallel, instruction_sets, library
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, Images, with_images
+from crystalformers.images.batch import ONE_SPOT
 from crystalformers.images.enumeration import CBinnedAtoms, CImageLists
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
 
@@ -59,6 +60,7 @@ def step(model: Crystalformer, batch: CrystalBatch) -> list[Tensor]:
 CONSTANTS = {"LANES": LANES, "WINDOW_LANES": WINDOW_LANES} | {
     name: getattr(local, name) for name in ("COLLINEAR", "PENALTY_FLOOR", "EXACTLY_COLLINEAR")
 }
+CONSTANTS["ONE_SPOT"] = ONE_SPOT
 STRUCTURES = (CKernelInput, CBinnedAtoms, CImageLists)
 
 
@@ -174,7 +176,7 @@ def images() -> Images:
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(3)
     by_team = images()
-    monkeypatch.setattr(kernels, "_team", lambda: None)
+    monkeypatch.setattr(openmp, "team", lambda: None)
     by_pool = images()
     torch.set_num_threads(1)
     by_one = images()
@@ -187,7 +189,57 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_team_is_that_of_pytorch() -> None:
     if not torch.backends.openmp.is_available():
         pytest.skip("NOT TESTED: PyTorch was built without OpenMP")
-    assert kernels._team() is not None
+    assert openmp.team() is not None
+
+
+SPIN = """
+import os, sys, time
+{imports}
+import torch
+from crystalformers.csrc import kernels, openmp
+torch.set_num_threads(2)
+if {ours}:
+    assert openmp.team() is not None
+x = torch.ones(1 << 20)
+for _ in range(10):
+    x.add_(1)
+used = time.process_time()
+for _ in range(20):
+    x.add_(1)
+    time.sleep(0.02)  # the other thread has nothing to do
+print((time.process_time() - used) / 20)
+"""
+
+
+def seconds_per_operation(imports: str, ours: bool = True) -> float:
+    """Processor time that an operation on two threads takes, with what its idle thread spins, in a new process."""
+    environment = {name: value for name, value in os.environ.items() if name not in openmp.VARIABLES}
+    command = [sys.executable, "-c", SPIN.format(imports=imports, ours=ours)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    return float(done.stdout)
+
+
+@needs_library
+def test_idle_threads_sleep_soon_whichever_is_imported_first() -> None:
+    found = openmp.loaded()
+    if found is None or "libgomp" not in found._name or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("NOT TESTED: not GCC's OpenMP, or a single core")
+    spinning = seconds_per_operation("import torch", ours=False)
+    ours_first, torch_first = seconds_per_operation("import crystalformers"), seconds_per_operation("import torch")
+    print(f"ms per operation: {1e3 * spinning:.2f} spinning, {1e3 * ours_first:.2f} and {1e3 * torch_first:.2f} here")
+    assert max(ours_first, torch_first) < spinning / 2
+
+
+@pytest.mark.parametrize("variable", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_what_the_user_says_about_waiting_stays(variable: str) -> None:
+    code = "import os, crystalformers; print({name: os.environ.get(name) for name in sys.argv[1:]})"
+    given = {"GOMP_SPINCOUNT": "77", "OMP_WAIT_POLICY": "active"}[variable]
+    environment = {name: value for name, value in os.environ.items() if name not in openmp.VARIABLES}
+    command = [sys.executable, "-c", f"import sys, {code.removeprefix('import ')}", *openmp.VARIABLES]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, env={**environment, variable: given}
+    )
+    assert eval(done.stdout) == {**dict.fromkeys(openmp.VARIABLES), variable: given}
 
 
 class NothingShared(ctypes.Structure):

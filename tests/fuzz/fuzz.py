@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,17 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
 
 def judged(kind: str, data: bytes, folder: Path) -> tuple[str, bool]:
     """What becomes of an input, and whether that is a finding."""
+    return judge(lambda: outcome(kind, data, folder), GOOD)
+
+
+def judge(run: Callable[[], str], good: Sequence[str]) -> tuple[str, bool]:
+    """What a function says, and whether that is a finding: anything but what is good, and any exception."""
     try:
-        text = outcome(kind, data, folder)
+        text = run()
     except BaseException as error:  # whatever it is, it is to be told
         where = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})", True
-    return text, text not in GOOD
+    return text, text not in good
 
 
 def _model() -> Any:
@@ -112,7 +117,9 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
         pipe.send(("done", 0, None))
 
 
-def attack(kind: str, first: int, count: int) -> Iterator[tuple[int, str, bool]]:
+def attack(
+    kind: str, first: int, count: int, work: Callable[[str, range, Connection], None] = work
+) -> Iterator[tuple[int, str, bool]]:
     """Seed, outcome, and whether it is a finding, of each input; the child is replaced where it dies or hangs."""
     seed, last = first, first + count
     context = multiprocessing.get_context("spawn")

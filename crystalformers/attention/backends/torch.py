@@ -14,13 +14,14 @@ import math
 import torch
 from torch import Tensor
 
+from crystalformers.attention.arguments import different_types
 from crystalformers.attention.frames.encoding import AngularEncoding, angular_values
 from crystalformers.attention.geometry import Geometry
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
-    """None: it computes everything."""
-    return None
+    """See `BackendModule`."""
+    return different_types(q_AHD, geometry)
 
 
 def attention(

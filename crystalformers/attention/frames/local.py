@@ -10,6 +10,7 @@ Shapes: R rows (an atom, or an atom and head), M image slots of an atom, F frame
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -195,7 +196,10 @@ def principal_axes(second_moment_R33: Tensor, tie_width: float) -> PrincipalAxes
     Gradients are those of first-order perturbation theory, V dV = V^T dM V / (lambda_j - lambda_i), without the terms
     of degenerate pairs: what mixes them weighs nothing (see `distinct`).
     """
+    finite_R11 = second_moment_R33.detach().isfinite().all(-1).all(-1)[:, None, None]
+    second_moment_R33 = torch.where(finite_R11, second_moment_R33, 0.0)  # of others the axes are NaN
     values_R3, vectors_R33 = torch.linalg.eigh(second_moment_R33.detach())
+    vectors_R33 = torch.where(finite_R11, vectors_R33, math.nan)
     change_R33 = vectors_R33.mT @ (second_moment_R33 - second_moment_R33.detach()) @ vectors_R33
     difference_R33 = values_R3.unsqueeze(-2) - values_R3.unsqueeze(-1)
     total_R1 = values_R3.sum(-1, keepdim=True).clamp(min=VANISHING)

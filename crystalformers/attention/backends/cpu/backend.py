@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
-from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput
+from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput, unsupported_images
 from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
 from crystalformers.attention.frames.local import FrameMethod, principal_axes
 from crystalformers.attention.geometry import Geometry
-from crystalformers.csrc.kernels import VARIABLE, BoundKernel, in_parallel, library, switched_off
+from crystalformers.csrc.kernels import NOT_INSTALLED, VARIABLE, BoundKernel, in_parallel, library, switched_off
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
@@ -28,12 +28,12 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
     if not torch.compiler.is_compiling() and library() is None:
         if switched_off():
             return f"needs the compiled kernels, which {VARIABLE}=none switches off; unset it"
-        return "needs the compiled kernels; reinstall with a C compiler"
+        return NOT_INSTALLED
     if q_AHD.dtype != torch.float32 or q_AHD.device.type != "cpu":
         return f"computes float32 on the CPU, not {q_AHD.dtype} on {q_AHD.device}"
     if geometry.images.distance.requires_grad:
         return "has no gradients of positions; use 'torch' for them"
-    return None
+    return geometry.cached(unsupported_images)
 
 
 def attention(

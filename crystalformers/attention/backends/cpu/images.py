@@ -16,7 +16,9 @@ from torch import Tensor
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.chebyshev import chebyshev_series, orders_for, power_series
 from crystalformers.attention.geometry import Geometry
+from crystalformers.csrc.kernels import BoundKernel
 from crystalformers.images import envelope
+from crystalformers.images.enumeration import CImageLists
 
 LANES = 8
 """Heads of a vector; as in heads.h."""
@@ -29,6 +31,13 @@ REACH = 6.5
 
 POLYNOMIAL = 1e-7
 """Bound on the error of the polynomials between two centres."""
+
+
+WIDTHS = (0.15, 64.0)
+"""Standard deviations of radial functions, in units of their spacing, whose polynomials are right to 1e-6 and short."""
+
+MOST_SPACINGS = 1e6
+"""Spacings of radial functions in the radius of the images at most; they are counted in integers."""
 
 
 class CKernelInput(ctypes.Structure):
@@ -71,8 +80,8 @@ class CpuImages:
             by_source = torch.argsort(images.pair_source, stable=True)
             source_ptr = torch.searchsorted(images.pair_source[by_source], atoms)
         return cls(
-            distance=images.distance.contiguous(),
-            envelope=envelope(images.distance, images.radius),
+            distance=images.distance.float().contiguous(),
+            envelope=envelope(images.distance, images.radius).float(),
             pair=images.pair.contiguous(),
             ptr=images.ptr.contiguous(),
             pair_ptr=torch.searchsorted(images.pair_target, atoms),
@@ -83,6 +92,25 @@ class CpuImages:
             radial=radial_polynomials(basis.width),
             spacing=basis.spacing if basis.count else 1.0,
         )
+
+
+def unsupported_images(geometry: Geometry) -> str | None:
+    """Why the kernel cannot compute these images with these radial functions; None where it can."""
+    images, basis = geometry.images, geometry.basis
+    if basis.count and not WIDTHS[0] <= basis.width <= WIDTHS[1]:
+        return "computes radial functions {} to {} spacings wide, not {:g}; use 'torch'".format(*WIDTHS, basis.width)
+    if basis.count and images.radius > MOST_SPACINGS * basis.spacing:
+        return f"computes at most {MOST_SPACINGS:g} spacings of radial functions; use 'torch'"
+    if torch.compiler.is_compiling():
+        return None  # a tracer knows no numbers
+    distance, ptr, ordered = (
+        images.distance.float().contiguous(),
+        images.ptr.contiguous(),
+        torch.zeros(1, dtype=torch.int32),
+    )
+    reach = torch.tensor([images.radius * (1 + 1e-6)], dtype=torch.float32)
+    BoundKernel("images_ordered", CImageLists(ptr=ptr.data_ptr()), distance, reach, ordered)(0, images.n_atoms)
+    return None if ordered else "needs the images of each atom in order, from the atom itself outwards; use 'torch'"
 
 
 def radial_polynomials(width: float) -> Tensor:

@@ -22,15 +22,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from crystalformers.attention.arguments import different_types
 from crystalformers.attention.backends.reference.frames import angular_psi, fixed_frames
 from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.geometry import Geometry
 from crystalformers.images import envelope, length
+from crystalformers.images.batch import without_noise
 
 
 def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:
-    """None: it computes everything."""
-    return None
+    """See `BackendModule`."""
+    return different_types(q_AHD, geometry)
 
 
 def attention(
@@ -87,7 +89,7 @@ def image_sphere(delta_N3: Tensor, lattice: Tensor, radius: float) -> tuple[Tens
     spacing = 1 / torch.linalg.inv(lattice.detach()).norm(dim=0)
     nearest_N3 = torch.linalg.solve(lattice.detach().mT, delta_N3.detach().mT).mT.round()
     cells_M3 = cell_box(torch.ceil(radius / spacing + 0.5))
-    r_NM3 = (delta_N3 - nearest_N3 @ lattice)[:, None] + cells_M3.to(lattice) @ lattice
+    r_NM3 = without_noise((delta_N3 - nearest_N3 @ lattice)[:, None] + cells_M3.to(lattice) @ lattice)
     factor_NM = envelope(length(r_NM3), radius)
     # The logarithm of a factor 0 is -inf; the inner `where` keeps its infinite slope out of the gradient.
     inside = factor_NM > 0

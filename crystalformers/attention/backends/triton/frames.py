@@ -42,6 +42,7 @@ def angular_values(p_EH: Tensor, geometry: Geometry, angular: AngularEncoding) -
     If there are more frames than the list can hold (`FRAMES_PER_ROW`), all values are NaN.
     """
     directions = geometry.cached(_directions)
+    p_EH = p_EH * geometry.cached(_at_a_distance)
     ptr, heads, basis = geometry.images.ptr, p_EH.shape[1], angular.basis
     if angular.frame == "max":
         frames = torch.ops.crystalformers.triton_max_frames(p_EH.detach(), directions, ptr, angular.tie_width)
@@ -60,6 +61,11 @@ def _directions(geometry: Geometry) -> Tensor:
         raise ValueError("These images were built without directions; build them with `directions=True`.")
     distance = images.distance.unsqueeze(-1)
     return (images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous()
+
+
+def _at_a_distance(geometry: Geometry) -> Tensor:
+    """1 for images at a distance, 0 for the atom itself and others on the same spot, (E, 1) float32."""
+    return (geometry.images.distance > 0).float().unsqueeze(-1)
 
 
 def _static_frames(geometry: Geometry, method: FrameMethod, tie_width: float, heads: int) -> list[Tensor]:
