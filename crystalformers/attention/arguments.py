@@ -141,8 +141,9 @@ def _checked_geometry(geometry: Geometry) -> None:
     batch, images, basis = geometry.batch, geometry.images, geometry.basis
     if not (basis.count >= 0 and 0 < basis.maximum < math.inf and 0 < basis.width < math.inf):
         raise ConfigError(f"the radial basis {basis} must have positive, finite numbers", where="geometry")
-    if torch.compiler.is_compiling() or batch.numbers.device.type == "meta":
-        return  # a tracer knows no numbers
+    capturing = batch.numbers.is_cuda and torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling() or capturing or batch.numbers.device.type == "meta":
+        return  # there are no numbers to look at
     problem = problem_of(batch, images)
     if problem:
         raise ConfigError(problem, where="geometry", remedy="build the images of this batch with `with_images`")

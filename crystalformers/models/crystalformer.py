@@ -29,6 +29,7 @@ from crystalformers.attention import (
     published,
     reciprocal,
 )
+from crystalformers.attention.frames.encoding import LEAST_DEVIATION
 from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod
 from crystalformers.attention.published import ImageRule
 from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
@@ -136,6 +137,12 @@ class CrystalformerConfig(ModelConfig):
                 )
         if self.frame is not None and self.frame not in get_args(FrameMethod):
             raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
+        deviation = self.angular_width * AngularBasis(self.angular_functions, self.angular_width).spacing
+        if self.frame is not None and deviation < LEAST_DEVIATION:
+            raise ConfigError(
+                f"Model setting angular_width = {self.angular_width} with angular_functions = {self.angular_functions} "
+                f"makes angular functions of standard deviation {deviation:.2g}, below the limit {LEAST_DEVIATION}."
+            )
 
     @property
     def sigma_bound(self) -> float:

@@ -31,6 +31,9 @@ BATCHES = {
     "one atom": [make_crystal("symmetric", 1)],
     "lonely atom": [Crystal(np.array([2]), np.zeros((1, 3)), 60 * np.eye(3))],
     "bins": [large(700)],
+    "one spot": [Crystal(np.array([6, 8, 7]), np.array([[0.1] * 3, [0.1] * 3, [0.5, 0.4, 0.3]]), 3.3 * np.eye(3))],
+    "nothing but one spot": [Crystal(np.array([6, 8]), np.full((2, 3), 0.1), 60 * np.eye(3))],
+    "far away": [Crystal(np.array([6, 8]), np.array([[1e8, 0.1, -1e8], [0.5, 1e8, 0.3]]), 4.0 * np.eye(3))],
 }
 FRAMES = (None, "max", "weighted-pca", "static-local", "pca", "lattice")
 

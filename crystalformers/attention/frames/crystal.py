@@ -36,10 +36,9 @@ def pca_axes(batch: CrystalBatch, tie_width: float) -> PrincipalAxes:
     """
     moments = []
     for numbers, frac, lattice in _cells(batch):
-        vectors_P3, share_P = nearest_differences(
-            frac @ lattice, translation_lattice(numbers, frac, lattice), tie_width
-        )
-        moments.append(torch.einsum("p,px,py->xy", share_P, vectors_P3, vectors_P3))
+        parts = nearest_differences(frac @ lattice, translation_lattice(numbers, frac, lattice), tie_width)
+        parts_33 = [torch.einsum("p,px,py->xy", share_P, r_P3, r_P3) for r_P3, share_P in parts]
+        moments.append(torch.stack(parts_33).sum(0))
     axes = principal_axes(torch.stack(moments), tie_width)
     return PrincipalAxes(axes.axes.to(batch.positions), axes.distinct.to(batch.positions))
 

@@ -5,11 +5,16 @@ Everything here is float64 and about one crystal. Shapes: N atoms, P pairs. Leng
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from crystalformers.attention.lattice import reduced_basis
 from crystalformers.images import smooth_step
+
+PAIRS_AT_A_TIME = 1 << 16
+"""Pairs of atoms that are compared at once; bounds the memory in large cells."""
 
 SAME_PLACE = 1e-3
 """Two atoms closer than this after a translation are at the same place (Angstrom)."""
@@ -39,10 +44,12 @@ def _is_translation(step: Tensor, numbers: Tensor, frac: Tensor, lattice: Tensor
     """Whether every atom, moved by `step` (fractional), lands on one of its own kind."""
     for kind in numbers.unique():
         atoms = frac[numbers == kind]
-        delta = (atoms + step)[:, None] - atoms
-        distance = ((delta - delta.round()) @ lattice).norm(dim=-1)
-        if (distance.amin(1) > SAME_PLACE).any():
-            return False
+        few = min(8, len(atoms))  # nearly every step fails at the first atoms
+        for moved in (atoms[:few], *atoms[few:].split(max(1, PAIRS_AT_A_TIME // len(atoms)))):
+            delta = (moved + step)[:, None] - atoms
+            distance = ((delta - delta.round()) @ lattice).norm(dim=-1)
+            if (distance.amin(1) > SAME_PLACE).any():
+                return False
     return True
 
 
@@ -79,17 +86,19 @@ def shortest_vectors(basis: Tensor) -> Tensor:
     return coefficients[coefficients.abs().sum(1) > 0] @ reduced_basis(basis[None])[0]
 
 
-def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float) -> tuple[Tensor, Tensor]:
+def nearest_differences(positions: Tensor, basis: Tensor, tie_width: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Differences of all pairs of atoms to their nearest images, (P, 3), and the share of each, (P,), adding up to 1.
 
-    Images less than `tie_width` (Angstrom) farther than the nearest share the pair, with weight falling smoothly to 0.
+    They come in parts, some atoms at a time. Images less than `tie_width` (Angstrom) farther than the nearest share
+    the pair, with weight falling smoothly to 0.
     """
-    delta = positions[:, None] - positions
-    frac = torch.linalg.solve(basis.mT, delta.unsqueeze(-1)).squeeze(-1)
     offsets = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=basis.dtype)] * 3)
-    images = ((frac - frac.round())[:, :, None] + offsets) @ basis
-    distance = images.norm(dim=-1)
-    share = 1 - smooth_step((distance - distance.amin(-1, keepdim=True)) / tie_width)
-    share = share / share.sum(-1, keepdim=True) / len(positions) ** 2
-    chosen = share > 0
-    return images[chosen], share[chosen]
+    for atoms in positions.split(max(1, PAIRS_AT_A_TIME // len(positions))):
+        delta = atoms[:, None] - positions
+        frac = torch.linalg.solve(basis.mT, delta.unsqueeze(-1)).squeeze(-1)
+        images = ((frac - frac.round())[:, :, None] + offsets) @ basis
+        distance = images.norm(dim=-1)
+        share = 1 - smooth_step((distance - distance.amin(-1, keepdim=True)) / tie_width)
+        share = share / share.sum(-1, keepdim=True) / len(positions) ** 2
+        chosen = share > 0
+        yield images[chosen], share[chosen]
