@@ -30,6 +30,7 @@ from crystalformers.io.symmetry import (
     listed_operations,
     operations_of,
     same_spot,
+    share_a_spot,
     space_groups,
     special_position,
 )
@@ -203,20 +204,20 @@ def _check_sites(
     crystal: Crystal, site_of_atom: NDArray[np.int64], coordinates: NDArray[np.float64], sites: Sequence[Site]
 ) -> None:
     """Every listed site must be in the crystal, and be there alone."""
-    for index, site in enumerate(sites):
-        found = site_of_atom[same_spot(crystal.frac_coords, coordinates[index])]
-        if (found != index).any():
-            raise StructureError(
-                "several listed sites share one spot, by themselves or by symmetry",
-                where=crystal.name,
-                remedy="remove the duplicates or choose an ordered model of the structure",
-            )
-        if not len(found):
-            raise StructureError(
-                f"site {site.label} ({SYMBOLS[site.number - 1]}) is lost when the symmetry operations are applied",
-                where=crystal.name,
-                remedy="list all symmetry operations, x, y, z among them",
-            )
+    there = np.bincount(site_of_atom, same_spot(crystal.frac_coords, coordinates[site_of_atom]), len(sites)) > 0
+    if not there.all():
+        site = sites[int(there.argmin())]
+        raise StructureError(
+            f"site {site.label} ({SYMBOLS[site.number - 1]}) is lost when the symmetry operations are applied",
+            where=crystal.name,
+            remedy="list all symmetry operations, x, y, z among them",
+        )
+    if share_a_spot(crystal.frac_coords):
+        raise StructureError(
+            "several listed sites share one spot, by themselves or by symmetry",
+            where=crystal.name,
+            remedy="remove the duplicates or choose an ordered model of the structure",
+        )
 
 
 def _check_contents(crystal: Crystal, block: gemmi.cif.Block, doubt: str) -> bool:

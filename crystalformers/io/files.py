@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -16,7 +17,7 @@ from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
 from crystalformers.io.poscar import read_poscar_file
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.text import excerpt, plain_name
+from crystalformers.io.text import excerpt, plain_name, printable
 
 MAX_PATH = 4096
 """Longest path, characters; no usual system has longer ones."""
@@ -71,12 +72,13 @@ def format_of(path: Path) -> Format | None:
 def read_file(path: Path, species: Sequence[str] = ()) -> Iterator[Crystal | Rejected]:
     """Every structure of a file, at least one item; what cannot be used comes as `Rejected`, never as an exception."""
     try:
+        checked_path(path)
         known = format_of(path)
         if known is None:
             raise StructureError(f"not a structure file by its name; known are {known_formats()}", where=str(path))
         yield from known.read(path, species) if known.nameless else known.read(path)
     except StructureError as error:
-        yield Rejected.of(str(path), error)
+        yield Rejected.of(printable(str(path)), error)
 
 
 def read_crystal(path: Path | str, species: Sequence[str] = ()) -> Crystal:
@@ -100,14 +102,16 @@ def read_crystal(path: Path | str, species: Sequence[str] = ()) -> Crystal:
 
 
 def checked_path(path: Path | str) -> Path:
-    """A path; raises StructureError if it is the text of a structure, or no name that a file can have."""
-    text = str(path)
+    """A path; raises StructureError if it is the text of a structure, or a name that no table can hold."""
+    text = os.fspath(path)
     if "\n" in text or "\0" in text or len(text) > MAX_PATH:
         raise StructureError(
             f"'{excerpt(text, 30)}' is no path",
             where="structure",
             remedy="give the path of a structure file; write the text of a structure to one first",
         )
+    if text != printable(text):
+        raise StructureError("the name is not UTF-8", where=printable(text), remedy="rename the file")
     return Path(path)
 
 

@@ -12,7 +12,7 @@ from crystalformers.io.files import checked_path, format_of, known_formats, read
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import TableRows
 from crystalformers.io.tables import is_table, open_source
-from crystalformers.io.text import excerpt
+from crystalformers.io.text import excerpt, printable
 
 
 def read_structures(paths: Sequence[Path | str], species: Sequence[str] = ()) -> Iterator[Crystal | Rejected]:
@@ -34,7 +34,7 @@ def read_structures(paths: Sequence[Path | str], species: Sequence[str] = ()) ->
         try:
             path = checked_path(given)
         except StructureError as error:
-            yield Rejected.of(excerpt(str(given)), error)
+            yield Rejected.of(excerpt(printable(str(given))), error)
             continue
         if os.path.isdir(path):  # not path.is_dir(), which raises for names that are too long
             yield from _read_directory(path, species)

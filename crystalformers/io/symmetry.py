@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
@@ -15,12 +16,18 @@ from numpy.typing import NDArray
 from crystalformers.errors import StructureError
 from crystalformers.io.text import excerpt
 
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
 SPOT_TOLERANCE = 1e-4
 """Difference of each fractional coordinate below which two sites, or two images of one, are on the same spot."""
 
 ROUNDING = 2e-3
 """Difference of fractional coordinates that three decimals explain: 0.333 and 0.667 for thirds, 0.155 and 0.311 for x
 and 2x."""
+
+MANY = 1000
+"""Atoms from which on those that share a spot are searched with a tree."""
 
 MAX_OPERATIONS = 384
 """Symmetry operations of a file: space groups have up to 192, magnetic ones twice as many."""
@@ -113,12 +120,9 @@ def count_different(operations: NDArray[np.float64]) -> int:
 
 def is_invariant(numbers_N: NDArray[np.int64], frac_N3: NDArray[np.float64], operations: NDArray[np.float64]) -> bool:
     """Whether each operation moves every atom of a crystal to one of the same element."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(frac_N3 % 1.0 % 1.0, boxsize=1.0)  # a negative number next to zero gives 1 the first time
+    tree = _tree(frac_N3)
     for operation in operations:
-        moved = (frac_N3 @ operation[:, :3].T + operation[:, 3]) % 1.0 % 1.0
-        distance, index = tree.query(moved, p=np.inf)
+        distance, index = tree.query(_wrapped(frac_N3 @ operation[:, :3].T + operation[:, 3]), p=np.inf)
         if (distance > ROUNDING).any() or (numbers_N[index] != numbers_N).any():
             return False
     return True
@@ -137,10 +141,30 @@ def images(coordinate: NDArray[np.float64], operations: NDArray[np.float64]) -> 
     """Fractional coordinates, within the cell, of all atoms that the operations make of a site, each once."""
     moved = operations[:, :, :3] @ coordinate + operations[:, :, 3]
     moved -= np.floor(moved)
+    if len(operations) == 1:
+        return moved
     return moved[np.unique([same_spot(moved, image).argmax() for image in moved])]
 
 
-def same_spot(coordinates: NDArray[np.float64], coordinate: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of some fractional coordinates are the given one, up to lattice translations."""
-    delta = coordinates - coordinate
+def same_spot(coordinates: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of some fractional coordinates are the given one, or ones, up to lattice translations."""
+    delta = coordinates - others
     return np.asarray((np.abs(delta - np.round(delta)) < SPOT_TOLERANCE).all(axis=1))
+
+
+def share_a_spot(coordinates_N3: NDArray[np.float64]) -> bool:
+    """Whether any two of some fractional coordinates are the same, up to lattice translations."""
+    if len(coordinates_N3) < MANY:
+        return any(same_spot(coordinates_N3[:k], coordinate).any() for k, coordinate in enumerate(coordinates_N3))
+    distance, _ = _tree(coordinates_N3).query(_wrapped(coordinates_N3), k=2, p=np.inf)
+    return bool((distance[:, 1] < SPOT_TOLERANCE).any())
+
+
+def _tree(coordinates_N3: NDArray[np.float64]) -> cKDTree:
+    from scipy.spatial import cKDTree
+
+    return cKDTree(_wrapped(coordinates_N3), boxsize=1.0)
+
+
+def _wrapped(coordinates_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(coordinates_N3 % 1.0 % 1.0)  # a negative number next to zero gives 1 the first time

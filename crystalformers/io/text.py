@@ -101,6 +101,11 @@ def text_limit() -> int:
     return int(given) * 10**6
 
 
+def printable(text: str) -> str:
+    """A text that can be encoded: bytes of a file name that are not UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def excerpt(text: str, length: int = 60) -> str:
     """The beginning of a text on one line, for messages."""
     text = " ".join(text[: 2 * length].split())
