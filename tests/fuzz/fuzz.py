@@ -60,6 +60,9 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
 
     path = folder / FILENAME[kind]
     path.write_bytes(data)
+    if kind == "csv":
+        for named in EXAMPLES.glob("*.cif"):
+            (folder / named.name).write_bytes(named.read_bytes())
     try:
         if kind == "weights":
             frame = load_model(path).predict([Path(__file__).parents[2] / "examples" / "NaCl.cif"])
@@ -112,8 +115,6 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
         _model()
         for data in originals(kind)[-2:]:  # import what reading takes
             judged(kind, data, folder)
-        for path in EXAMPLES.glob("*.cif"):  # those that a CSV names
-            (folder / path.name).write_bytes(path.read_bytes())
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
         for seed in seeds:
