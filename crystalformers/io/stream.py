@@ -99,5 +99,7 @@ def _read_table(path: Path) -> Iterator[Crystal | Rejected]:
                 except StructureError as error:
                     yield Rejected.of(rows.name(row), error)
             first += len(rows)
+        if first == 0:
+            raise TableError("the table has no rows", where=str(path))
     except TableError as error:
         yield Rejected.of(str(path), error)
