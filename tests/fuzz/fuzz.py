@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutations import EXAMPLES, FILENAME, MUTATIONS, mutant, originals
+from mutations import FILENAME, MUTATIONS, NAMED, mutant, originals
 
 SECONDS = 10.0
 """Longest time of a processor for one input."""
@@ -40,7 +40,7 @@ MEMORY = 2 << 30
 WAIT = 20
 """How many times as long an input may take by the clock, on a machine that is busy with other things."""
 
-PART = 1000
+PART = 500
 """Inputs of a kind before the next kind has its turn."""
 
 COUNTED = ("inputs", "findings")
@@ -61,7 +61,7 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
     path = folder / FILENAME[kind]
     path.write_bytes(data)
     if kind == "csv":
-        for named in EXAMPLES.glob("*.cif"):
+        for named in NAMED:
             (folder / named.name).write_bytes(named.read_bytes())
     try:
         if kind == "weights":
@@ -181,9 +181,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first; inputs are numbered from it")
     parser.add_argument("--kinds", nargs="+", choices=MUTATIONS, default=list(MUTATIONS))
     parser.add_argument("--output", type=Path, help="folder for the inputs that were handled wrongly")
-    parser.add_argument(
-        "--summary", type=Path, help="JSON file of outcomes to write, or to go on from"
-    )
+    parser.add_argument("--summary", type=Path, help="JSON file of outcomes to write, or to go on from")
     given = parser.parse_args()
     known = json.loads(given.summary.read_text()) if given.summary and given.summary.exists() else {}
     kinds = known.get("kinds", {})

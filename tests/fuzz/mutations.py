@@ -31,6 +31,9 @@ from crystalformers.target import Target
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+NAMED = tuple(EXAMPLES / f"{name}.cif" for name in ("NaCl", "Si", "ZnO", "Al2O3"))
+"""The files that a CSV names."""
+
 NUMBERS = (
     *("0", "-0", "-1", "1", "2", "3.5", "1e-300", "1e-12", "1e15", "1e16", "1e100", "1e308", "-1e308", "1e400", "nan"),
     *("inf", "-inf", ".", "?", "", "²", "٣", "0x10", "1_000", "1e", "--1", "1.2.3", "1(2)", "1000000000", "1" * 400),
@@ -73,7 +76,7 @@ def originals(kind: str) -> tuple[bytes, ...]:
             *(json.dumps(_pymatgen(crystal)).encode() for crystal in crystals),
             *(_ase(crystal).encode() for crystal in crystals),
         ),
-        "csv": lambda: ("\n".join(["id,energy", *(f"{path.stem},{k / 10}" for k, path in enumerate(cifs))]).encode(),),
+        "csv": lambda: ("\n".join(["id,energy", *(f"{path.stem},{k / 10}" for k, path in enumerate(NAMED))]).encode(),),
         "jsonl": lambda: ("\n".join(lines).encode(), "\n".join(lines[:2]).encode()),
         "parquet": lambda: (_parquet(rows),),
         "weights": lambda: (_weights(), _without_hash(_weights())),
