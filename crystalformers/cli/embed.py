@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Device, Files, Overwrite, Tolerance
+from crystalformers.cli.options import Device, Files, Overwrite, Species, Tolerance, symbols
 from crystalformers.cli.output import check_output, complain, write_parquet
 from crystalformers.cli.progress import progress
 
@@ -37,6 +37,7 @@ def embed_command(
         ),
     ] = None,
     per_atom: Annotated[bool, typer.Option("--per-atom", help="One row per atom, not one per crystal.")] = False,
+    species: Species = "",
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
@@ -54,7 +55,7 @@ def embed_command(
     loaded = load_model(model, device, tolerance)
     rejected: list[Rejected] = []
     schema = vector_schema(loaded, per_atom=per_atom)
-    write_parquet(output, schema, _tables(loaded, files, schema, rejected))
+    write_parquet(output, schema, _tables(loaded, files, symbols(species), schema, rejected))
     complain(rejected)
 
 
@@ -71,7 +72,9 @@ def vector_schema(model: Model, *, per_atom: bool) -> pa.Schema:
     return pa.schema([*fields, ("vector", pa.list_(pa.float32(), model.dim))], metadata=metadata)
 
 
-def _tables(model: Model, files: Sequence[Path], schema: pa.Schema, rejected: list[Rejected]) -> Iterator[pa.Table]:
+def _tables(
+    model: Model, files: Sequence[Path], species: Sequence[str], schema: pa.Schema, rejected: list[Rejected]
+) -> Iterator[pa.Table]:
     """The rows of one window after the other; structures that cannot be used are added to `rejected`."""
     from crystalformers.crystal import Crystal
     from crystalformers.io import count_structures, read_structures
@@ -80,7 +83,7 @@ def _tables(model: Model, files: Sequence[Path], schema: pa.Schema, rejected: li
 
     rows = _crystal_rows if "formula" in schema.names else _atom_rows
     with progress("embedding", count_structures(files)) as advance:
-        for window in windows(read_structures(files), WINDOW):
+        for window in windows(read_structures(files, species), WINDOW):
             crystals = [row for row in window if isinstance(row, Crystal)]
             rejected.extend(row for row in window if not isinstance(row, Crystal))
             advance(len(window) - len(crystals))

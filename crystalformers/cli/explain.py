@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Overwrite, Tolerance
+from crystalformers.cli.options import Overwrite, Species, Tolerance, symbols
 from crystalformers.cli.output import check_output, print_table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ PICTURES = (".png", ".svg", ".pdf")
 SUFFIXES = (".json", ".csv", *PICTURES)
 
 
-def explain_command(
+def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).", show_default=False)],
     model: Annotated[
         str | None,
@@ -47,6 +47,7 @@ def explain_command(
         Path | None,
         typer.Option("--output", "-o", help=f"File to write: {', '.join(SUFFIXES)}. Default: a table on stdout."),
     ] = None,
+    species: Species = "",
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
@@ -61,10 +62,12 @@ def explain_command(
     picture = output is not None and output.suffix in PICTURES
 
     from crystalformers.explain import draw, explain
+    from crystalformers.io import read_crystal
     from crystalformers.prediction.loading import load_model
 
     atom = 0 if picture and atom is None else atom
-    explanation = explain(load_model(model, tolerance=tolerance), file, atom, block)
+    crystal = read_crystal(file, symbols(species))
+    explanation = explain(load_model(model, tolerance=tolerance), crystal, atom, block)
     if output is None:
         _print(explanation, threshold)
     elif picture:

@@ -7,10 +7,20 @@ from typing import Annotated
 
 import typer
 
+from crystalformers.errors import ConfigError
+
 Files = Annotated[
     list[Path],
     typer.Argument(
         help="Structure files (CIF, POSCAR, extxyz, JSON), directories or tables (.parquet, .csv, .jsonl).",
+        show_default=False,
+    ),
+]
+Species = Annotated[
+    str,
+    typer.Option(
+        "--species",
+        help="Elements of POSCAR files that name none (VASP 4), one for each count, as in Na,Cl.",
         show_default=False,
     ),
 ]
@@ -60,3 +70,18 @@ TargetTransforms = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)]
+
+
+def symbols(species: str) -> list[str]:
+    """The chemical symbols of `--species`.
+
+    Raises:
+        ConfigError: if one is unknown.
+    """
+    from crystalformers.periodic import ATOMIC_NUMBERS
+
+    found = [symbol.strip() for symbol in species.split(",")] if species.strip() else []
+    unknown = next((symbol for symbol in found if symbol not in ATOMIC_NUMBERS), None)
+    if unknown is not None:
+        raise ConfigError(f"'{unknown}' in --species is no element", remedy="write symbols, as in --species Na,Cl")
+    return found

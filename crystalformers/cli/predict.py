@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import Device, Files, Overwrite, Tolerance
+from crystalformers.cli.options import Device, Files, Overwrite, Species, Tolerance, symbols
 from crystalformers.cli.output import check_output, complain, print_predictions
 from crystalformers.cli.progress import progress
 from crystalformers.errors import ConfigError
@@ -36,6 +36,7 @@ def predict_command(
         Path | None,
         typer.Option("--output", "-o", help="File to write: .csv, .parquet or .json. Default: a table on stdout."),
     ] = None,
+    species: Species = "",
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
     resume: Annotated[
@@ -58,9 +59,9 @@ def predict_command(
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
     models = load_models(model, device, tolerance)
     if output is not None:
-        _predict_to_file(models, files, output, resume=resume)
+        _predict_to_file(models, files, symbols(species), output, resume=resume)
         return
-    rows = [row for _, window in _predict(models, files) for row in window]
+    rows = [row for _, window in _predict(models, files, symbols(species)) for row in window]
     print_predictions(_about(models)["units"], rows)
     complain([row for row in rows if isinstance(row, Rejected)])
 
@@ -88,7 +89,9 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
     return models
 
 
-def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Path, *, resume: bool) -> None:
+def _predict_to_file(
+    models: Sequence[Model], files: Sequence[Path], species: Sequence[str], output: Path, *, resume: bool
+) -> None:
     from crystalformers.io import Rejected
     from crystalformers.prediction.journal import open_journal
     from crystalformers.prediction.model import WINDOW
@@ -98,7 +101,8 @@ def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Pat
     partial = output.with_name(output.name + ".partial")
     with open_journal(partial, {**about, "window": WINDOW}, resume=resume) as journal:
         try:
-            for window, rows in _predict(models, files, journal, own=frozenset({output.resolve(), partial.resolve()})):
+            own = frozenset({output.resolve(), partial.resolve()})
+            for window, rows in _predict(models, files, species, journal, own):
                 journal.append(window, rows)
             write_predictions(output, about, journal.windows())
         except KeyboardInterrupt:
@@ -113,7 +117,11 @@ def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Pat
 
 
 def _predict(
-    models: Sequence[Model], files: Sequence[Path], journal: Journal | None = None, own: frozenset[Path] = frozenset()
+    models: Sequence[Model],
+    files: Sequence[Path],
+    species: Sequence[str],
+    journal: Journal | None = None,
+    own: frozenset[Path] = frozenset(),
 ) -> Iterator[tuple[list[Crystal | Rejected], list[Row]]]:
     """The structures and rows of one window after the other, in input order, from where the journal ends.
 
@@ -123,8 +131,11 @@ def _predict(
     from crystalformers.prediction.batching import windows
     from crystalformers.prediction.model import WINDOW, predict_window
 
+    names = {path.name for path in own}  # first, since an id or a loop of links cannot be resolved
     structures = (
-        row for row in read_structures(files) if not (isinstance(row, Rejected) and Path(row.name).resolve() in own)
+        row
+        for row in read_structures(files, species)
+        if not (isinstance(row, Rejected) and Path(row.name).name in names and Path(row.name).resolve() in own)
     )
     stream = windows(structures, WINDOW)
     done = 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import gemmi
@@ -19,16 +18,30 @@ from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal, check_coordinates
 from crystalformers.errors import StructureError
+from crystalformers.io.cif_sites import Site, read_sites
 from crystalformers.io.cif_text import column, parse_block, split_blocks, value
-from crystalformers.io.composition import atomic_number, contradicts, parse_formula
+from crystalformers.io.composition import contradicts, parse_formula
 from crystalformers.io.overlap import MIN_VOLUME, check
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.symmetry import images, listed_operations, same_spot, space_group_operations
-from crystalformers.io.text import read_text
-from crystalformers.periodic import ATOMIC_NUMBERS, SYMBOLS
+from crystalformers.io.symmetry import (
+    count_different,
+    images,
+    is_invariant,
+    listed_operations,
+    operations_of,
+    same_spot,
+    share_a_spot,
+    space_groups,
+    special_position,
+)
+from crystalformers.io.text import excerpt, read_text
+from crystalformers.periodic import SYMBOLS
 
 IDEAL_TOLERANCE = 1e-4
 """Relative difference up to which a coordinate such as 0.3333 is read as one third where symmetry operations act."""
+
+CELL_TOLERANCE = 0.02
+"""Share of the longest squared length by which a cell may miss the symmetry of its space group."""
 
 _CELL = [f"_cell_length_{x}" for x in "abc"] + [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
 _OPERATIONS = (
@@ -39,20 +52,10 @@ _OPERATIONS = (
 )
 _CENTERINGS = ("_space_group_symop_magn_centering.xyz", "_space_group_symop_magn_centering_xyz")
 _GROUP_NAMES = ("_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt")
+_HALL = ("_symmetry_space_group_name_Hall", "_space_group_name_Hall")
 _GROUP_NUMBERS = ("_space_group_IT_number", "_symmetry_Int_Tables_number")
 _UNKNOWN = frozenset({"?", "."})
 _MODULATION = ("_cell_modulation_dimension", "_cell_wave_vector_seq_id", "_cell_wave_vector_x")
-
-
-@dataclass(frozen=True)
-class Site:
-    """One row of the `_atom_site_` loop."""
-
-    label: str
-    number: int
-    frac_coords: NDArray[np.float64]
-    doubt: str
-    """What the file leaves open and only its formula can confirm; empty if nothing."""
 
 
 def read_cif_file(path: Path) -> Iterator[Crystal | Rejected]:
@@ -87,28 +90,41 @@ def read_cif_file(path: Path) -> Iterator[Crystal | Rejected]:
 
 def _read_block(block: gemmi.cif.Block, name: str) -> Crystal:
     """The crystal of one data block; raises StructureError."""
+    if not {*_UNKNOWN, "0"}.issuperset(column(block, *_MODULATION)):
+        raise StructureError(
+            "the structure is modulated, no cell holds all of it",
+            where=name,
+            remedy="choose a commensurate model of it",
+        )
     cell = _cell(block, name)
-    sites = _sites(block, name)
-    operations = _operations(block, cell, name)
+    sites = read_sites(block, name)
+    listed, groups = _listed(block), _space_groups(block, cell)
+    operations = listed_operations(listed, column(block, *_CENTERINGS), name) if listed else _named(groups, cell, name)
     coordinates = np.array([site.frac_coords for site in sites])
     check_coordinates(coordinates, name)
     coordinates %= 1.0
-    # Rounding 0.3333 to 1/3 is right where symmetry operations act on it, and falsifies data elsewhere.
     if len(operations) > 1 and not _is_p1(block):
+        # Rounding 0.3333 to 1/3 is right where symmetry operations act on it, and falsifies data elsewhere.
         for ideal in (1 / 3, 2 / 3):
             coordinates[np.abs(coordinates / ideal - 1) <= IDEAL_TOLERANCE] = ideal
+        coordinates = np.array([special_position(coordinate, operations) for coordinate in coordinates])
     atoms = [images(coordinate, operations) for coordinate in coordinates]
     site_of_atom = np.repeat(np.arange(len(sites)), [len(found) for found in atoms])
     numbers = np.array([site.number for site in sites])[site_of_atom]
     crystal = Crystal(numbers, np.concatenate(atoms), _lattice(cell), name)
     _check_sites(crystal, site_of_atom, coordinates, sites)
-    _check_contents(crystal, block, next((site.doubt for site in sites if site.doubt), ""))
+    confirmed = _check_contents(crystal, block, next((site.doubt for site in sites if site.doubt), ""))
+    if listed and not confirmed:
+        _check_complete(crystal, operations, groups)
+    if not listed and not confirmed and not _is_p1(block):
+        _check_units(crystal, block, groups)
     return crystal
 
 
 def _cell(block: gemmi.cif.Block, name: str) -> list[float]:
     """Lengths and angles (degrees); refuses what is missing or has no volume."""
-    cell = [gemmi.cif.as_number(value(block, tag)) for tag in _CELL]
+    given = [set(column(block, tag)) for tag in _CELL]
+    cell = [gemmi.cif.as_number(texts.pop()) if len(texts) == 1 else math.nan for texts in given]
     missing = next((tag for tag, number in zip(_CELL, cell, strict=True) if not math.isfinite(number)), None)
     if missing:
         raise StructureError(f"the CIF gives no usable {missing}", where=name, remedy="add all six cell parameters")
@@ -137,141 +153,116 @@ def _lattice(cell: Sequence[float]) -> NDArray[np.float64]:
     )
 
 
-def _sites(block: gemmi.cif.Block, name: str) -> list[Site]:
-    """The listed atom sites: refuses unknown elements, partial occupancy, missing coordinates, hidden hydrogen."""
-    labels = column(block, "_atom_site_label")
-    columns = [column(block, f"_atom_site_fract_{x}") for x in "xyz"]
-    if not labels or any(len(coordinates) != len(labels) for coordinates in columns):
-        raise StructureError(
-            "the atom sites need _atom_site_label and _atom_site_fract_x, _y and _z",
-            where=name,
-            remedy="export the file again",
-        )
-    types = column(block, "_atom_site_type_symbol") or [""] * len(labels)
-    occupancies = column(block, "_atom_site_occupancy") or ["1"] * len(labels)
-    hydrogens = column(block, "_atom_site_attached_hydrogens") or ["0"] * len(labels)
-    sites = []
-    for label, symbol, occupancy, hydrogen, *xyz in zip(labels, types, occupancies, hydrogens, *columns, strict=True):
-        if occupancy != "?" and gemmi.cif.as_number(occupancy) != 1:
-            raise StructureError(
-                f"site {label} is partially occupied (occupancy {occupancy})",
-                where=name,
-                remedy="choose an ordered model of the structure",
-            )
-        if hydrogen not in {".", "?"} and gemmi.cif.as_number(hydrogen) != 0:
-            raise StructureError(
-                f"site {label} carries hydrogen atoms without positions",
-                where=name,
-                remedy="add them to the structure",
-            )
-        # The CIF dictionary makes 0 the default of a coordinate, and ICSD relies on it; others write '.' for unknown.
-        frac_coords = np.array([0.0 if x == "." else gemmi.cif.as_number(x) for x in xyz])
-        if not np.isfinite(frac_coords).all():
-            raise StructureError(
-                f"site {label} has no numeric coordinates", where=name, remedy="add them or remove the site"
-            )
-        number, doubt = _element(label, symbol, name)
-        if "." in xyz:
-            doubt = f"site {label} has '.' for a coordinate; write it as a number"
-        sites.append(Site(label, number, frac_coords, doubt))
-    return sites
-
-
-def _element(label: str, symbol: str, name: str) -> tuple[int, str]:
-    """Atomic number of a site, and the doubt if its label alone has to tell (`HO1`: holmium, or hydrogen on O1?)."""
-    where = f"{name}: site {label}"
-    if symbol not in {"", ".", "?"}:
-        if re.search(r"\s\+\s|,", symbol):
-            raise StructureError(
-                f"site {label} is shared by several species ({symbol})",
-                where=name,
-                remedy="choose an ordered model of the structure",
-            )
-        letters = re.fullmatch(r"([A-Za-z]{1,2})([\d.]*[+-]?|[+-][\d.]*)", symbol)
-        known = letters is not None and letters.group(1).title() in ATOMIC_NUMBERS
-        return atomic_number(letters.group(1) if letters and known else symbol, where), ""
-    letters = re.match(r"[A-Za-z]+", label)
-    word = letters.group() if letters else label
-    if word in ATOMIC_NUMBERS:
-        return ATOMIC_NUMBERS[word], ""
-    number = atomic_number(word[:2] if word[:2].title() in ATOMIC_NUMBERS else word[:1], where)
-    if re.match(r"OH|[Ww]at|NO3", label):
-        raise StructureError(
-            f"site {label} ({SYMBOLS[number - 1]}) is lost: its label names a group of atoms, not an element",
-            where=name,
-            remedy="give the site an _atom_site_type_symbol that is a chemical symbol",
-        )
-    return number, f"label '{label}' leaves the element in doubt; add _atom_site_type_symbol"
-
-
-def _operations(block: gemmi.cif.Block, cell: Sequence[float], name: str) -> NDArray[np.float64]:
-    """Rotations and translations, (G, 3, 4): those that the file lists, else those of its space group, else none."""
-    if not {*_UNKNOWN, "0"}.issuperset(column(block, *_MODULATION)):
-        raise StructureError(
-            "the structure is modulated, no cell holds all of it",
-            where=name,
-            remedy="choose a commensurate model of it",
-        )
-    listed = _listed(block)
-    if listed:
-        return listed_operations(listed, column(block, *_CENTERINGS), name)
-    names, numbers = ([value(block, tag) for tag in tags] for tags in (_GROUP_NAMES, _GROUP_NUMBERS))
-    operations = space_group_operations(names, numbers, cell[3:])
-    return np.eye(3, 4)[None] if operations is None else operations
-
-
 def _listed(block: gemmi.cif.Block) -> list[str]:
     """The symmetry operations of the file, as it writes them."""
     return [text for text in column(block, *_OPERATIONS) if text not in _UNKNOWN]
+
+
+def _space_groups(block: gemmi.cif.Block, cell: Sequence[float]) -> list[gemmi.SpaceGroup]:
+    """The settings that the file's name of its space group may mean."""
+    names, numbers, halls = ([value(block, tag) for tag in tags] for tags in (_GROUP_NAMES, _GROUP_NUMBERS, _HALL))
+    hall = next((text for text in halls if text not in _UNKNOWN), "")
+    return space_groups(hall, names, numbers, value(block, "_space_group_IT_coordinate_system_code"), cell[3:])
+
+
+def _named(groups: Sequence[gemmi.SpaceGroup], cell: Sequence[float], name: str) -> NDArray[np.float64]:
+    """The operations of the space group of a file that lists none, (G, 3, 4); of P1 if it names none."""
+    if not groups:
+        return np.eye(3, 4)[None]
+    if len(groups) > 1:
+        choices = " or ".join(f"'{group.xhm()}'" for group in groups)
+        raise StructureError(
+            f"the CIF lists no symmetry operations, and its space group may be {choices}",
+            where=name,
+            remedy="add _space_group_symop_operation_xyz, or name the space group as above",
+        )
+    operations, lattice = operations_of(groups[0]), _lattice(cell)
+    metric, rotations = lattice @ lattice.T, operations[:, :, :3]
+    if np.abs(rotations.swapaxes(1, 2) @ metric @ rotations - metric).max() > CELL_TOLERANCE * metric.max():
+        raise StructureError(
+            f"the cell does not have the symmetry of space group {groups[0].xhm()}",
+            where=name,
+            remedy="correct the cell or the space group, or add _space_group_symop_operation_xyz",
+        )
+    return operations
+
+
+def _check_complete(crystal: Crystal, listed: NDArray[np.float64], groups: Sequence[gemmi.SpaceGroup]) -> None:
+    """The operations must not be fewer than those of the space group, unless the atoms have the missing ones anyway."""
+    n_listed, n_named = count_different(listed), min((len(operations_of(group)) for group in groups), default=0)
+    if n_listed >= n_named:
+        return
+    if not any(is_invariant(crystal.numbers, crystal.frac_coords, operations_of(group)) for group in groups):
+        raise StructureError(
+            f"the CIF names space group {groups[0].hm} of {n_named} symmetry operations but lists {n_listed}",
+            where=crystal.name,
+            remedy="list all of them, name the group that they form, or add formula and Z that confirm the sites",
+        )
 
 
 def _check_sites(
     crystal: Crystal, site_of_atom: NDArray[np.int64], coordinates: NDArray[np.float64], sites: Sequence[Site]
 ) -> None:
     """Every listed site must be in the crystal, and be there alone."""
-    for index, site in enumerate(sites):
-        found = site_of_atom[same_spot(crystal.frac_coords, coordinates[index])]
-        if (found != index).any():
-            raise StructureError(
-                "several listed sites share one spot, by themselves or by symmetry",
-                where=crystal.name,
-                remedy="remove the duplicates or choose an ordered model of the structure",
-            )
-        if not len(found):
-            raise StructureError(
-                f"site {site.label} ({SYMBOLS[site.number - 1]}) is lost when the symmetry operations are applied",
-                where=crystal.name,
-                remedy="list all symmetry operations, x, y, z among them",
-            )
+    there = np.bincount(site_of_atom, same_spot(crystal.frac_coords, coordinates[site_of_atom]), len(sites)) > 0
+    if not there.all():
+        site = sites[int(there.argmin())]
+        raise StructureError(
+            f"site {site.label} ({SYMBOLS[site.number - 1]}) is lost when the symmetry operations are applied",
+            where=crystal.name,
+            remedy="list all symmetry operations, x, y, z among them",
+        )
+    if share_a_spot(crystal.frac_coords):
+        raise StructureError(
+            "several listed sites share one spot, by themselves or by symmetry",
+            where=crystal.name,
+            remedy="remove the duplicates or choose an ordered model of the structure",
+        )
 
 
-def _check_contents(crystal: Crystal, block: gemmi.cif.Block, doubt: str) -> None:
-    """Compare the atoms of the cell with formula and Z of the file, which must decide what else is in doubt."""
+def _check_contents(crystal: Crystal, block: gemmi.cif.Block, doubt: str) -> bool:
+    """Compare the atoms of the cell with formula and Z of the file, which must decide what else is in doubt.
+
+    Returns:
+        Whether both are there and confirm the atoms.
+    """
     text = value(block, "_chemical_formula_sum")
     counts = parse_formula(text)
     if counts is not None and contradicts(counts, crystal.numbers):
         raise StructureError(
-            f"the file says '{text}' but its sites give '{_formula_sum(crystal)}'",
+            f"the file says '{excerpt(text)}' but its sites give '{_formula_sum(crystal)}'",
             where=crystal.name,
             remedy="add the missing atoms or correct _chemical_formula_sum",
         )
-    z = gemmi.cif.as_number(value(block, "_cell_formula_units_Z"))
+    z = _formula_units(block)
     confirmed = counts is not None and z >= 1
     if counts is not None and confirmed and not _fits(len(crystal), z, counts):
         raise StructureError(
-            f"the file says Z = {z:g} of '{text}', {z * sum(counts.values()):g} atoms, but its sites and symmetry give "
-            f"{len(crystal)}",
+            f"the file says Z = {z:g} of '{excerpt(text)}', {z * sum(counts.values()):g} atoms, but its sites and "
+            f"symmetry give {len(crystal)}",
             where=crystal.name,
             remedy="correct _cell_formula_units_Z or list all symmetry operations",
         )
     if doubt and counts is None:
         raise StructureError(f"{doubt} (the file has no formula that would confirm it)", where=crystal.name)
-    if not _listed(block) and not confirmed and not _is_p1(block):
+    return confirmed
+
+
+def _check_units(crystal: Crystal, block: gemmi.cif.Block, groups: Sequence[gemmi.SpaceGroup]) -> None:
+    """Where neither operations nor a formula are given, the name of the space group must give whole formula units."""
+    z = _formula_units(block)
+    counts = np.unique(crystal.numbers, return_counts=True)[1]
+    if not groups or z < 1 or (counts % z).any():
         raise StructureError(
             "the CIF lists no symmetry operations, and has no formula and Z to confirm what its space group gives",
             where=crystal.name,
             remedy="add _space_group_symop_operation_xyz",
         )
+
+
+def _formula_units(block: gemmi.cif.Block) -> float:
+    """Z, the formula units of a cell; NaN if the file does not tell."""
+    return float(gemmi.cif.as_number(value(block, "_cell_formula_units_Z")))
 
 
 def _is_p1(block: gemmi.cif.Block) -> bool:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import gemmi
 
+_LANDMARK = re.compile(r"^(?:(?P<text>;)|[ \t]*(?:data_(?P<header>\S*)|(?P<site>_atom_site_)))", re.I | re.M)
+"""Where a line begins or ends a text field, begins a data block, or names a column of its sites."""
+
 
 @dataclass
 class BlockText:
@@ -15,37 +18,41 @@ class BlockText:
 
     header: str
     first_line: int
-    lines: list[str]
+    text: str = ""
     has_sites: bool = False
 
 
 def split_blocks(text: str) -> Iterator[BlockText]:
     """The data blocks of a file, apart, so that a malformed one costs no other; no block begins in a text field."""
-    block, in_text = None, False
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = None if in_text else re.match(r"\s*data_(\S*)", line, re.I)
-        if header:
-            if block:
-                yield block
-            block = BlockText(header.group(1) or "unnamed", number + 1, [])
-            continue
-        if line.startswith(";"):
+    block, start, in_text = None, 0, False
+    for found in _LANDMARK.finditer(text):
+        if found["text"]:
             in_text = not in_text
-        if block:
-            block.lines.append(line)
-            block.has_sites |= not in_text and line.lstrip()[:11].lower() == "_atom_site_"
+        elif in_text:
+            continue
+        elif found["site"]:
+            if block:
+                block.has_sites = True
+        else:
+            if block:
+                block.text = text[start : found.start()]
+                yield block
+            end = text.find("\n", found.end())
+            start = end + 1 if end >= 0 else len(text)
+            block = BlockText(found["header"] or "unnamed", text.count("\n", 0, start) + 1)
     if block:
+        block.text = text[start:]
         yield block
 
 
-def parse_block(text: BlockText) -> gemmi.cif.Block | str:
+def parse_block(block: BlockText) -> gemmi.cif.Block | str:
     """The tags and values of a data block, or what is malformed."""
-    body = "\n".join(["data_", *text.lines, ""]).encode("ascii", "replace").decode()
+    body = f"data_\n{block.text}\n".encode("ascii", "replace").decode()
     try:
         return gemmi.cif.read_string(body).sole_block()
     except (ValueError, RuntimeError) as error:  # the syntax; a name without value or twice
         found = re.match(r"string:(\d+)[^ ]*(?: in data_[^:]*:)? *(.*)", str(error))
-        return f"line {text.first_line + int(found[1]) - 2}: {found[2]}" if found else str(error)
+        return f"line {block.first_line + int(found[1]) - 2}: {found[2]}" if found else str(error)
 
 
 def column(block: gemmi.cif.Block, *tags: str) -> list[str]:

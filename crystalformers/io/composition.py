@@ -17,6 +17,9 @@ from crystalformers.periodic import ATOMIC_NUMBERS, SYMBOLS
 COUNT_TOLERANCE = 0.1
 """Atoms per cell by which a formula, scaled to the cell, may miss a count (formulas such as `Li0.333` round)."""
 
+OCCUPANCY_TOLERANCE = 0.002
+"""Difference from 1 up to which a site counts as fully occupied: refinements end at 0.999."""
+
 _TOKEN = re.compile(r"([A-Z][a-z]?|[(\[{]|[)\]}])([0-9]*\.?[0-9]*)|[\s'\"]+")
 
 

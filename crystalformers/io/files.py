@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +17,10 @@ from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
 from crystalformers.io.poscar import read_poscar_file
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.text import plain_name
+from crystalformers.io.text import excerpt, plain_name, printable
+
+MAX_PATH = 4096
+"""Longest path, characters; no usual system has longer ones."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,21 @@ class Format:
         patterns: names of its files, in lower case and without `.gz`, with `*` for any letters.
         read: yields every structure of such a file, `Rejected` for one that cannot be used; may raise StructureError.
         many: whether a file usually holds many structures.
+        nameless: whether a file may name no elements, so that `read` takes chemical symbols for it as well.
     """
 
     label: str
     patterns: tuple[str, ...]
-    read: Callable[[Path], Iterator[Crystal | Rejected]]
+    read: Callable[..., Iterator[Crystal | Rejected]]
     many: bool = False
+    nameless: bool = False
 
 
 FORMATS = (
     Format("CIF", ("*.cif", "*.mcif"), read_cif_file),
     Format("extended XYZ with a lattice", ("*.extxyz", "*.xyz"), read_xyz_file, many=True),
     Format("pymatgen or ASE JSON", ("*.json",), read_json_file, many=True),
-    Format("POSCAR", ("*.vasp", "*.poscar", "*.contcar", "poscar*", "contcar*"), read_poscar_file),
+    Format("POSCAR", ("*.vasp", "*.poscar", "*.contcar", "poscar*", "contcar*"), read_poscar_file, nameless=True),
 )
 """The structure files that can be read; the first whose pattern fits the name is taken."""
 
@@ -63,24 +69,29 @@ def format_of(path: Path) -> Format | None:
     return next((known for known in FORMATS if any(fnmatchcase(name, pattern) for pattern in known.patterns)), None)
 
 
-def read_file(path: Path) -> Iterator[Crystal | Rejected]:
+def read_file(path: Path, species: Sequence[str] = ()) -> Iterator[Crystal | Rejected]:
     """Every structure of a file, at least one item; what cannot be used comes as `Rejected`, never as an exception."""
     try:
+        checked_path(path)
         known = format_of(path)
         if known is None:
             raise StructureError(f"not a structure file by its name; known are {known_formats()}", where=str(path))
-        yield from known.read(path)
+        yield from known.read(path, species) if known.nameless else known.read(path)
     except StructureError as error:
-        yield Rejected.of(str(path), error)
+        yield Rejected.of(printable(str(path)), error)
 
 
-def read_crystal(path: Path | str) -> Crystal:
+def read_crystal(path: Path | str, species: Sequence[str] = ()) -> Crystal:
     """The one structure of a file.
+
+    Args:
+        path: the file.
+        species: chemical symbols for a POSCAR that names no elements (VASP 4), one for each of its counts.
 
     Raises:
         StructureError: if the file holds none that can be used, or more than one.
     """
-    found = list(read_file(Path(path)))
+    found = list(read_file(checked_path(path), species))
     if len(found) > 1:
         raise StructureError(
             f"the file holds {len(found)} structures, one is needed", where=str(path), remedy="split it"
@@ -88,6 +99,20 @@ def read_crystal(path: Path | str) -> Crystal:
     if isinstance(found[0], Rejected):
         raise found[0].error()
     return found[0]
+
+
+def checked_path(path: Path | str) -> Path:
+    """A path; raises StructureError if it is the text of a structure, or a name that no table can hold."""
+    text = os.fspath(path)
+    if "\n" in text or "\0" in text or len(text) > MAX_PATH:
+        raise StructureError(
+            f"'{excerpt(text, 30)}' is no path",
+            where="structure",
+            remedy="give the path of a structure file; write the text of a structure to one first",
+        )
+    if text != printable(text):
+        raise StructureError("the name is not UTF-8", where=printable(text), remedy="rename the file")
+    return Path(path)
 
 
 def as_crystal(structure: Any, name: str = "") -> Crystal:

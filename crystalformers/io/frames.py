@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from itertools import count, islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from crystalformers.errors import StructureError
 from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.text import open_text, read_text
+from crystalformers.io.text import check_length, excerpt, read_lines, read_text
 
 MOST_DIGITS = 12
 """Digits of a number of atoms; longer ones are nonsense."""
@@ -27,22 +27,25 @@ TOO_MANY_COLUMNS = re.compile(r":\d{5,}")
 def read_xyz_file(path: Path) -> Iterator[Crystal | Rejected]:
     """Every frame of an extended XYZ file, one at a time."""
     iread = _ase_iread(path)
-    with open_text(path) as file:
-        frames = (next(iread(StringIO(text), index=":", format="extxyz")) for text in _xyz_frames(file, path))
-        yield from _crystals(frames, path)
+    frames = (next(iread(StringIO(text), index=":", format="extxyz")) for text in _xyz_frames(path))
+    yield from _crystals(frames, path)
 
 
-def _xyz_frames(file: Iterable[str], path: Path) -> Iterator[str]:
+def _xyz_frames(path: Path) -> Iterator[str]:
     """The text of each frame: the number of atoms, a comment, and as many lines; never more than the file holds."""
-    lines = iter(file)
+    lines = read_lines(path)
     for first in lines:
         if not first.strip():
             continue
         if not (first.strip().isascii() and first.strip().isdigit()) or len(first.strip()) > MOST_DIGITS:
             raise StructureError(
-                f"'{first.strip()[:20]}' is not a number of atoms", where=str(path), remedy="export the structure again"
+                f"'{excerpt(first, 20)}' is not a number of atoms", where=str(path), remedy="export the structure again"
             )
-        frame = [first, *islice(lines, int(first) + 1)]
+        frame, length = [first], 0
+        for line in islice(lines, int(first) + 1):
+            frame.append(line)
+            length += len(line)
+            check_length(length, "a frame", path)
         if len(frame) < int(first) + 2:
             raise StructureError(
                 f"a frame should have {int(first)} atoms, but the file ends after {len(frame) - 2}",

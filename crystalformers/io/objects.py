@@ -10,7 +10,7 @@ import numpy as np
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.io.composition import atomic_number
+from crystalformers.io.composition import OCCUPANCY_TOLERANCE, atomic_number
 
 
 def from_object(structure: Any, name: str) -> Crystal:
@@ -51,7 +51,7 @@ def _ordered(species: Iterable[Any], frac_coords: Any, lattice: Any, periodic: I
     _check_periodic(periodic, name)
     where, numbers = name or "structure", []
     for index, site in enumerate(species, start=1):
-        if len(site) != 1 or abs(site[0][1] - 1) > 1e-8:
+        if len(site) != 1 or not abs(site[0][1] - 1) <= OCCUPANCY_TOLERANCE:
             content = " + ".join(f"{symbol} {occupancy:g}" for symbol, occupancy in site)
             raise StructureError(
                 f"site {index} is disordered ({content})",
@@ -81,7 +81,9 @@ def _from_ase(atoms: Any, name: str) -> Crystal:
     name = name or str(atoms.symbols)
     _check_periodic(atoms.pbc, name)
     partial = [
-        site for site in dict(atoms.info.get("occupancy") or {}).values() if len(site) != 1 or min(site.values()) < 1
+        site
+        for site in dict(atoms.info.get("occupancy") or {}).values()
+        if len(site) != 1 or min(site.values()) < 1 - OCCUPANCY_TOLERANCE
     ]
     if partial:
         raise StructureError(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.files import format_of, known_formats, read_file
+from crystalformers.io.files import checked_path, format_of, known_formats, read_file
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import TableRows
 from crystalformers.io.tables import is_table, open_source
+from crystalformers.io.text import excerpt, printable
 
 
-def read_structures(paths: Sequence[Path | str]) -> Iterator[Crystal | Rejected]:
+def read_structures(paths: Sequence[Path | str], species: Sequence[str] = ()) -> Iterator[Crystal | Rejected]:
     """Every structure of files, directories and tables, in input order; a bad one never stops the others.
 
     A directory stands for the structure files in it and below, sorted by path; hidden files are passed over and
@@ -22,17 +24,24 @@ def read_structures(paths: Sequence[Path | str]) -> Iterator[Crystal | Rejected]
 
     Args:
         paths: structure files, directories, and `.parquet`, `.csv` or `.jsonl` tables.
+        species: chemical symbols for POSCARs that name no elements (VASP 4), one for each of their counts; not for
+            those that a table names.
 
     Yields:
         A crystal (named by its path, `file#block`, or its id in a table), or `Rejected` with the reason.
     """
-    for path in map(Path, paths):
-        if path.is_dir():
-            yield from _read_directory(path)
+    for given in paths:
+        try:
+            path = checked_path(given)
+        except StructureError as error:
+            yield Rejected.of(excerpt(printable(str(given))), error)
+            continue
+        if os.path.isdir(path):  # not path.is_dir(), which raises for names that are too long
+            yield from _read_directory(path, species)
         elif is_table(path):
             yield from _read_table(path)
         else:
-            yield from read_file(path)
+            yield from read_file(path, species)
 
 
 def count_structures(paths: Sequence[Path | str]) -> int | None:
@@ -42,9 +51,9 @@ def count_structures(paths: Sequence[Path | str]) -> int | None:
     """
     total = 0
     for path in map(Path, paths):
-        files = _files(path) if path.is_dir() else [path]
-        for file in files:
-            n = _count(file, inside=path.is_dir())
+        inside = os.path.isdir(path)
+        for file in _files(path) if inside else [path]:
+            n = _count(file, inside=inside)
             if n is None:
                 return None
             total += n
@@ -62,13 +71,12 @@ def _count(path: Path, inside: bool) -> int | None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """Files of a directory and below, sorted; hidden files and folders left out."""
-    files = (path for path in directory.rglob("*") if path.is_file())
-    visible = (p for p in files if not any(part.startswith(".") for part in p.relative_to(directory).parts))
-    return sorted(visible)
+    """Files of a directory and below, links that lead nowhere among them, sorted; hidden ones left out."""
+    found = (path for path in directory.rglob("*") if not path.is_dir())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(directory).parts))
 
 
-def _read_directory(directory: Path) -> Iterator[Crystal | Rejected]:
+def _read_directory(directory: Path, species: Sequence[str]) -> Iterator[Crystal | Rejected]:
     name, files = str(directory), _files(directory)
     if not files:
         yield Rejected(name, f"the directory holds no files; known formats are {known_formats()}", where=name)
@@ -77,7 +85,7 @@ def _read_directory(directory: Path) -> Iterator[Crystal | Rejected]:
             problem = "a table inside a directory is not read"
             yield Rejected(str(path), problem, where=str(path), remedy="give its path instead")
         else:
-            yield from read_file(path)
+            yield from read_file(path, species)
 
 
 def _read_table(path: Path) -> Iterator[Crystal | Rejected]:
@@ -91,5 +99,7 @@ def _read_table(path: Path) -> Iterator[Crystal | Rejected]:
                 except StructureError as error:
                     yield Rejected.of(rows.name(row), error)
             first += len(rows)
+        if first == 0:
+            raise TableError("the table has no rows", where=str(path))
     except TableError as error:
         yield Rejected.of(str(path), error)

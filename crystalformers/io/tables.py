@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from crystalformers.errors import StructureError, TableError
 from crystalformers.io.files import format_of, known_endings, read_crystal
 from crystalformers.io.objects import from_pymatgen_dict
 from crystalformers.io.rows import SCHEMA, STRUCTURE, flat_lists, rows_from_python
-from crystalformers.io.text import open_text, plain_name
+from crystalformers.io.text import excerpt, plain_name, read_lines
 
 BATCH_ROWS = 1024
 """Rows held in memory at once while a table streams."""
@@ -57,7 +58,7 @@ def open_source(path: Path) -> Source:
     Raises:
         TableError: if the file is missing, empty, of another kind or lacks a column.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TableError("no such file", where=str(path))
     if path.stat().st_size == 0:
         raise TableError("the file is empty", where=str(path))
@@ -74,6 +75,8 @@ def _named_errors(path: Path) -> Iterator[None]:
     """Errors of the file system, of decompression and of Arrow, as one sentence that names the table."""
     try:
         yield
+    except StructureError as error:  # the text of the table, not one of its structures
+        raise TableError(error.problem, where=error.where, remedy=error.remedy) from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise TableError(f"the table cannot be read ({error})", where=str(path), remedy="write it again") from error
 
@@ -112,11 +115,15 @@ def _open_parquet(path: Path) -> Source:
     def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         columns = [name for name in names if name in {id_column, "formula", *STRUCTURE, *wanted}]
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            arrays = [batch.column(id_column).cast(pa.string())]
-            arrays += [flat_lists(batch.column(name), name, str(path)) for name in STRUCTURE]
             nothing = pa.nulls(batch.num_rows, pa.string())
-            arrays += [batch.column("formula").cast(pa.string()) if "formula" in columns else nothing]
-            arrays += [nothing, nothing]  # no problem, no remedy
+            ids, problems = _texts(batch.column(id_column), nothing)
+            formulas, problems = (
+                _texts(batch.column("formula"), problems) if "formula" in columns else (nothing, problems)
+            )
+            arrays = [ids, *(flat_lists(batch.column(name), name, str(path)) for name in STRUCTURE)]
+            arrays += [formulas, problems, nothing]  # no remedy
+            for name in wanted:
+                batch.column(name).validate(full=True)
             arrays += [batch.column(name) for name in wanted]
             fields = [batch.schema.field(name) for name in wanted]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*SCHEMA, *fields]))
@@ -124,12 +131,26 @@ def _open_parquet(path: Path) -> Source:
     return Source(path, labels, batches, file.metadata.num_rows)
 
 
+def _texts(column: pa.Array, problems: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """A column as text, and the problems of its rows with those whose bytes are not UTF-8 (written with escapes)."""
+    raw = column if pa.types.is_binary(column.type) else column.cast(pa.string()).cast(pa.binary())
+    try:
+        return raw.cast(pa.string()), problems
+    except pa.ArrowInvalid:
+        values = raw.to_pylist()
+    texts = [None if value is None else value.decode("utf-8", "backslashreplace") for value in values]
+    told = [
+        f"'{text}' is not UTF-8 text" if text is not None and text.encode() != value else problem
+        for text, value, problem in zip(texts, values, problems.to_pylist(), strict=True)
+    ]
+    return pa.array(texts, pa.string()), pa.array(told, pa.string())
+
+
 # CSV next to structure files
 
 
 def _open_csv(path: Path) -> Source:
-    with open_text(path) as file:
-        first = next((row for row in csv.reader(file) if any(row)), [])
+    first = next((row for row in csv.reader(read_lines(path)) if any(row)), [])
     header = not (len(first) > 1 and _is_number(first[1]))
     if not header and len(first) != 2:
         raise TableError(
@@ -143,16 +164,15 @@ def _open_csv(path: Path) -> Source:
         raise TableError(f"the column name '{repeated}' is empty or repeated", where=str(path), remedy="rename one")
 
     def records() -> Iterator[dict[str, str]]:
-        with open_text(path) as file:
-            reader = csv.reader(file)
-            rows = (row for row in reader if any(row))
-            for row in islice(rows, int(header), None):
-                if len(row) != 1 + len(labels):
-                    raise TableError(
-                        f"{len(row)} fields, expected {1 + len(labels)} (id, {', '.join(labels)})",
-                        where=f"{path} line {reader.line_num}",
-                    )
-                yield dict(zip(["", *labels], row, strict=True))
+        reader = csv.reader(read_lines(path))
+        rows = (row for row in reader if any(row))
+        for row in islice(rows, int(header), None):
+            if len(row) != 1 + len(labels):
+                raise TableError(
+                    f"{len(row)} fields, expected {1 + len(labels)} (id, {excerpt(', '.join(labels))})",
+                    where=f"{path} line {reader.line_num}",
+                )
+            yield dict(zip(["", *labels], row, strict=True))
 
     def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         rows = (
@@ -173,9 +193,11 @@ def _structure_of(folder: Path, name: str) -> Crystal:
     """The structure that an id of a CSV means: a file of that name, or of that name and a known ending."""
     endings = known_endings()
     candidates = [folder / name] + [folder / f"{name}{ending}{gz}" for ending in endings for gz in ("", ".gz")]
-    found = [path for path in candidates if path.is_file() and format_of(path)]
+    found = [path for path in candidates if os.path.isfile(path) and format_of(path)]  # a name may be too long
     if not found:
-        raise StructureError(f"no structure file beside the table; expected {name}.cif or {', '.join(endings[1:])}")
+        raise StructureError(
+            f"no structure file beside the table; expected {excerpt(name)}.cif or {', '.join(endings[1:])}"
+        )
     if len(found) > 1:
         raise StructureError(f"{found[0].name} and {found[1].name} both fit the id", remedy="remove one")
     return read_crystal(found[0])
@@ -210,13 +232,15 @@ def _open_jsonl(path: Path) -> Source:
 
 def _json_rows(path: Path) -> Iterator[Any]:
     """The value of each line that is not blank; an exception where a line is not JSON."""
-    with open_text(path) as file:
-        for line in file:
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield error
+    for line in read_lines(path):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                if "\\u" in line:
+                    json.dumps(row, ensure_ascii=False).encode()  # fails for half a character, which is no text
+                yield row
+            except (ValueError, RecursionError) as error:
+                yield error
 
 
 def _json_record(index: int, row: Any, wanted: Sequence[str]) -> Record:

@@ -1,6 +1,8 @@
 """Feed changed files to the library in a child process with bounds on time and memory; say what went wrong.
 
-    python tests/fuzz/fuzz.py --inputs 100000 [--seed 0] [--kinds cif poscar ...] [--output findings]
+    python tests/fuzz/fuzz.py --inputs 100000 [--seed 0] [--kinds cif poscar ...] [--output findings] [--summary FILE]
+
+With a summary file a run that was interrupted goes on where it ended.
 
 An input is handled well if it ends in crystals with finite predictions, or in errors of the library's own. Anything
 else is a finding: another exception, a crash, more than SECONDS or MEMORY. The exit status is 1 if there are any.
@@ -9,14 +11,14 @@ else is a finding: another exception, a crash, more than SECONDS or MEMORY. The 
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import json
 import multiprocessing
+import os
+import platform
 import resource
 import sys
 import tempfile
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +29,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutations import FILENAME, MUTATIONS, mutant
+from mutations import FILENAME, MUTATIONS, NAMED, mutant, originals
 
 SECONDS = 10.0
-"""Longest time for one input."""
+"""Longest time of a processor for one input."""
 
 MEMORY = 2 << 30
 """Most memory that one input may take above what the process holds before it, bytes."""
+
+WAIT = 20
+"""How many times as long an input may take by the clock, on a machine that is busy with other things."""
+
+PART = 500
+"""Inputs of a kind before the next kind has its turn."""
+
+COUNTED = ("inputs", "findings")
 
 GOOD = ("read", "partly read", "predicted", "refused")
 """How an input may end."""
@@ -50,6 +60,9 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
 
     path = folder / FILENAME[kind]
     path.write_bytes(data)
+    if kind == "csv":
+        for named in NAMED:
+            (folder / named.name).write_bytes(named.read_bytes())
     try:
         if kind == "weights":
             frame = load_model(path).predict([Path(__file__).parents[2] / "examples" / "NaCl.cif"])
@@ -85,8 +98,6 @@ def judge(run: Callable[[], str], good: Sequence[str]) -> tuple[str, bool]:
 def _model() -> Any:
     """A small model that predicts for whatever was read."""
     if "model" not in _CACHE:
-        from mutations import originals
-
         from crystalformers import load_model
 
         path = Path(tempfile.mkdtemp()) / "model.safetensors"
@@ -107,6 +118,8 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as name, open("/dev/null", "w") as nowhere, contextlib.redirect_stderr(nowhere):
         folder = Path(name)
         _model()
+        for data in originals(kind)[-2:]:  # import what reading takes
+            judged(kind, data, folder)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
         for seed in seeds:
@@ -128,9 +141,15 @@ def attack(
         child = context.Process(target=work, args=(kind, range(seed, last), theirs), daemon=True)
         child.start()
         theirs.close()
-        begun, patience = None, 120.0
+        begun = False
         while True:
-            if not ours.poll(patience):
+            start = _processor_time(child.pid) if begun else 0.0
+            waits = 0
+            while not (told := ours.poll(SECONDS)) and waits < WAIT:
+                waits += 1
+                if begun and _processor_time(child.pid) - start > SECONDS:
+                    break
+            if not told:
                 child.kill()
                 child.join()
                 yield seed, f"took more than {SECONDS:g} s", True
@@ -147,10 +166,19 @@ def attack(
                 child.join()
                 seed = last
                 break
-            begun, patience = number, SECONDS
+            begun = True
             if what != "begin":
                 yield number, text, what == "wrong"
                 seed = number + 1
+
+
+def _processor_time(pid: int | None) -> float:
+    """Seconds that a process has computed; infinite once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -160,23 +188,41 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first; inputs are numbered from it")
     parser.add_argument("--kinds", nargs="+", choices=MUTATIONS, default=list(MUTATIONS))
     parser.add_argument("--output", type=Path, help="folder for the inputs that were handled wrongly")
+    parser.add_argument("--summary", type=Path, help="JSON file of outcomes to write, or to go on from")
     given = parser.parse_args()
-    findings, summary, start = [], {}, time.monotonic()
+    known = json.loads(given.summary.read_text()) if given.summary and given.summary.exists() else {}
+    kinds = known.get("kinds", {})
+    wanted = given.inputs // len(given.kinds)
     for kind in given.kinds:
-        counted: collections.Counter[str] = collections.Counter()
-        for seed, text, wrong in attack(kind, given.seed, given.inputs // len(given.kinds)):
-            counted["WRONG" if wrong else text] += 1
-            if wrong:
-                findings.append({"kind": kind, "seed": seed, "what": text})
+        kinds.setdefault(kind, {"first_seed": given.seed, "inputs": 0, "outcomes": {}, "findings": []})
+    while unfinished := [kind for kind in given.kinds if kinds[kind]["inputs"] < wanted]:
+        for kind in unfinished:
+            found = kinds[kind]
+            first = found["first_seed"] + found["inputs"]
+            for seed, text, wrong in attack(kind, first, min(PART, wanted - found["inputs"])):
+                found["inputs"] += 1
+                if not wrong:
+                    found["outcomes"][text] = found["outcomes"].get(text, 0) + 1
+                    continue
+                found["findings"].append({"seed": seed, "what": text})
                 print(f"{kind} {seed}: {text}", flush=True)
                 if given.output is not None:
                     given.output.mkdir(parents=True, exist_ok=True)
                     (given.output / f"{seed}-{FILENAME[kind]}").write_bytes(mutant(kind, seed))
-        summary[kind] = dict(counted)
-        print(kind, summary[kind], flush=True)
-    seconds = round(time.monotonic() - start)
-    print(json.dumps({"seed": given.seed, "seconds": seconds, "outcomes": summary, "findings": len(findings)}))
-    return 1 if findings else 0
+            print(kind, found["inputs"], found["outcomes"], len(found["findings"]), flush=True)
+            if given.summary is not None:
+                write_summary(given.summary, kinds)
+    return 1 if any(kinds[kind]["findings"] for kind in given.kinds) else 0
+
+
+def write_summary(path: Path, kinds: dict[str, Any]) -> None:
+    """Write machine, bounds and the outcomes of each kind of input; an old file is replaced at once."""
+    machine = {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
+    total = {name: sum(len(k[name]) if name == "findings" else k[name] for k in kinds.values()) for name in COUNTED}
+    bounds = {"seconds": SECONDS, "bytes": MEMORY}
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"machine": machine, "bounds": bounds, "total": total, "kinds": kinds}, indent=1))
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,19 @@ Everything follows from a seed: `mutant(kind, seed)` is always the same bytes.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
 import re
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +30,9 @@ from crystalformers.models import build_model
 from crystalformers.target import Target
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+NAMED = tuple(EXAMPLES / f"{name}.cif" for name in ("NaCl", "Si", "ZnO", "Al2O3"))
+"""The files that a CSV names."""
 
 NUMBERS = (
     *("0", "-0", "-1", "1", "2", "3.5", "1e-300", "1e-12", "1e15", "1e16", "1e100", "1e308", "-1e308", "1e400", "nan"),
@@ -55,13 +61,22 @@ def originals(kind: str) -> tuple[bytes, ...]:
     """Right files of a kind, which mutations start from."""
     cifs = sorted(EXAMPLES.glob("*.cif"))
     crystals = [read_crystal(path) for path in cifs]
+    texts = [path.read_bytes() for path in cifs]
     rows = [_row(crystal, k) for k, crystal in enumerate(crystals)]
     lines = [json.dumps(row) for row in rows]
     files: dict[str, Callable[[], tuple[bytes, ...]]] = {
-        "cif": lambda: tuple(path.read_bytes() for path in cifs),
-        "poscar": lambda: tuple(_poscar(crystal).encode() for crystal in crystals),
+        "cif": lambda: (*texts, *(text.encode() for text in _symmetric_cifs())),
+        "cif.gz": lambda: tuple(gzip.compress(text, mtime=0) for text in texts),
+        "poscar": lambda: (
+            *(_poscar(crystal).encode() for crystal in crystals),
+            *(_old_poscar(crystal).encode() for crystal in crystals),
+        ),
         "extxyz": lambda: tuple(_extxyz(crystal).encode() for crystal in crystals),
-        "json": lambda: tuple(json.dumps(_pymatgen(crystal)).encode() for crystal in crystals),
+        "json": lambda: (
+            *(json.dumps(_pymatgen(crystal)).encode() for crystal in crystals),
+            *(_ase(crystal).encode() for crystal in crystals),
+        ),
+        "csv": lambda: ("\n".join(["id,energy", *(f"{path.stem},{k / 10}" for k, path in enumerate(NAMED))]).encode(),),
         "jsonl": lambda: ("\n".join(lines).encode(), "\n".join(lines[:2]).encode()),
         "parquet": lambda: (_parquet(rows),),
         "weights": lambda: (_weights(), _without_hash(_weights())),
@@ -76,6 +91,40 @@ def _poscar(crystal: Any) -> str:
     rows = ["example", "1.0", *(" ".join(f"{x:.9f}" for x in row) for row in crystal.lattice), " ".join(distinct)]
     rows += [" ".join(str(symbols.count(symbol)) for symbol in distinct), "Direct"]
     return "\n".join(rows + [" ".join(f"{x:.9f}" for x in crystal.frac_coords[k]) for k in order]) + "\n"
+
+
+def _old_poscar(crystal: Any) -> str:
+    """A file of VASP 4, whose elements are in its first line, with flags and Cartesian positions."""
+    rows = _poscar(crystal).split("\n")
+    lattice = np.array([row.split() for row in rows[2:5]], dtype=float)
+    positions = np.array([row.split() for row in rows[8:-1]], dtype=float) @ lattice
+    body = [" ".join(f"{x:.9f}" for x in position) + " T T F" for position in positions]
+    return "\n".join([rows[5], *rows[1:5], rows[6], "Selective dynamics", "Cartesian", *body]) + "\n"
+
+
+def _symmetric_cifs() -> Iterator[str]:
+    """Files in which symmetry acts: zinc oxide by the name of its space group, rock salt by its operations."""
+    for symbols, cell, group, sites in (
+        ("Zn O", (3.25, 3.25, 5.2, 90, 90, 120), "P 63 m c", ("0.333 0.667 0", "0.3333 0.6667 0.375")),
+        ("Na Cl", (5.64, 5.64, 5.64, 90, 90, 90), "F m -3 m", ("0 0 0", "0.5 0.5 0.5")),
+    ):
+        names = [f"length_{x}" for x in "abc"] + [f"angle_{x}" for x in ("alpha", "beta", "gamma")]
+        rows = ["data_x", *(f"_cell_{name} {number}" for name, number in zip(names, cell, strict=True))]
+        rows += [f"_chemical_formula_sum '{symbols}'", f"_cell_formula_units_Z {2 if 'Zn' in symbols else 4}"]
+        rows += [f"_space_group_name_H-M_alt '{group}'"]
+        operations = [f"'{op.triplet()}'" for op in gemmi.find_spacegroup_by_name(group).operations()]
+        columns = ["label", "type_symbol", *(f"fract_{x}" for x in "xyz"), "occupancy", "calc_flag"]
+        table = ["loop_", *(f"_atom_site_{column}" for column in columns)]
+        table += [f"{s}1 {s}2+ {site} 1.0 d" for s, site in zip(symbols.split(), sites, strict=True)]
+        yield "\n".join([*rows, *table, ""])
+        yield "\n".join([*rows, "loop_", "_space_group_symop_operation_xyz", *operations, *table, ""])
+
+
+def _ase(crystal: Any) -> str:
+    from ase import Atoms
+    from ase.io.jsonio import encode
+
+    return str(encode(Atoms(crystal.numbers, positions=crystal.positions, cell=crystal.lattice, pbc=True)))
 
 
 def _extxyz(crystal: Any) -> str:
@@ -210,6 +259,22 @@ def _line(text: str, rng: random.Random) -> str:
         case _:
             lines[k] = lines[k] * rng.choice((2, 50))
     return "\n".join(lines)
+
+
+def _unpacked(data: bytes, rng: random.Random) -> bytes:
+    """Change the text inside of a gzip file, or add much more of it than its size tells."""
+    try:
+        text = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error):  # what was changed before may be no gzip file any more
+        return _bytes(data, rng)
+    if rng.random() < 0.2:
+        return data + _million_lines() * rng.choice((1, 10, 150))
+    return gzip.compress(rng.choice(TEXT)(text, rng), mtime=0)
+
+
+@lru_cache
+def _million_lines() -> bytes:
+    return gzip.compress(b"\n" * 10**6, mtime=0)
 
 
 def _json_value(data: bytes, rng: random.Random) -> bytes:
@@ -359,9 +424,11 @@ TEXT = (_text(_number), _text(_number), _text(_word), _text(_line), _bytes)
 
 MUTATIONS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
     "cif": TEXT,
+    "cif.gz": (_unpacked, _unpacked, _unpacked, _bytes),
     "poscar": TEXT,
     "extxyz": TEXT,
     "json": (_json_value, _json_value, _json_value, *TEXT),
+    "csv": TEXT,
     "jsonl": (_json_value, _json_value, _json_value, *TEXT),
     "parquet": (_parquet_value, _parquet_value, _bytes),
     "weights": (_header, _header, _tensor, _tensor, _bytes),
@@ -370,9 +437,11 @@ MUTATIONS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
 
 FILENAME = {
     "cif": "x.cif",
+    "cif.gz": "x.cif.gz",
     "poscar": "POSCAR",
     "extxyz": "x.extxyz",
     "json": "x.json",
+    "csv": "x.csv",
     "jsonl": "x.jsonl",
     "parquet": "x.parquet",
     "weights": "x.safetensors",

@@ -13,7 +13,7 @@ from test_io import CIF
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
 from crystalformers.io import Rejected, read_crystal, read_structures
-from crystalformers.io.symmetry import images, listed_operations, parse_operation, space_group_operations
+from crystalformers.io.symmetry import images, listed_operations, operations_of, parse_operation, space_groups
 
 IDENTITY = np.eye(3, 4)
 
@@ -68,6 +68,14 @@ def test_operations_that_cannot_be_read_are_refused(text: str, tmp_path: Path) -
     (tmp_path / "a.cif").write_text(CIF.replace("'x+1/2, y+1/2, z'", f"'{text}'"))
     with pytest.raises(StructureError, match="cannot be read"):
         read_crystal(tmp_path / "a.cif")
+
+
+def space_group_operations(
+    names: list[str], numbers: list[str], angles: tuple[float, float, float]
+) -> np.ndarray | None:
+    """Operations of the first setting that is meant."""
+    groups = space_groups("", names, numbers, "?", angles)
+    return operations_of(groups[0]) if groups else None
 
 
 def operations_of_pymatgen(number: int) -> set[tuple[float, ...]]:

@@ -332,7 +332,7 @@ BAD_CIF = {
     "gives no usable _cell_length_b": CIF.replace("_cell_length_b 5.6\n", ""),
     "gives no usable _cell_angle_beta": CIF.replace("beta 90", "beta ?"),
     "the cell has no volume": CIF.replace("beta 90", "beta 0"),
-    "partially occupied (occupancy .)": CIF.replace("0 0 0 1", "0 0 0 ."),
+    "partially occupied (occupancy 0.99)": CIF.replace("0 0 0 1", "0 0 0 0.99"),
     "several listed sites share one spot": CIF.replace("0.5 0.5 0.5 1", "0 0 0 1"),
     "share one spot, by themselves or by symmetry": CIF + "Cl2 Cl- 0 0 0.5 1\n",
     "apart; remove the duplicate atom": CIF.replace("'Na Cl'", "?") + "Cl2 Cl- 0.5 0.5 0.51 1\n",
