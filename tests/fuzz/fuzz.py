@@ -19,12 +19,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import FILENAME, MUTATIONS, mutant
@@ -35,7 +36,7 @@ SECONDS = 10.0
 MEMORY = 2 << 30
 """Most memory that one input may take above what the process holds before it, bytes."""
 
-GOOD = ("read", "partly read", "predicted", "refused")
+GOOD = ("read", "partly read", "refused")
 """How an input may end."""
 
 
@@ -43,7 +44,6 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
     """What becomes of an input: the kind of its happy end; any other exception is a finding."""
     import numpy as np
 
-    from crystalformers import load_model
     from crystalformers.errors import CrystalformersError
     from crystalformers.io import read_structures
     from crystalformers.io.rejected import Rejected
@@ -51,9 +51,6 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
     path = folder / FILENAME[kind]
     path.write_bytes(data)
     try:
-        if kind == "weights":
-            frame = load_model(path).predict([Path(__file__).parents[2] / "examples" / "NaCl.cif"])
-            return "predicted" if np.isfinite(list(frame[0].values.values())).all() else "not finite"
         found = list(read_structures([path]))
         good = [row for row in found if not isinstance(row, Rejected)]
         assert found, "neither a structure nor a reason"
@@ -72,28 +69,38 @@ def judged(kind: str, data: bytes, folder: Path) -> tuple[str, bool]:
     try:
         text = outcome(kind, data, folder)
     except BaseException as error:  # whatever it is, it is to be told
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})", True
+        return told(error), True
     return text, text not in GOOD
+
+
+def told(error: BaseException) -> str:
+    """An exception and where it was raised, in one line."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})"
 
 
 def _model() -> Any:
     """A small model that predicts for whatever was read."""
     if "model" not in _CACHE:
-        from mutations import originals
+        from samples import tiny_model
 
         from crystalformers import load_model
 
-        path = Path(tempfile.mkdtemp()) / "model.safetensors"
-        path.write_bytes(originals("weights")[0])
-        _CACHE["model"] = load_model(path)
+        with tempfile.TemporaryDirectory() as folder:
+            _CACHE["model"] = load_model(tiny_model(Path(folder) / "model.safetensors"))
     return _CACHE["model"]
 
 
 _CACHE: dict[str, Any] = {}
 
 
-def work(kind: str, seeds: range, pipe: Connection) -> None:
+def work(
+    kind: str,
+    seeds: range,
+    pipe: Connection,
+    mutant: Callable[[str, int], bytes] = mutant,
+    judged: Callable[[str, bytes, Path], tuple[str, bool]] = judged,
+) -> None:
     """The child: seed by seed, tell what is begun and how it ended."""
     import torch
 
@@ -112,7 +119,9 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
         pipe.send(("done", 0, None))
 
 
-def attack(kind: str, first: int, count: int) -> Iterator[tuple[int, str, bool]]:
+def attack(
+    kind: str, first: int, count: int, work: Callable[[str, range, Connection], None] = work
+) -> Iterator[tuple[int, str, bool]]:
     """Seed, outcome, and whether it is a finding, of each input; the child is replaced where it dies or hangs."""
     seed, last = first, first + count
     context = multiprocessing.get_context("spawn")
