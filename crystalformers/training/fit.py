@@ -114,9 +114,8 @@ def _fit(
         if recipe.tensorboard and fabric.is_global_zero:
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
-    _tell(observers, report.describe_end(state.progress))
     errors = _finish(state, batches, fabric, folder, report.card(dataset, recipe, vectors))
-    _tell(observers, report.describe_errors(errors))
+    _tell(observers, f"{report.describe_end(state.progress)}\n{report.describe_errors(errors)}")
     return folder.weights
 
 

@@ -154,7 +154,12 @@ class RunFolder:
     def _saved_state(self) -> dict[str, Any]:
         content, mark, digest = self.state.read_bytes().rpartition(DIGEST_MARK)
         if not mark:
-            raise self._unreadable("it is incomplete, or was saved by another version of crystalformers")
+            raise CheckpointError(
+                "the state was saved by another version of crystalformers, or is incomplete: "
+                "the saved state cannot be read",
+                where=str(self.state),
+                remedy="start again in a new folder",
+            )
         if digest != hashlib.sha256(content).digest():
             raise self._unreadable("it does not agree with its hash")
         saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
