@@ -94,13 +94,7 @@ def _model() -> Any:
 _CACHE: dict[str, Any] = {}
 
 
-def work(
-    kind: str,
-    seeds: range,
-    pipe: Connection,
-    mutant: Callable[[str, int], bytes] = mutant,
-    judged: Callable[[str, bytes, Path], tuple[str, bool]] = judged,
-) -> None:
+def work(kind: str, seeds: range, pipe: Connection) -> None:
     """The child: seed by seed, tell what is begun and how it ended."""
     import torch
 

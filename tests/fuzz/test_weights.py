@@ -23,10 +23,10 @@ INPUTS = 40
 def test_changed_files_are_handled(kind: str, tmp_path: Path) -> None:
     ended: Counter[str] = Counter()
     for seed in range(INPUTS):
-        start = time.monotonic()
+        start = time.process_time()
         text, wrong = judged(kind, mutant(kind, seed), tmp_path)
         assert not wrong, f"{seed}: {text}"
-        assert time.monotonic() - start < fuzz.SECONDS, seed
+        assert time.process_time() - start < fuzz.SECONDS, seed
         ended[text] += 1
     assert len(ended) > 1, f"{ended}, so that the changes are too weak or too strong"
 

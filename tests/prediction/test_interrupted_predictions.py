@@ -69,6 +69,7 @@ class DisturbedPrediction(RuleBasedStateMachine):
     def begin(self, suffix: str, version: int) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=TEMPORARY))
         self.suffix, self.version, self.tolerance = suffix, version, "1e-7"
+        self.damaged, self.begun_with = False, (version, "1e-7")
         self.output = self.folder / f"out{suffix}"
         self.partial = self.folder / f"out{suffix}.partial"
 
@@ -97,6 +98,8 @@ class DisturbedPrediction(RuleBasedStateMachine):
     def run(self, fault: Fault, *, resume: bool) -> None:
         """Whatever happens, the output is whole or absent; and the exit code says which, unless the run is killed."""
         code, content = undisturbed(self.version, self.tolerance, self.suffix)
+        if not self.partial.exists() or self.partial.stat().st_size == 0:
+            self.damaged, self.begun_with = False, (self.version, self.tolerance)
         try:
             with fault.injected():
                 result = predict(self.version, self.tolerance, self.output, *(["--resume"] if resume else []))
@@ -112,6 +115,9 @@ class DisturbedPrediction(RuleBasedStateMachine):
             else:
                 stopped = {"interrupt": 130, "terminate": 143}.get(fault.kind, 2)
                 assert result.exit_code in (2, stopped), result.stderr
+                changed = self.begun_with != (self.version, self.tolerance)
+                assert result.exit_code != 2 or not resume or self.damaged or changed or stopped == 2, result.stderr
+                assert fault.kind != "none" or not resume or self.damaged or changed, result.stderr
                 if result.exit_code != 2 and self.partial.exists():
                     assert "--resume" in result.stderr
         if self.output.exists():
@@ -152,6 +158,7 @@ class DisturbedPrediction(RuleBasedStateMachine):
         content = bytearray(self.partial.read_bytes())
         position = rng.randrange(len(content))
         content[position] ^= 1 << rng.randrange(8)
+        self.damaged = True
         self.partial.write_bytes(content[:position] if rng.random() < 0.2 else content)
 
     @precondition(lambda self: hasattr(self, "partial") and self.partial.exists())
@@ -159,6 +166,7 @@ class DisturbedPrediction(RuleBasedStateMachine):
     def exchange_lines(self, seed: int) -> None:
         rng, lines = random.Random(seed), self.partial.read_bytes().splitlines(keepends=True)
         if lines:
+            self.damaged = True
             lines[rng.randrange(len(lines))] = rng.choice(lines)
         self.partial.write_bytes(b"".join(lines))
 

@@ -80,6 +80,7 @@ class DisturbedTraining(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=TEMPORARY))
         self.path, self.version, self.lr = self.folder / "run", 0, 1e-3
+        self.damaged, self.begun_with = False, (0, 1e-3)
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -105,7 +106,9 @@ class DisturbedTraining(RuleBasedStateMachine):
 
     def run(self, fault: Fault) -> None:
         """Whatever happens, a run is finished with the right files, or is not finished."""
-        refusal = "cannot resume"
+        refusal = ""
+        if not (self.path / "resume.pt").exists():
+            self.damaged, self.begun_with = False, (self.version, self.lr)
         try:
             with fault.injected():
                 train(self.path, self.version, self.lr, resume=True)
@@ -120,7 +123,9 @@ class DisturbedTraining(RuleBasedStateMachine):
         else:
             ENDED["finished"] += 1
             assert files(self.path) == undisturbed(self.version, self.lr)
-        assert "resume.pt" in refusal or "cannot resume" in refusal
+        if refusal:
+            assert self.damaged or self.begun_with != (self.version, self.lr), refusal
+            assert "resume.pt" in refusal or "cannot resume" in refusal
         expected = undisturbed(self.version, self.lr)
         if (self.path / "summary.json").exists():
             for name in ("model.safetensors", "model-best.safetensors", "summary.json"):
@@ -143,6 +148,7 @@ class DisturbedTraining(RuleBasedStateMachine):
         content = bytearray(path.read_bytes())
         position = rng.randrange(len(content))
         content[position] ^= 1 << rng.randrange(8)
+        self.damaged = True
         path.write_bytes(content[:position] if rng.random() < 0.2 else content)
 
     @rule(version=st.integers(0, 1))

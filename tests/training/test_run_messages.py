@@ -85,7 +85,7 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_absent_gpu_is_named_with_a_remedy_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="accelerator = gpu, devices = 1: .*; use accelerator: auto or cpu"):
+    with pytest.raises(ConfigError, match=r"accelerator = gpu, devices = 1: .*; use accelerator: auto or cpu"):
         fit(table_in(tmp_path), TARGETS, tmp_path / "new" / "run", recipe(accelerator="gpu"))
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
