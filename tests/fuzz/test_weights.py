@@ -28,7 +28,7 @@ def test_changed_files_are_handled(kind: str, tmp_path: Path) -> None:
         assert not wrong, f"{seed}: {text}"
         assert time.process_time() - start < fuzz.SECONDS, seed
         ended[text] += 1
-    assert len(ended) > 1, f"{ended}, so that the changes are too weak or too strong"
+    assert ended["refused"] > INPUTS / 4, f"{ended}, so that the changes are too weak"
 
 
 def test_a_child_attacks_within_bounds() -> None:
