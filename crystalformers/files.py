@@ -38,7 +38,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Keep out other processes that lock the same path, while the block runs.
 
-    The lock is on a hidden file next to it. The operating system releases it when the process ends, however it ends.
+    The lock is on a hidden file next to a file, or in a folder. The operating system releases it when the process
+    ends, however it ends.
 
     Raises:
         ConfigError: if another process has locked the path, with the id and the host of that process.
@@ -47,7 +48,7 @@ def locked(path: Path) -> Iterator[None]:
 
     from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-    lock: BaseFileLock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock: BaseFileLock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
     file = Path(lock.lock_file)
     try:
         lock.acquire(blocking=False)

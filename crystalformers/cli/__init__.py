@@ -1,7 +1,7 @@
 """The command line: one file per command, each over functions of the library.
 
-Exit codes: 0 all done, 1 some structures could not be used, 2 an error (one line on stderr), 130 Ctrl-C,
-143 SIGTERM.
+Exit codes: 0 all done, 1 some structures could not be used, 2 an error (one line on stderr, or a traceback after a
+bug), 130 Ctrl-C, 143 SIGTERM.
 
 Nothing that takes long to import is imported before a command runs, so that help comes at once.
 """
@@ -9,6 +9,8 @@ Nothing that takes long to import is imported before a command runs, so that hel
 from __future__ import annotations
 
 import signal
+import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +42,7 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from error
         except KeyboardInterrupt as stop:
             typer.echo(f"interrupted{': ' if stop.args else ''}{stop}", err=True)
-            raise typer.Exit(130) from stop
+            raise typer.Exit(128 + getattr(stop, "signal", signal.SIGINT)) from stop
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option --help, false by default: to read no value as a boolean, typer would import pydantic."""
@@ -88,12 +90,22 @@ def _options(
     pass
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command like Ctrl-C."""
+
+    signal = signal.SIGTERM
+
+
 def _terminate(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
+    raise Terminated
 
 
 def main() -> None:
     """Entry point of the command `crystalformers`."""
     # A scheduler's SIGTERM then ends the command like Ctrl-C, so that no temporary file is left.
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    try:
+        app()
+    except Exception:  # a bug, for which Python would exit with 1: "some structures could not be used"
+        traceback.print_exc()
+        sys.exit(2)

@@ -105,10 +105,14 @@ def _predict_to_file(
             for window, rows in _predict(models, files, species, journal, own):
                 journal.append(window, rows)
             write_predictions(output, about, journal.windows())
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError) as stop:  # OSError: for example a full disk
             finished = journal.finished
             kept = f"{finished} structures are kept in {partial}; go on with the same command and --resume."
-            raise KeyboardInterrupt(kept if finished else "nothing was finished.") from None
+            if isinstance(stop, KeyboardInterrupt):
+                raise type(stop)(kept if finished else "nothing was finished.") from None
+            if finished:
+                typer.echo(kept, err=True)
+            raise
         total = journal.finished
         rejected = [row for rows in journal.windows() for row in rows if isinstance(row, Rejected)]
         journal.remove()

@@ -80,12 +80,14 @@ def run_training(
         resume: go on with an interrupted run.
 
     Raises:
-        Exit: 130 or 143 after SIGINT or SIGTERM; 0 in the other processes of a parallel run, which have nothing to say.
+        KeyboardInterrupt: after SIGINT or SIGTERM, saying how to go on.
+        Exit: in the other processes of a parallel run, which have nothing to say.
     """
     from crystalformers.cli.training_progress import terminal_observer
     from crystalformers.data.sets import resolve
     from crystalformers.data.table import open_table
     from crystalformers.training import TrainingInterrupted, fit
+    from crystalformers.training.folder import RunFolder
     from crystalformers.training.processes import is_first_process
 
     if split is None:
@@ -94,10 +96,12 @@ def run_training(
             typer.echo(f"split: column 'split_{split}', published for this target", err=True)
     try:
         weights = fit(open_table(table, split=split), targets, run, recipe, resume=resume, observer=terminal_observer())
-    except TrainingInterrupted as stop:
+    except KeyboardInterrupt as stop:
+        said = f"{stop}. " if isinstance(stop, TrainingInterrupted) else ""
         if is_first_process():
-            typer.echo(f"{stop}. Run the same command with --resume to continue in {run.name}.", err=True)
-            raise typer.Exit(128 + stop.signal) from stop
+            if said or RunFolder(run).state.exists():
+                stop.args = (f"{said}Run the same command with --resume to continue in {run}.",)
+            raise
     if not is_first_process():
         raise typer.Exit
     return weights

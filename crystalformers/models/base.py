@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,10 @@ MOST_LAYERS = 1000
 """Most blocks or layers of a kind."""
 
 
+NUMBERS: dict[str, Any] = {"int": int, "float": int | float}
+"""What a setting of these types, as they are written in a class of settings, may be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that fixes an architecture: a frozen dataclass of plain values with defaults.
@@ -46,13 +50,18 @@ class ModelConfig:
         n_targets: T, numbers predicted per crystal.
 
     Raises:
-        ConfigError: naming the setting, if a value is out of range.
+        ConfigError: naming the setting, if a value is out of range or of another type than its default.
     """
 
     dim: int
     n_targets: int = 1
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            value, kinds = getattr(self, setting.name), NUMBERS.get(str(setting.type), object)
+            if not isinstance(value, kinds) or (kinds is not object and isinstance(value, bool)):
+                wanted = "a whole number" if kinds is int else "a number"
+                raise ConfigError(f"Model setting {setting.name} = {value!r} must be {wanted}.")
         self.check_at_least(1, "dim", "n_targets")
 
     @property

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from crystalformers.checkpoint import Checkpoint
+from crystalformers.checkpoint import SETTINGS_ERRORS, Checkpoint
 from crystalformers.errors import CheckpointError, ConfigError, TargetError
 from crystalformers.files import write_atomically
 from crystalformers.models import CrystalModel
@@ -108,6 +108,8 @@ def read_paper_checkpoint(
         return _read(Path(path), config, targets, weights)
     except (CheckpointError, ConfigError, TargetError) as error:
         raise CheckpointError.within(path, error) from error
+    except SETTINGS_ERRORS as error:
+        raise CheckpointError(f"its content cannot be used: {error}", where=str(path)) from error
 
 
 def load_paper_checkpoint(

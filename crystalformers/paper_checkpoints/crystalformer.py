@@ -48,13 +48,14 @@ def model_of(theirs: Mapping[str, Tensor], config: CrystalformerConfig) -> Cryst
     Raises:
         CheckpointError: naming a tensor that is missing, unknown, of another shape or not finite.
     """
-    model = Crystalformer(config)
-    expected = to_theirs(model.state_dict(), config)
+    with torch.device("meta"):  # no memory, until the shapes in the file are known to fit
+        uncalibrated = Crystalformer(config).state_dict() | {"calibrated": torch.zeros((), device="cpu")}
+    expected = _by_their_names(uncalibrated, config)
     found, wanted = _blocks(theirs), _blocks(expected)
     if found != wanted:
         raise CheckpointError(f"the file holds {found} blocks, but its settings or the preset say {wanted}")
     check_tensors(theirs, expected, optional=UNUSED)
-    model = model.to(torch.promote_types(theirs[EMBEDDING].dtype, torch.float32))
+    model = Crystalformer(config).to(torch.promote_types(theirs[EMBEDDING].dtype, torch.float32))
     model.load_state_dict(model.state_dict() | to_ours(theirs, config) | width_statistics(theirs, config))
     return model.eval()
 
@@ -66,6 +67,11 @@ def _blocks(names: Iterable[str]) -> int:
 
 def to_theirs(ours: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[str, Tensor]:
     """Our state dict in their names and layouts, complete."""
+    theirs = _by_their_names(ours, config)
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in theirs.items()}
+
+
+def _by_their_names(ours: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[str, Tensor]:
     theirs = {EMBEDDING: ours["embedding.weight"].T}
     theirs |= {name: ours[own] for name, own in HEAD.items()}
     for number in range(config.blocks):
@@ -89,7 +95,7 @@ def to_theirs(ours: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[s
         if own + "angular_encoding" in ours:
             for axis, W_HDK in enumerate(ours[own + "angular_encoding"], start=1):
                 theirs[f"{attention}proj_angle{axis}"] = W_HDK[None]
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in theirs.items()}
+    return theirs
 
 
 def to_ours(theirs: Mapping[str, Tensor], config: CrystalformerConfig) -> dict[str, Tensor]:

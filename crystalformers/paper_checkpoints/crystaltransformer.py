@@ -59,11 +59,11 @@ def model_of(state: Mapping[str, Tensor], given: CrystalTransformerConfig | None
         CheckpointError: naming a tensor that is missing, unknown, of another shape or not finite.
     """
     config = _settings(state, given)
-    model = CrystalTransformer(config)
+    with torch.device("meta"):  # no memory, until the shapes in the file are known to fit
+        expected = {_theirs(name): tensor for name, tensor in CrystalTransformer(config).state_dict().items()}
     ours = {own + name.removeprefix(their): t for their, own, name, t in _named(state)} | _heads_of(state, config)
-    found, expected = ({_theirs(name): t for name, t in tensors.items()} for tensors in (ours, model.state_dict()))
-    check_tensors(found, expected)
-    model = model.to(torch.promote_types(state[TABLE].dtype, torch.float32))
+    check_tensors({_theirs(name): tensor for name, tensor in ours.items()}, expected)
+    model = CrystalTransformer(config).to(torch.promote_types(state[TABLE].dtype, torch.float32))
     model.load_state_dict(ours)
     return model.eval()
 

@@ -44,7 +44,7 @@ def is_paper_checkpoint(path: Path) -> bool:
         with safe_open(path, "pt") as tensors:
             ours = HEADER_KEY in (tensors.metadata() or {})
             return not ours and any(name.endswith((EMBEDDING, TABLE)) for name in tensors.keys())  # noqa: SIM118
-    except SafetensorError:
+    except (SafetensorError, OSError, ValueError):  # whoever reads it says what is wrong
         return False
 
 
@@ -75,10 +75,11 @@ def read_content(path: Path) -> Content:
         zipped = file.read(len(ZIP)) == ZIP
     if not zipped and path.suffix not in TORCH:
         try:
-            return Content(load_file(path))
-        except SafetensorError as error:
+            tensors = load_file(path)
+        except (SafetensorError, OSError, LookupError, ValueError) as error:  # LookupError: a type PyTorch lacks
             problem = f"not a readable safetensors file ({error})"
             raise CheckpointError(problem, remedy="it may be truncated, copy it again") from error
+        return Content(tensors)
     content = _read_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"it holds a {type(content).__name__}, not tensors by name")
@@ -89,6 +90,9 @@ def read_content(path: Path) -> Content:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise CheckpointError(f"its entry {name!r} is not a tensor, so this is no state dict")
+        # A view may repeat a few stored numbers without end: copying it would take all memory.
+        if tensor.device.type != "cpu" or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"tensor '{name}' has more numbers than are stored for it")
     return Content(dict(tensors), None if params is None else _plain(params), content.get("normalizer"))
 
 
@@ -142,12 +146,17 @@ def choose(tensors: Mapping[str, Tensor], weights: Weights) -> Choice:
 
 def _read_torch(path: Path) -> Any:
     """The data of a file of `torch.save`, in its zip form only: reading older forms or TorchScript could run code."""
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError("not a whole file of torch.save", remedy="it may be truncated, copy it again")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:  # ValueError: names not in UTF-8
+        problem = f"not a whole file of torch.save ({error})"
+        raise CheckpointError(problem, remedy="it may be truncated, copy it again") from error
+    names = [member.filename for member in members]
     if any(name.endswith("constants.pkl") for name in names) or not any(name.endswith("data.pkl") for name in names):
         raise CheckpointError("a zip archive, but not one that torch.save wrote")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError("a compressed zip archive, which torch.save never writes")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes: any exception means "cannot be read"

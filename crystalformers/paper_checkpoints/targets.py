@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crystalformers.errors import CheckpointError
 from crystalformers.paper_checkpoints.params import target_names
+from crystalformers.paper_checkpoints.tensors import TYPES
 from crystalformers.target import Basis, Target
 
 UNITS: dict[str, tuple[str, Basis]] = {
@@ -39,11 +40,11 @@ class Scale:
             CheckpointError: if there is not one mean and deviation for each output.
         """
         found = [tensors.get(outer + name) for name in ("target_mean", "target_std")]
-        mean, std = ([] if tensor is None else tensor.double().flatten().tolist() for tensor in found)
-        if not mean and not std:
+        if all(tensor is None or not tensor.numel() for tensor in found):
             return None
-        if not len(mean) == len(std) == outputs:
-            raise CheckpointError(f"target_mean and target_std do not fit {outputs} model outputs")
+        if any(tensor is None or tensor.numel() != outputs or tensor.dtype not in TYPES for tensor in found):
+            raise CheckpointError(f"target_mean and target_std are not {outputs} numbers, one per model output")
+        mean, std = (tensor.double().flatten().tolist() for tensor in found if tensor is not None)
         return cls(mean, std)
 
 

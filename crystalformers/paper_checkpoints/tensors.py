@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from crystalformers.errors import CheckpointError
+
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights that are read; complex numbers, float8 and whole numbers are not."""
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: str | None = None) -> None:
@@ -18,7 +22,7 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
         optional: end of the names that the file may lack.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing, unknown, of another shape or not finite.
+        CheckpointError: naming the first tensor that is missing, unknown, of another shape or type, or not finite.
     """
     for name in sorted(found.keys() ^ expected.keys()):
         if name in found:
@@ -29,5 +33,8 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
             raise CheckpointError(f"tensor '{name}' has shape {shapes}")
+        if tensor.dtype not in TYPES:
+            problem = f"tensor '{name}' has the type {str(tensor.dtype).removeprefix('torch.')}, which is not read"
+            raise CheckpointError(problem, remedy="save it as float32")
         if not tensor.isfinite().all():
             raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -63,8 +63,8 @@ class Model:
         tolerance: float = 1e-7,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if not 0 < tolerance < 1:
-            raise ConfigError(f"{tolerance:g} does not lie between 0 and 1", where="tolerance", remedy="use 1e-7")
+        if not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
+            raise ConfigError(f"{tolerance!r} does not lie between 0 and 1", where="tolerance", remedy="use 1e-7")
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ConfigError(f"{dtype!r} is not a floating-point type", where="dtype", remedy="use torch.float32")
         self.name, self.fingerprint = name, fingerprint
@@ -244,8 +244,10 @@ def _row(crystal: Crystal, values: list[float], units: dict[str, str], error: Ba
 
 def _as_iterable(structures: Any) -> Iterable[Any]:
     # A pymatgen Structure and ASE Atoms are themselves iterable, over sites, which is never meant here.
-    single = isinstance(structures, str | os.PathLike) or any(
-        hasattr(structures, attribute) for attribute in ("lattice", "cell")
+    single = (
+        isinstance(structures, str | bytes | os.PathLike | Mapping)
+        or not isinstance(structures, Iterable)
+        or any(hasattr(structures, attribute) for attribute in ("lattice", "cell"))
     )
     return [structures] if single else structures
 
@@ -270,6 +272,7 @@ def _raise_first_rejected(rows: Iterable[Any], index: int | None = None) -> None
 
 
 def _device(name: str) -> torch.device:
+    name = str(name)  # a torch.device as well
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError(f"'{name}' is unknown", where="device", remedy="use cpu, cuda or cuda:0")
     device = torch.device(name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crystalformers.checkpoint import save_model
-from crystalformers.errors import ConfigError
+from crystalformers.errors import ConfigError, TableError, TargetError
 from crystalformers.models import build_model
 from crystalformers.target import Target
 from crystalformers.training import elements, report
@@ -60,18 +60,44 @@ def fit(
 
     Raises:
         ConfigError: if the folder holds a finished run, or an unfinished one that is not to be resumed or was
-            started with other settings, data or targets; if a setting does not fit the machine.
-        TableError: if a column or split is missing.
+            started with other settings, data or targets; if another process trains in it; if a setting does not fit
+            the machine.
+        CheckpointError: if the saved state is damaged.
+        TableError: if the table is none (a pandas frame, a path), or a column or split is missing.
         TargetError: if a target cannot be learned.
         BatchMemoryError: if a batch does not fit into memory.
         CrystalformersError: if the loss is not finite any more.
+        OSError: if a file cannot be written; what was saved before stays.
         TrainingInterrupted: after SIGINT (Ctrl-C) or SIGTERM; the state is saved.
     """
+    _check_kinds(table, targets, recipe)
     recipe, folder = recipe or Recipe.parse({}), RunFolder(Path(run))
-    observers = [observer or Observer()] if is_first_process() else []
-    if is_first_process() and folder.is_finished(resume=resume):
-        _tell(observers, f"{folder.path}: this run is finished already.")
-        return folder.weights
+    if not is_first_process():
+        return _fit(table, targets, folder, recipe, [])
+    observers = [observer or Observer()]
+    with folder.locked():
+        if folder.is_finished(resume=resume):
+            _tell(observers, f"{folder.path}: this run is finished already.")
+            return folder.weights
+        return _fit(table, targets, folder, recipe, observers)
+
+
+def _check_kinds(table: object, targets: object, recipe: object) -> None:
+    from crystalformers.data.table import CrystalTable
+
+    if not isinstance(table, CrystalTable):
+        kind = type(table).__name__
+        written = "write it with to_parquet(path), then " if kind == "DataFrame" else ""
+        raise TableError(f"a {kind} is no table of crystals", remedy=f"{written}pass open_table(path)")
+    if not isinstance(targets, Sequence) or not all(isinstance(target, Target) for target in targets):
+        raise TargetError("targets must be a list of Target", remedy="pass [Target(column, unit)]")
+    if not isinstance(recipe, Recipe | None):
+        raise ConfigError(f"a {type(recipe).__name__} is no recipe", remedy="pass Recipe.parse(settings)")
+
+
+def _fit(
+    table: CrystalTable, targets: Sequence[Target], folder: RunFolder, recipe: Recipe, observers: list[Observer]
+) -> Path:
     _check_tensorboard(recipe)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -89,7 +115,7 @@ def fit(
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
     errors = _finish(state, batches, fabric, folder, report.card(dataset, recipe, vectors))
-    _tell(observers, report.describe_errors(errors))
+    _tell(observers, f"{report.describe_end(state.progress)}\n{report.describe_errors(errors)}")
     return folder.weights
 
 

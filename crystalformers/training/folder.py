@@ -7,15 +7,15 @@ import hashlib
 import io
 import json
 import math
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from crystalformers.errors import CheckpointError, ConfigError
-from crystalformers.files import write_atomically
+from crystalformers.errors import CheckpointError, ConfigError, CrystalformersError
+from crystalformers.files import locked, write_atomically
 from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.training import report
 from crystalformers.training.dataset import Dataset
@@ -38,12 +38,11 @@ FILES = (
 )
 """All that a run writes itself."""
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 """Changes whenever an older saved state cannot be read any more."""
 
-
 DIGEST_MARK = b"\nsha256:"
-"""Precedes the SHA-256 of all bytes before it, the last ones of a saved state; older files have neither."""
+"""Precedes the SHA-256 of all bytes before it, at the end of a saved state."""
 
 
 class RunFolder:
@@ -62,14 +61,31 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.state = path / "resume.pt"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder and keep out other processes, while the block runs; a new folder that stays empty goes.
+
+        Raises:
+            ConfigError: if the path is a file, or if another process has locked the folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError("is a file", where=str(self.path), remedy="name a folder for the run")
+        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.path):
+                yield
+        finally:
+            with suppress(OSError):  # it is not empty
+                for folder in created:
+                    folder.rmdir()
+
     def is_finished(self, *, resume: bool) -> bool:
         """Whether there is nothing left to resume; what a killed process left half-written is removed.
 
         Raises:
             ConfigError: if a run would be destroyed.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError("is a file", where=str(self.path), remedy="name a folder for the run")
         if self.summary.exists():
             if not resume:
                 raise ConfigError(
@@ -90,7 +106,6 @@ class RunFolder:
 
     def describe(self, recipe: Recipe, dataset: Dataset) -> None:
         """Write what is known before training, unless the run has begun already."""
-        self.path.mkdir(parents=True, exist_ok=True)
         if not self.state.exists():
             write_atomically(self.recipe, recipe.to_yaml().encode())
             write_json(self.path / "environment.json", report.environment())
@@ -127,35 +142,46 @@ class RunFolder:
         """
         if not self.state.exists():
             return
+        try:
+            saved = self._saved_state()
+            self._check_identity(saved["identity"], state.identity)
+            state.load_state_dict(saved)
+        except CrystalformersError:
+            raise
+        except Exception as error:  # foreign bytes: any exception means "cannot be read"
+            raise self._unreadable(type(error).__name__) from error
+
+    def _saved_state(self) -> dict[str, Any]:
         content, mark, digest = self.state.read_bytes().rpartition(DIGEST_MARK)
-        if mark and digest != hashlib.sha256(content).digest():
+        if not mark:
             raise CheckpointError(
-                "the saved state cannot be read, it does not agree with its hash",
+                "the state was saved by another version of crystalformers, or is incomplete: "
+                "the saved state cannot be read",
                 where=str(self.state),
                 remedy="start again in a new folder",
             )
-        try:
-            saved: dict[str, Any] = torch.load(io.BytesIO(content or digest), map_location="cpu", weights_only=True)
-        except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"the saved state cannot be read ({type(error).__name__})",
-                where=str(self.state),
-                remedy="start again in a new folder",
-            ) from error
-        if saved.get("format") != STATE_FORMAT:
+        if digest != hashlib.sha256(content).digest():
+            raise self._unreadable("it does not agree with its hash")
+        saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if saved["format"] != STATE_FORMAT:
             raise CheckpointError(
                 "the state was saved by another version of crystalformers",
                 where=str(self.state),
                 remedy="finish the run with that version, or start again in a new folder",
             )
-        before, now = saved["identity"], state.identity
+        return saved
+
+    def _check_identity(self, before: Mapping[str, object], now: Mapping[str, object]) -> None:
         differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if differing:
             changes = "; ".join(f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in differing[:3])
             raise ConfigError(
                 f"cannot resume with something else than the run was started with ({changes})", where=str(self.path)
             )
-        state.load_state_dict(saved)
+
+    def _unreadable(self, reason: str) -> CheckpointError:
+        problem = f"the saved state cannot be read ({reason})"
+        return CheckpointError(problem, where=str(self.state), remedy="start again in a new folder")
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Write the summary, which marks the run as finished, and drop the saved state."""

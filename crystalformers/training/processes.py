@@ -41,7 +41,9 @@ def fabric_for(recipe: Recipe) -> Fabric:
         return Fabric(accelerator=recipe.accelerator, devices=recipe.devices, strategy=strategy)
     except (MisconfigurationException, RuntimeError) as error:
         where = f"accelerator = {recipe.accelerator}, devices = {recipe.devices}"
-        raise ConfigError(str(error), where=where) from error
+        raise ConfigError(
+            str(error).rstrip(".!"), where=where, remedy="use accelerator: auto or cpu, or other devices"
+        ) from error
 
 
 def launch(fabric: Fabric, recipe: Recipe) -> None:

@@ -114,6 +114,16 @@ def errors(measured: SplitResult, targets: Sequence[Target]) -> dict[str, Target
     }
 
 
+def describe_end(progress: Progress) -> str:
+    """How a run ended."""
+    if progress.stopped_early:
+        return (
+            f"stopped early after epoch {progress.epoch} of {progress.epochs}: the validation error was smallest in "
+            f"epoch {progress.best_epoch + 1}"
+        )
+    return f"finished all {counted(progress.epochs, 'epoch')}"
+
+
 def describe_errors(measured: dict[str, Errors]) -> str:
     """The mean absolute errors of each set of weights, for the test split if there is one."""
     lines = []
@@ -143,6 +153,7 @@ def summary(dataset: Dataset, progress: Progress, measured: dict[str, Errors]) -
         "weights": chosen,
         "errors": measured[chosen],
         "best": {"weights": best, "epoch": progress.best_epoch + 1, "errors": measured[best]},
+        "ended": describe_end(progress),
         "epochs": progress.epoch,
         "steps": progress.step,
         "stopped_early": progress.stopped_early,

@@ -53,7 +53,7 @@ class Progress:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
-        return self.stopped_early or self.epoch == self.epochs
+        return self.stopped_early or self.epoch >= self.epochs
 
     @property
     def batches(self) -> int:

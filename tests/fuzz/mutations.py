@@ -1,4 +1,4 @@
-"""Inputs that are almost right: files of every format that the library reads, changed in ways that have broken readers.
+"""Inputs that are almost right: structure files of every format, changed in ways that have broken readers.
 
 Everything follows from a seed: `mutant(kind, seed)` is always the same bytes.
 """
@@ -10,7 +10,6 @@ import io
 import json
 import random
 import re
-import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -21,13 +20,8 @@ import gemmi
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from safetensors.torch import save
 
-from crystalformers.checkpoint import HASH_KEY, HEADER_KEY, save_model
 from crystalformers.io import read_crystal
-from crystalformers.models import build_model
-from crystalformers.target import Target
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -79,7 +73,6 @@ def originals(kind: str) -> tuple[bytes, ...]:
         "csv": lambda: ("\n".join(["id,energy", *(f"{path.stem},{k / 10}" for k, path in enumerate(NAMED))]).encode(),),
         "jsonl": lambda: ("\n".join(lines).encode(), "\n".join(lines[:2]).encode()),
         "parquet": lambda: (_parquet(rows),),
-        "weights": lambda: (_weights(), _without_hash(_weights())),
     }
     return files[kind]()
 
@@ -163,30 +156,6 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     return buffer.getvalue()
-
-
-def _weights() -> bytes:
-    import tempfile
-
-    torch.manual_seed(0)
-    model = build_model(
-        "crystalformer", {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 8, "radial_functions": 4, "n_targets": 1}
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        save_model(path, model, [Target("energy", "eV", mean=1.0, std=2.0)], {})
-        return path.read_bytes()
-
-
-def _without_hash(data: bytes) -> bytes:
-    """The same weight file without its hash, so that what is changed is looked at and not only noticed."""
-    (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + size])
-    description = json.loads(header["__metadata__"][HEADER_KEY])
-    del description[HASH_KEY]
-    header["__metadata__"][HEADER_KEY] = json.dumps(description)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data[8 + size :]
 
 
 # --- mutations ---
@@ -364,62 +333,6 @@ def _parquet_value(data: bytes, rng: random.Random) -> bytes:
         return _bytes(data, rng)
 
 
-def _header(data: bytes, rng: random.Random) -> bytes:
-    """Change the header of a weight file: settings, shapes, types, places."""
-    (size,) = struct.unpack("<Q", data[:8]) if len(data) >= 8 else (0,)
-    if size > len(data) - 8:
-        return _bytes(data, rng)
-    header = data[8 : 8 + size]
-    if rng.random() < 0.5:
-        header = _json_value(header, rng)
-    else:
-        try:
-            tree = json.loads(header)
-            place = tree["__metadata__"]
-            name = rng.choice(list(place))
-            place[name] = _json_value(place[name].encode(), rng).decode("utf-8", "replace")
-            header = json.dumps(tree).encode()
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            header = _bytes(header, rng)
-    if rng.random() < 0.9:
-        size = len(header)
-    return struct.pack("<Q", size) + header + data[8 + struct.unpack("<Q", data[:8])[0] :]
-
-
-def _tensor(data: bytes, rng: random.Random) -> bytes:
-    """Another type or shape of one tensor, or one more or fewer, with everything else right."""
-    from safetensors import safe_open
-    from safetensors.torch import load
-
-    try:
-        tensors = load(data)
-        import tempfile
-
-        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-            file.write(data)
-            file.flush()
-            with safe_open(file.name, "pt") as opened:
-                metadata = opened.metadata()
-    except Exception:  # what was changed before may be no weight file any more
-        return _bytes(data, rng)
-    name = rng.choice(sorted(tensors))
-    tensor = tensors[name]
-    match rng.randrange(6):
-        case 0:
-            tensors.pop(name)
-        case 1:
-            tensors[name] = tensor.to(rng.choice((torch.float64, torch.float16, torch.int64, torch.bfloat16)))
-        case 2:
-            tensors[name] = tensor.to(torch.float8_e4m3fn)
-        case 3:
-            tensors[name] = tensor.flatten()[: max(1, tensor.numel() // 2)].clone()
-        case 4:
-            tensors[name + "x"] = tensor.clone()
-        case _:
-            tensors[name] = torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor
-    return save(tensors, metadata)
-
-
 TEXT = (_text(_number), _text(_number), _text(_word), _text(_line), _bytes)
 
 MUTATIONS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
@@ -431,7 +344,6 @@ MUTATIONS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
     "csv": TEXT,
     "jsonl": (_json_value, _json_value, _json_value, *TEXT),
     "parquet": (_parquet_value, _parquet_value, _bytes),
-    "weights": (_header, _header, _tensor, _tensor, _bytes),
 }
 """How files of each kind are changed."""
 
@@ -444,5 +356,4 @@ FILENAME = {
     "csv": "x.csv",
     "jsonl": "x.jsonl",
     "parquet": "x.parquet",
-    "weights": "x.safetensors",
 }

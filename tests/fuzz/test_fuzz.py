@@ -39,7 +39,7 @@ def test_a_seed_is_always_the_same_input(kind: str) -> None:
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_files_that_are_right_are_used(kind: str, tmp_path: Path) -> None:
     for data in originals(kind):
-        assert judged(kind, data, tmp_path) in (("read", False), ("predicted", False))
+        assert judged(kind, data, tmp_path) == ("read", False)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), MemoryError(), SystemExit(0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,3 +244,35 @@ def test_public_names_exist_and_cost_nothing_before_use() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_one_dictionary_is_one_structure_and_what_is_none_is_named(weights: Path) -> None:
+    model, structure = load_model(weights), as_pymatgen_dict(rock_salt())
+    (predicted,) = model.predict(structure)
+    assert predicted.values == pytest.approx(model.predict(rock_salt())[0].values)
+    for wrong, words in (
+        ({"a": 1}, "structure 0: "),
+        (None, "a NoneType is not"),
+        (5, "an int is not"),
+        (b"x", "bytes"),
+    ):
+        for function in (model.predict, model.embed):
+            with pytest.raises(StructureError, match=words):
+                function(wrong)
+
+
+def test_a_device_of_torch_is_a_device(weights: Path) -> None:
+    assert load_model(weights, device=torch.device("cpu")).device.type == "cpu"  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="device: '0' is unknown"):
+        load_model(weights, device=0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="tolerance: 'x' does not lie between 0 and 1"):
+        load_model(weights, tolerance="x")  # type: ignore[arg-type]
+
+
+def as_pymatgen_dict(crystal: Crystal) -> dict[str, Any]:
+    sites = [
+        {"species": [{"element": symbol, "occu": 1}], "abc": place.tolist(), "label": symbol}
+        for symbol, place in zip(crystal.symbols, crystal.frac_coords, strict=True)
+    ]
+    lattice = {"matrix": crystal.lattice.tolist()}
+    return {"@module": "pymatgen.core.structure", "@class": "Structure", "lattice": lattice, "sites": sites}
