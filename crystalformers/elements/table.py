@@ -115,6 +115,11 @@ class ElementTable:
         """Chemical symbols, in order of atomic number."""
         return tuple(ELEMENTS[number - 1] for number in self.numbers)
 
+    @property
+    def counts_by_symbol(self) -> dict[str, int] | None:
+        """Number of training crystals with each element; None for a table that was not trained."""
+        return None if self.counts is None else dict(zip(self.symbols, self.counts.tolist(), strict=True))
+
     def __len__(self) -> int:
         return len(self.numbers)
 
