@@ -12,7 +12,6 @@ benchmarks/results/accuracy.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
 from crystalformers import Recipe, Target, fit, load_model, open_table
 
 TARGETS = {
@@ -117,14 +116,14 @@ def run_folds(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) 
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["search", "run"])
-    parser.add_argument("--task", choices=TARGETS, required=True)
-    parser.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
-    parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("action", choices=["search", "run"])
+    options.add_argument("--task", choices=TARGETS, required=True)
+    options.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
+    options.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--threads", type=int, default=1)
+    given = options.parse_args()
     torch.set_num_threads(given.threads)
     names = given.recipe or list(recipes(given.task))
     if given.action == "search":

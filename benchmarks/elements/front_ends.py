@@ -15,13 +15,12 @@ core, half an hour on a busy one.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.elements.data import EXCLUDED, FRONT_END, TASKS, load
-from benchmarks.harness import RESULTS, machine, shared, versions, write_results
+from benchmarks.harness import RESULTS, ROOT, parser, shared, write_results
 from crystalformers.checkpoint import read_description
 from crystalformers.elements.library import BUNDLED
 from crystalformers.elements.trained import from_model
@@ -29,7 +28,6 @@ from crystalformers.target import Target
 from crystalformers.training import fit
 from crystalformers.training.recipe import Recipe
 
-ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "elements"
 TWO = [TASKS[name].target for name in ("mp36k-energy", "mp36k-gap")]
 SEVEN = [
@@ -75,11 +73,11 @@ ABOUT = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train", "bundle"))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("command", choices=("train", "bundle"))
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = options.parse_args()
     if arguments.command == "bundle":
         bundle()
         return
@@ -115,8 +113,7 @@ def bundle() -> None:
         table.save(BUNDLED / f"{name}.safetensors")
         content[name] = {"elements": len(table.numbers), "data": card["data"], "errors": card["errors"]}
         print(f"{name}: {len(table.numbers)} elements, {table.dim} numbers each")
-    about = {"machine": machine(), "versions": versions("torch", "numpy"), "tables": content}
-    write_results(RESULTS / "elements" / "front-ends.json", about)
+    write_results(RESULTS / "elements" / "front-ends.json", {"tables": content})
 
 
 def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
