@@ -215,16 +215,13 @@ def _probe_property(
     sets: Sequence[Ensemble], shared: Integers, quantity: Property, seed: int, draws: int, progress: Progress
 ) -> list[ProbeResult]:
     progress(f"probes of {quantity.name}")
-    known = values(shared, (quantity,))[:, 0]
+    known = values(shared, [quantity.attribute])[:, 0]
     numbers, known = shared[~np.isnan(known)], known[~np.isnan(known)]
-    parts = {
-        "element": probes.leave_one_out(len(numbers)),
-        "group": probes.leave_one_class_out(places(numbers).group),
-    }
+    classes = {"element": numbers, "group": places(numbers).group}
     results = []
     for ensemble in sets:
         for split in SPLITS:
-            runs = [probes.probe(table.rows(numbers), known, parts[split], seed, draws) for table in ensemble.tables]
+            runs = [probes.probe(table.rows(numbers), known, classes[split], seed, draws) for table in ensemble.tables]
             given = probes.is_given(ensemble.tables[0].rows(numbers), known)
             results.append(
                 ProbeResult(ensemble.name, quantity, split, tuple(runs), *probes.interval(runs, seed), given)
