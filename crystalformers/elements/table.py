@@ -75,9 +75,7 @@ class ElementTable:
             element_number(int(number), self.name)
         twice = self.numbers[1:][np.diff(self.numbers) == 0]
         if twice.size:
-            raise TableError(
-                f"{named(twice)} stands there twice", where=self.name, remedy="keep one vector per element"
-            )
+            raise TableError(f"{named(twice)} occurs twice", where=self.name, remedy="keep one vector per element")
         bad = ~np.isfinite(self.vectors).all(axis=1)
         if bad.any():
             raise TableError(f"the vector of {named(self.numbers[bad])} holds NaN or infinite numbers", where=self.name)
