@@ -110,12 +110,14 @@ def main() -> None:
 
 def run_all(runs: list[Run], path: Path, jobs: int, minutes: float | None) -> None:
     """Carry out the runs that are not in the file yet, and append a line for each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     done = {key(line) for line in read(path)}
     waiting = [run for run in runs if identity(run) not in done]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} done, {len(waiting)} to do", flush=True)
     start = time.monotonic()
     for number, line in enumerate(results(waiting, jobs, minutes), 1):
-        append(path, line)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         left = (time.monotonic() - start) / number * (len(waiting) - number) / 60
         what = " ".join(str(line[name]) for name in ("task", "size", "backend", "table", "mode", "seed"))
         print(f"{number}/{len(waiting)}  {what}: {line['mae']:.4f} {line['unit']}  ({left:.0f} min left)", flush=True)
@@ -158,13 +160,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         print(f"{path.name}: the last line was incomplete; its run is repeated.")
         path.write_text(whole, encoding="utf-8")
     return [json.loads(line) for line in whole.splitlines()]
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Append a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def write_summary(recipe: Recipe, path: Path, against: str) -> None:

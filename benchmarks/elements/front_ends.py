@@ -15,7 +15,6 @@ core, half an hour on a busy one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +39,18 @@ SEVEN = [
 ]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of front-end.
-
-    Attributes:
-        targets: what it learns.
-        changes: settings that differ from those of recipes/elements.yaml; an empty `model` undoes the small
-            beginning of the vectors.
-    """
-
-    targets: list[Target]
-    changes: dict[str, Any] = field(default_factory=dict)
-
-
 COMPOSITION = "crystaltransformer-composition"
 """Preset of the control: the same network without geometry."""
 
-KINDS = {
-    "crystaltransformer": Kind(TWO, {"model": {}}),
-    "crystalformer": Kind(TWO, {"preset": "crystalformer", "model": {}}),
-    "composition": Kind(TWO, {"preset": COMPOSITION, "model": {}}),
-    "crystaltransformer7": Kind(SEVEN),
-    "composition7": Kind(SEVEN, {"preset": COMPOSITION}),
+KINDS: dict[str, tuple[list[Target], dict[str, Any]]] = {
+    "crystaltransformer": (TWO, {"model": {}}),
+    "crystalformer": (TWO, {"preset": "crystalformer", "model": {}}),
+    "composition": (TWO, {"preset": COMPOSITION, "model": {}}),
+    "crystaltransformer7": (SEVEN, {}),
+    "composition7": (SEVEN, {"preset": COMPOSITION}),
 }
-"""By the names of their tables; a 7 marks seven targets."""
+"""Name of the tables (a 7 marks seven targets) -> what is learned, and the settings that differ from those of
+recipes/elements.yaml; an empty `model` undoes the small beginning of the vectors."""
 
 ABOUT = {
     "licence": "CC-BY 4.0, as the Materials Project data they were learned from",
@@ -93,12 +79,12 @@ def train(kind: str, seed: int) -> None:
         return
     tables = [shared() / "data" / f"{name}.parquet" for name in EXCLUDED]
     exclude = [{"table": str(table), "split": None, "by": "composition"} for table in tables]
-    fit(load(FRONT_END), KINDS[kind].targets, run, recipe_of(kind, seed=seed, exclude=exclude), resume=True)
+    fit(load(FRONT_END), KINDS[kind][0], run, recipe_of(kind, seed=seed, exclude=exclude), resume=True)
 
 
 def recipe_of(kind: str, **settings: Any) -> Recipe:
     """The recipe of a kind, for one thread; `settings` override it."""
-    return Recipe.load(ROOT / "recipes" / "elements.yaml", {"threads": 1, **KINDS[kind].changes, **settings})
+    return Recipe.load(ROOT / "recipes" / "elements.yaml", {"threads": 1, **KINDS[kind][1], **settings})
 
 
 def bundle() -> None:

@@ -192,7 +192,8 @@ def eager(plan: Plan) -> list[dict[str, Any]]:
     table = []
     for row in rows:
         medians = [digits(row["structures_per_s"][task]["median"]) for task in tasks]
-        table.append([row["backend"], row["precision"], *medians, gibibytes(row["peak_bytes"])])
+        peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}"
+        table.append([row["backend"], row["precision"], *medians, peak])
     print_table(["backend", "precision", *(f"{task} /s" for task in tasks), "peak GiB"], table)
     return rows
 
@@ -231,10 +232,6 @@ def epochs(plan: Plan, variant: str) -> list[dict[str, Any]]:
             f"{digits(rate['median'])} structures/s"
         )
     return rows
-
-
-def gibibytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 2**30:.2f}"
 
 
 def large(plan: Plan) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -24,27 +24,22 @@ DATA_SETS = "jarvis__"
 """Prefix of the names of their data sets; in any other data set the name of a target does not determine its unit."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Mean and standard deviation of the training labels, one of each per output."""
+Scale = list[tuple[float, float]]
+"""Mean and standard deviation of the training labels of each output."""
 
-    mean: list[float]
-    std: list[float]
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], outer: str, outputs: int) -> Scale | None:
-        """The scale in the tensors of a Lightning checkpoint; None for a state dict, which has none.
+def scale_of(mean: Tensor | None, std: Tensor | None, outputs: int) -> Scale | None:
+    """The scale in the tensors of a file; None for a state dict, which has none.
 
-        Raises:
-            CheckpointError: if there is not one mean and deviation for each output.
-        """
-        found = [tensors.get(outer + name) for name in ("target_mean", "target_std")]
-        mean, std = ([] if tensor is None else tensor.double().flatten().tolist() for tensor in found)
-        if not mean and not std:
-            return None
-        if not len(mean) == len(std) == outputs:
-            raise CheckpointError(f"target_mean and target_std do not fit {outputs} model outputs")
-        return cls(mean, std)
+    Raises:
+        CheckpointError: if there is not one mean and deviation for each output.
+    """
+    if mean is None and std is None:
+        return None
+    means, stds = ([] if tensor is None else tensor.double().flatten().tolist() for tensor in (mean, std))
+    if not len(means) == len(stds) == outputs:
+        raise CheckpointError(f"target_mean and target_std do not fit {outputs} model outputs")
+    return list(zip(means, stds, strict=True))
 
 
 def targets_of(
@@ -68,15 +63,12 @@ def targets_of(
         raise CheckpointError(f"{len(given)} targets do not fit {outputs} model outputs")
     if scale is None:
         return tuple(given or ())
-    if given is not None:
-        return tuple(map(_scaled, given, scale.mean, scale.std))
-    if params is None or not str(params.get("target_set")).startswith(DATA_SETS):
-        return ()
-    names = target_names(params)
-    if not UNITS.keys() >= set(names):
-        return ()
-    plain = [Target(name, *UNITS[name]) for name in names]
-    return tuple(map(_scaled, plain, scale.mean, scale.std))
+    if given is None:
+        names = target_names(params) if params and str(params.get("target_set")).startswith(DATA_SETS) else []
+        if not UNITS.keys() >= set(names):
+            return ()
+        given = [Target(name, *UNITS[name]) for name in names]
+    return tuple(_scaled(target, *numbers) for target, numbers in zip(given, scale, strict=False))
 
 
 def _scaled(target: Target, mean: float, std: float) -> Target:
