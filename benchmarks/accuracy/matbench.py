@@ -26,6 +26,7 @@ import yaml
 
 from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
 from crystalformers import Recipe, Target, fit, load_model, open_table
+from crystalformers.files import replacing
 
 TARGETS = {
     "matbench_perovskites": Target("e_form", "eV", basis="per_cell"),
@@ -53,9 +54,8 @@ def table_of(task: str, fold: int, *, with_test: bool) -> Path:
         split = pa.array(np.where(test, "test", "train"))
         rows = rows.drop_columns(["matbench_fold"]).append_column("split", split)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(rows if with_test else rows.filter(pa.array(~test)), temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pq.write_table(rows if with_test else rows.filter(pa.array(~test)), temporary)
     return path
 
 

@@ -66,7 +66,9 @@ def main() -> None:
         print(
             f"{name}: {curve['mae'][-1]:.3f} of the spread after {len(curve['mae'])} epochs, {curve['seconds']:.0f} s"
         )
-        save(name, {"settings": VARIANTS[name], "seed": arguments.seed, **curve})
+        results = json.loads(FILE.read_text()) if FILE.exists() else {"variants": {}}
+        results["variants"][name] = {"settings": VARIANTS[name], "seed": arguments.seed, **curve}
+        write_results(FILE, results)
     draw()
 
 
@@ -94,13 +96,6 @@ def train(settings: dict[str, Any], crystals: list[Any], labels: torch.Tensor, s
             errors = [(model(crystals_) - labels[part, None]).abs().mean() for part, crystals_ in fixed]
         curve.append(float(torch.stack(errors).mean()))
     return {"mae": curve, "seconds": time.monotonic() - start, "reached": curve[-1] <= GOAL}
-
-
-def save(name: str, result: Any) -> None:
-    """Add one variant to the results file."""
-    results = json.loads(FILE.read_text()) if FILE.exists() else {"variants": {}}
-    results["variants"][name] = result
-    write_results(FILE, results)
 
 
 def draw() -> None:

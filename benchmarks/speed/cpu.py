@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from benchmarks.harness import (
     benchmark_crystals,
@@ -34,10 +30,9 @@ from benchmarks.harness import (
     write_results,
 )
 from benchmarks.speed.peers import LEARNING_RATE, Contestant, image_tasks, matgl_contestants
-from crystalformers.attention import Backend, Geometry, infinite_attention
+from crystalformers.attention import Backend
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
-from crystalformers.images import CrystalBatch
 from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
@@ -58,69 +53,8 @@ VESIN_RADIUS = 8.4
 """Angstrom; the radius of vesin's known figure."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """What went into the attention and into every dense layer of one forward pass, to repeat them alone.
-
-    Attributes:
-        batch: with its images.
-        attention_inputs: q, k, v, 1/sigma² and W^E of each block.
-        geometry: of the pass.
-        backend: of attention.
-        dense_inputs: each linear layer and its input.
-    """
-
-    batch: CrystalBatch
-    attention_inputs: list[list[Tensor]]
-    geometry: Geometry
-    backend: Backend
-    dense_inputs: list[tuple[nn.Linear, Tensor]]
-
-    @classmethod
-    def of(cls, model: Crystalformer, batch: CrystalBatch) -> Record:
-        """Record one forward pass."""
-        calls: list[tuple[Any, ...]] = []
-        dense: list[tuple[nn.Linear, Tensor]] = []
-
-        def attend(*arguments: Any, **options: Any) -> Tensor:
-            calls.append(arguments)
-            y: Tensor = infinite_attention(*arguments, **options)
-            return y
-
-        def remember(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, nn.Linear)
-            dense.append((layer, inputs[0].detach().requires_grad_()))
-
-        hooks = [m.register_forward_pre_hook(remember) for m in model.modules() if isinstance(m, nn.Linear)]
-        with patch("crystalformers.models.crystalformer.infinite_attention", attend):
-            model(batch)
-        for hook in hooks:
-            hook.remove()
-        inputs = [[t.detach().requires_grad_() for t in arguments[:5]] for arguments in calls]
-        return cls(batch, inputs, calls[0][5], model.backend, dense)
-
-    def attention(self, *, backward: bool = True) -> None:
-        """All attention of a step, with what is derived from the geometry once per batch."""
-        assert self.batch.images is not None
-        fresh = replace(self.batch, images=replace(self.batch.images))
-        geometry = Geometry(fresh, self.geometry.basis)
-        with torch.set_grad_enabled(backward):
-            for inputs in self.attention_inputs:
-                y = infinite_attention(*inputs[:4], inputs[4], geometry, self.backend)
-                if backward:
-                    torch.autograd.grad(y, inputs, torch.ones_like(y))
-
-    def dense_layers(self, *, backward: bool = True) -> None:
-        """The matrix products of all dense layers of a step."""
-        with torch.set_grad_enabled(backward):
-            for layer, x in self.dense_inputs:
-                y = layer(x)
-                if backward:
-                    torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
-
-
 def ours(crystals: Sequence[Crystal], variant: str, backend: Backend, tolerance: float, batch: int) -> Contestant:
-    """A preset with one backend, images chosen by a tolerance; without frames also the parts of its training step."""
+    """A preset with one backend, images chosen by a tolerance."""
     model = build_model("crystalformer", vars(preset(variant)))
     assert isinstance(model, Crystalformer)
     radius = model.radius(tolerance)
@@ -145,19 +79,7 @@ def ours(crystals: Sequence[Crystal], variant: str, backend: Backend, tolerance:
 
     train()
     name = f"{TITLES[variant]}, backend {backend}, images within {radius:.1f} Å"
-    parameters = sum(p.numel() for p in model.parameters())
-    if model.needs_directions:
-        return Contestant(name, parameters, {"train": train, "infer": infer})
-    records = [Record.of(model, store.batch(rows)) for rows in parts]
-    # The same step over and over would carry the weights far away, and with them the widths of the Gaussians.
-    still_optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-    shares: dict[str, Callable[[], object]] = {
-        "attention": lambda: deque(map(Record.attention, records)),
-        "dense layers": lambda: deque(map(Record.dense_layers, records)),
-        "collation": lambda: deque(map(store.batch, parts)),
-        "optimiser": lambda: [still_optimizer.step() for _ in parts],
-    }
-    return Contestant(name, parameters, {"train": train, "infer": infer, **shares})
+    return Contestant(name, sum(p.numel() for p in model.parameters()), {"train": train, "infer": infer})
 
 
 def gather(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:
@@ -174,7 +96,7 @@ def gather(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:
 def all_tasks(
     contestants: Sequence[Contestant], crystals: Sequence[Crystal], batch: int, threads: int
 ) -> dict[tuple[str, str], Callable[[], object]]:
-    """One pass over all crystals each, by name and kind (train, infer, build, or a part of the training step)."""
+    """One pass over all crystals each, by name and kind (train, infer or build)."""
     tasks = {(one.name, kind): task for one in contestants for kind, task in one.tasks.items()}
     for radius in (VESIN_RADIUS, Crystalformer().radius(TRAINING_TOLERANCE)):
         tasks |= image_tasks(crystals, radius, batch, threads)
@@ -200,37 +122,16 @@ def print_report(
             entry[kind] = speeds[one.name, kind]
             entry[f"{kind}_ratio"] = None if yardstick is None else ratio(times[yardstick, kind], own)
             entry[f"{kind}_of_first"] = ratio(times[contestants[0].name, kind], own)
-        step = times[one.name, "train"]
-        entry["shares_of_training_step"] = {part: ratio(times[one.name, part], step) for part in one.parts}
         report["models"].append(entry)
     report["lists"] = [{"list": name, "build": speed} for (name, kind), speed in speeds.items() if kind == "build"]
-    print_models(report["models"])
-    print_shares(report["models"])
+    print("\nStructures/s, median (range) over rounds; x: over MEGNet; of first: over the first model, same round")
+    columns = [f"{kind}{what}" for kind in ("train", "infer") for what in ("", "_ratio", "_of_first")]
+    header = [column.replace("_ratio", " x").replace("_", " ") for column in columns]
+    models = [[m["model"], f"{m['parameters'] / 1e6:.2f} M", *(cell(m[c]) for c in columns)] for m in report["models"]]
+    print_table(["model", "parameters", *header], models)
     print("\nBuilding images or graphs, structures/s")
     print_table(["", "median (range)"], [[row["list"], cell(row["build"])] for row in report["lists"]])
     return report
-
-
-def print_models(models: Sequence[dict[str, Any]]) -> None:
-    print(
-        "\nStructures/s, median (range) over the rounds; x: ratio to MEGNet, of first: to the first model, same round"
-    )
-    columns = [f"{kind}{what}" for kind in ("train", "infer") for what in ("", "_ratio", "_of_first")]
-    header = [column.replace("_ratio", " x").replace("_", " ") for column in columns]
-    rows = [[m["model"], f"{m['parameters'] / 1e6:.2f} M", *(cell(m[column]) for column in columns)] for m in models]
-    print_table(["model", "parameters", *header], rows)
-
-
-def print_shares(models: Sequence[dict[str, Any]]) -> None:
-    print("\nShares of the training step in %, each part timed alone; dense layers: their own matrix products")
-    with_parts = [one for one in models if one["shares_of_training_step"]]
-    parts = list(with_parts[0]["shares_of_training_step"])
-    rows = []
-    for one in with_parts:
-        shares = [one["shares_of_training_step"][part]["median"] for part in parts]
-        percent = [f"{100 * share:.0f}" for share in (*shares, 1 - sum(shares))]
-        rows.append([one["model"], *percent, f"{shares[0] / shares[1]:.2f}"])
-    print_table(["model", *parts, "rest", "attention / dense"], rows)
 
 
 def arguments() -> argparse.Namespace:

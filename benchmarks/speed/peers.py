@@ -29,17 +29,12 @@ class Contestant:
         parameters: trainable numbers.
         tasks: each one pass over all crystals, in batches. `train`: collation, forward, backward, AdamW; `infer`:
             collation, forward; `build`: graphs of all crystals, one by one, as the library makes them, where that is
-            not measured apart; any other: a part of the training step.
+            not measured apart.
     """
 
     name: str
     parameters: int
     tasks: dict[str, Callable[[], object]]
-
-    @property
-    def parts(self) -> list[str]:
-        """Names of the tasks that are parts of the training step."""
-        return [kind for kind in self.tasks if kind not in ("train", "infer", "build")]
 
 
 def matgl_contestants(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:

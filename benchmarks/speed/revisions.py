@@ -74,6 +74,7 @@ class Version:
 def arguments() -> argparse.Namespace:
     options = speed_parser(__doc__, "revisions.json", structures=64)
     options.add_argument("other", type=Path, help="the checkout to compare with, its kernels compiled")
+    options.set_defaults(rounds=9)
     options.add_argument("--only", default="", help="tasks whose name contains this")
     return options.parse_args()
 

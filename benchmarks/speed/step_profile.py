@@ -9,16 +9,18 @@ the optimiser with clipping, weight averaging (last epochs only). What the parts
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from benchmarks.harness import (
     benchmark_crystals,
@@ -28,11 +30,12 @@ from benchmarks.harness import (
     speed_parser,
     write_results,
 )
-from benchmarks.speed.cpu import Record
+from crystalformers.attention import Backend, Geometry, infinite_attention
 from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import build_model
+from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
 from crystalformers.target import Target
 from crystalformers.training.averaging import WeightAverage
@@ -43,6 +46,67 @@ from crystalformers.training.recipe import Recipe
 TARGET = Target("energy", "eV/atom", "per_atom")
 VALIDATION = 16
 EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """What went into the attention and into every dense layer of one forward pass, to repeat them alone.
+
+    Attributes:
+        batch: with its images.
+        attention_inputs: q, k, v, 1/sigma² and W^E of each block.
+        geometry: of the pass.
+        backend: of attention.
+        dense_inputs: each linear layer and its input.
+    """
+
+    batch: CrystalBatch
+    attention_inputs: list[list[Tensor]]
+    geometry: Geometry
+    backend: Backend
+    dense_inputs: list[tuple[nn.Linear, Tensor]]
+
+    @classmethod
+    def of(cls, model: Crystalformer, batch: CrystalBatch) -> Record:
+        """Record one forward pass."""
+        calls: list[tuple[Any, ...]] = []
+        dense: list[tuple[nn.Linear, Tensor]] = []
+
+        def attend(*arguments: Any, **options: Any) -> Tensor:
+            calls.append(arguments)
+            y: Tensor = infinite_attention(*arguments, **options)
+            return y
+
+        def remember(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, nn.Linear)
+            dense.append((layer, inputs[0].detach().requires_grad_()))
+
+        hooks = [m.register_forward_pre_hook(remember) for m in model.modules() if isinstance(m, nn.Linear)]
+        with patch("crystalformers.models.crystalformer.infinite_attention", attend):
+            model(batch)
+        for hook in hooks:
+            hook.remove()
+        inputs = [[t.detach().requires_grad_() for t in arguments[:5]] for arguments in calls]
+        return cls(batch, inputs, calls[0][5], model.backend, dense)
+
+    def attention(self, *, backward: bool = True) -> None:
+        """All attention of a step, with what is derived from the geometry once per batch."""
+        assert self.batch.images is not None
+        fresh = replace(self.batch, images=replace(self.batch.images))
+        geometry = Geometry(fresh, self.geometry.basis)
+        with torch.set_grad_enabled(backward):
+            for inputs in self.attention_inputs:
+                y = infinite_attention(*inputs[:4], inputs[4], geometry, self.backend)
+                if backward:
+                    torch.autograd.grad(y, inputs, torch.ones_like(y))
+
+    def dense_layers(self, *, backward: bool = True) -> None:
+        """The matrix products of all dense layers of a step."""
+        with torch.set_grad_enabled(backward):
+            for layer, x in self.dense_inputs:
+                y = layer(x)
+                if backward:
+                    torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
 
 
 def write_table(path: Path, crystals: Sequence[Crystal], seed: int) -> CrystalTable:
@@ -66,9 +130,8 @@ def write_table(path: Path, crystals: Sequence[Crystal], seed: int) -> CrystalTa
 def whole_step(table: CrystalTable, recipe: Recipe, folder: Path) -> list[float]:
     """Seconds of a step in each epoch of a real run after the first."""
     fit(table, [TARGET], folder / "run", recipe)
-    with (folder / "run" / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [recipe.batch_size / float(row["crystals_per_second"]) for row in rows[1:]]
+    metrics = pd.read_csv(folder / "run" / "metrics.csv")
+    return (recipe.batch_size / metrics["crystals_per_second"][1:]).tolist()
 
 
 def parts_of(table: CrystalTable, name: str, recipe: Recipe) -> dict[str, Callable[[], object]]:

@@ -82,9 +82,5 @@ def places(numbers: Integers) -> Places:
     from pymatgen.core import Element
 
     elements = [Element.from_Z(int(z)) for z in numbers]
-    blocks = ["s" if element.Z == HELIUM else str(element.block) for element in elements]
-    return Places(
-        np.array([element.row for element in elements]),
-        np.array([element.group for element in elements]),
-        np.array(blocks),
-    )
+    rows = [(e.row, e.group, "s" if e.Z == HELIUM else str(e.block)) for e in elements]
+    return Places(*map(np.array, zip(*rows, strict=True)))
