@@ -1,10 +1,8 @@
-"""What all benchmarks share: the crystals, a description of the machine, interleaved timing, result files.
-
-Importing it loads neither torch nor numpy: the memory benchmark must stay smaller than what it measures.
-"""
+"""What all benchmarks share: options, crystals, a description of the machine, interleaved timing, result files."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -48,22 +46,11 @@ def benchmark_crystals(table: Path, count: int) -> tuple[list[Crystal], str]:
 def example_supercells() -> list[Crystal]:
     """Supercells of up to `LARGEST_EXAMPLE` atoms of every example, each multiple of all crystals in turn."""
     from crystalformers.io import read_crystal
+    from crystalformers.testing import repeated
 
     examples = [read_crystal(path) for path in sorted((ROOT / "examples").glob("*.cif"))]
-    cells = [supercell(crystal, times) for times in SUPERCELLS for crystal in examples]
+    cells = [repeated(crystal, times) for times in SUPERCELLS for crystal in examples]
     return [crystal for crystal in cells if len(crystal) <= LARGEST_EXAMPLE]
-
-
-def supercell(crystal: Crystal, times: Sequence[int]) -> Crystal:
-    """The crystal repeated along its lattice vectors."""
-    import numpy as np
-
-    from crystalformers.crystal import Crystal
-
-    cells = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), -1).reshape(-1, 3)
-    frac_coords = (crystal.frac_coords + cells[:, None]).reshape(-1, 3) / np.array(times)
-    lattice = crystal.lattice * np.array(times)[:, None]
-    return Crystal(np.tile(crystal.numbers, len(cells)), frac_coords, lattice, f"{crystal.name} {times}")
 
 
 def size_distribution(sizes: Iterable[int]) -> dict[str, Any]:
@@ -80,15 +67,23 @@ def size_distribution(sizes: Iterable[int]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and load: neither host name nor path."""
-    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    """Processor, cores, and the load when the script started and now: neither host name nor path."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
-        "load_average": load and [round(number, 2) for number in load],
+        "load_average": LOAD,
+        "load_average_after": _load(),
     }
+
+
+def _load() -> list[float]:
+    return [round(number, 2) for number in os.getloadavg()] if hasattr(os, "getloadavg") else []
+
+
+LOAD = _load()
+"""Load of the machine when the script started."""
 
 
 def usable_cores() -> int:
@@ -114,6 +109,18 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def measured_on(crystals: Sequence[Crystal], source: str, given: argparse.Namespace) -> dict[str, Any]:
+    """The crystals and options of a benchmark that times training steps, for its results."""
+    settings = {key: getattr(given, key) for key in ("batch", "threads", "rounds", "seconds", "seed")}
+    return {"crystals": source, "n_atoms": size_distribution(map(len, crystals)), "settings": settings}
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def keep_memory() -> bool:
@@ -176,10 +183,30 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
 
 
-def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Write JSON beside the older file, then in its place."""
+def write_results(path: Path, results: Mapping[str, Any], *packages: str) -> None:
+    """Write results as JSON, with the machine and the versions of these packages, PyTorch, NumPy and this library."""
     from crystalformers.files import write_atomically
 
+    about = {"machine": machine(), "versions": versions("crystalformers", "torch", "numpy", *packages)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps({**results, **about}, indent=1) + "\n").encode())
     print(f"wrote {path.name}")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that shows the docstring of a script as it is."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def speed_parser(description: str | None, output: str, structures: int) -> argparse.ArgumentParser:
+    """The options of a benchmark that times training steps."""
+    options = parser(description)
+    options.add_argument("--table", type=Path, default=shared() / "peers" / "structures.parquet")
+    options.add_argument("--structures", type=int, default=structures, help="first crystals of the table")
+    options.add_argument("--batch", type=int, default=32, help="crystals of a step")
+    options.add_argument("--threads", type=int, default=min(2, usable_cores()))
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=1.0, help="shortest turn of one task in a round")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--output", type=Path, default=RESULTS / output)
+    return options

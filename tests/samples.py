@@ -1,4 +1,4 @@
-"""Small crystals, tables and random models that the tests of the upper rooms share."""
+"""Small crystals, tables and random models that several tests share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from crystalformers.checkpoint import save_model
 from crystalformers.crystal import SYMBOLS, Crystal
 from crystalformers.models import build_model
 from crystalformers.target import Target
+from crystalformers.testing import repeated
 
 ENERGY = Target("energy", "eV/atom", basis="per_atom", mean=-1.5, std=0.7)
 CELL_ENERGY = Target("cell_energy", "eV", basis="per_cell", mean=-2.0, std=0.5)
@@ -38,10 +39,7 @@ def rock_salt(cation: str = "Na", anion: str = "Cl", a: float = 5.64, name: str 
 
 def supercell(crystal: Crystal, times: int) -> Crystal:
     """The crystal repeated along a."""
-    shifted = [crystal.frac_coords + np.array([k, 0, 0]) for k in range(times)]
-    frac_coords = np.concatenate(shifted) / [times, 1, 1]
-    lattice = crystal.lattice * np.array([[times], [1], [1]])
-    return Crystal(np.tile(crystal.numbers, times), frac_coords, lattice, crystal.name)
+    return repeated(crystal, (times, 1, 1))
 
 
 def many(count: int) -> list[Crystal]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import RESULTS, print_table, shared, versions, write_results
+import pandas as pd
+
+from benchmarks.harness import RESULTS, parser, print_table, shared, write_results
 from crystalformers import evaluate_model, load_model, open_table
 from crystalformers.files import write_atomically
 from crystalformers.prediction import bundled
@@ -38,12 +38,9 @@ def measure(model: Model, table: CrystalTable, split: str) -> tuple[dict[str, An
 
 def predictions_csv(evaluation: Evaluation) -> bytes:
     """Ids and predicted values, nothing that belongs to the data."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", *(header(score.target, score.unit) for score in evaluation.scores)])
-    for name, values in zip(evaluation.ids, evaluation.predictions.tolist(), strict=True):
-        writer.writerow([name, *(f"{value:.6g}" for value in values)])
-    return text.getvalue().encode()
+    columns = [header(score.target, score.unit) for score in evaluation.scores]
+    frame = pd.DataFrame(evaluation.predictions, pd.Index(evaluation.ids, name="id"), columns)
+    return frame.to_csv(float_format="%.6g", na_rep="nan", lineterminator="\n").encode()
 
 
 def print_scores(reports: Sequence[dict[str, Any]]) -> None:
@@ -57,24 +54,21 @@ def print_scores(reports: Sequence[dict[str, Any]]) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-m", "--model", action="append", help="bundled name, run folder or weight file; repeatable")
-    parser.add_argument("--table", type=Path, default=shared() / "data" / "mp36k.parquet")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--output", type=Path, default=RESULTS / "accuracy.json")
-    return parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("-m", "--model", action="append", help="bundled name, run folder or weight file; repeatable")
+    options.add_argument("--table", type=Path, default=shared() / "data" / "mp36k.parquet")
+    options.add_argument("--split", default="test")
+    options.add_argument("--output", type=Path, default=RESULTS / "accuracy.json")
+    return options.parse_args()
 
 
 def main() -> None:
     given = arguments()
-    names = given.model or bundled.names()
-    if not names:
-        raise SystemExit("NOT MEASURED: no model is bundled; name a run folder or weight file with -m.")
     if not given.table.is_file():
         raise SystemExit(f"NOT MEASURED: {given.table.name} was not found; name a labelled table with --table.")
     table = open_table(given.table)
     reports = []
-    for name in names:
+    for name in given.model or bundled.names():
         model = load_model(name)
         report, evaluation = measure(model, table, given.split)
         reports.append(report)
@@ -82,8 +76,7 @@ def main() -> None:
         write_atomically(predictions, predictions_csv(evaluation))
     print_scores(reports)
     data = {"file": given.table.name, "fingerprint": table.fingerprint, "split": given.split}
-    packages = versions("crystalformers", "torch", "numpy")
-    write_results(given.output, {"table": data, "versions": packages, "models": reports})
+    write_results(given.output, {"table": data, "models": reports})
 
 
 if __name__ == "__main__":

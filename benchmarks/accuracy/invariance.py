@@ -11,9 +11,6 @@ thread is fastest for the small float64 tensors.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness import RESULTS, ROOT, parser, write_results
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
@@ -34,8 +32,6 @@ from crystalformers.prediction import bundled
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.testing import CONTROL, E3, SE3, Row, Transformation, invariance_report, network_predictor, table
 
-RESULTS = Path(__file__).parents[1] / "results"
-
 CHIRAL = ("max", "static-local", "lattice")
 """Frames that tell mirror images apart."""
 
@@ -45,21 +41,21 @@ SMALL = {"dim": 32, "heads": 2, "blocks": 2, "feedforward": 64}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 """Whether the model is invariant at all, and what a user gets."""
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 TOLERANCE = 1e-7
 """Neglected share of an atom's weight; the default of predictions."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, required=True, help="crystals, in any form `open_table` reads")
-    parser.add_argument("--weights", help="name or file of a model; default: the bundled one, or random weights")
-    parser.add_argument("--preset", help="random weights of this variant, two blocks of two heads")
-    parser.add_argument("--crystals", type=int, default=200)
-    parser.add_argument("--max-atoms", type=int, default=20, help="atoms per cell at most")
-    parser.add_argument("--max-atoms-2x2x2", type=int, default=8, help="the same where a transformation takes 8 cells")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--table", type=Path, required=True, help="crystals, in any form `open_table` reads")
+    options.add_argument("--weights", help="name or file of a model; default: the bundled one")
+    options.add_argument("--preset", help="random weights of this variant, two blocks of two heads")
+    options.add_argument("--crystals", type=int, default=200)
+    options.add_argument("--max-atoms", type=int, default=20, help="atoms per cell at most")
+    options.add_argument("--max-atoms-2x2x2", type=int, default=8, help="the same where a transformation takes 8 cells")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     crystals = sample(open_table(arguments.table), arguments.crystals, arguments.max_atoms)
     crystals += high_symmetry(arguments.max_atoms)
@@ -70,8 +66,6 @@ def main() -> None:
         "crystals": len(crystals),
         "max_atoms": arguments.max_atoms,
         "max_atoms_2x2x2": arguments.max_atoms_2x2x2,
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
     }
     for name, dtype in DTYPES.items():
         start = time.perf_counter()
@@ -88,9 +82,8 @@ def main() -> None:
             "difference_of_two_runs": again,
             "rows": [asdict(row) for row in rows],
         }
-    RESULTS.mkdir(parents=True, exist_ok=True)
     name = f"invariance-{arguments.preset}.json" if arguments.preset else "invariance.json"
-    (RESULTS / name).write_text(json.dumps(results, indent=1) + "\n")
+    write_results(RESULTS / name, results)
 
 
 def by_cost(
@@ -117,17 +110,17 @@ def high_symmetry(most: int) -> list[Crystal]:
 
 
 def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> tuple[str, Any]:
-    """The model named, the bundled one, or a random one whose width statistics come from the crystals."""
-    if variant is None and (weights is not None or bundled.names()):
+    """The model named, the bundled one, or a random one of this variant, calibrated on the crystals."""
+    if variant is None:
         path = find_weights(weights or bundled.names()[0])
         return path.name, load_checkpoint(path).model
     torch.manual_seed(0)
-    published = find_preset(variant or "crystalformer")
-    config = replace(published.config, **(SMALL if variant else {}))
+    published = find_preset(variant)
+    config = replace(published.config, **SMALL)
     network = build_model(published.architecture, asdict(config))
     batch = CrystalBatch.from_crystals(crystals[:64], torch.float32)
     network.calibrate(with_images(batch, network.radius(1e-5), directions=network.needs_directions))
-    return f"random weights of {variant or 'crystalformer'}, seed 0", network
+    return f"random weights of {variant}, seed 0", network
 
 
 if __name__ == "__main__":

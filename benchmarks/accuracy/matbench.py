@@ -12,7 +12,6 @@ benchmarks/results/accuracy.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
 from crystalformers import Recipe, Target, fit, load_model, open_table
+from crystalformers.files import replacing
 
 TARGETS = {
     "matbench_perovskites": Target("e_form", "eV", basis="per_cell"),
@@ -54,9 +54,8 @@ def table_of(task: str, fold: int, *, with_test: bool) -> Path:
         split = pa.array(np.where(test, "test", "train"))
         rows = rows.drop_columns(["matbench_fold"]).append_column("split", split)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(rows if with_test else rows.filter(pa.array(~test)), temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pq.write_table(rows if with_test else rows.filter(pa.array(~test)), temporary)
     return path
 
 
@@ -117,14 +116,14 @@ def run_folds(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) 
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["search", "run"])
-    parser.add_argument("--task", choices=TARGETS, required=True)
-    parser.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
-    parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("action", choices=["search", "run"])
+    options.add_argument("--task", choices=TARGETS, required=True)
+    options.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
+    options.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--threads", type=int, default=1)
+    given = options.parse_args()
     torch.set_num_threads(given.threads)
     names = given.recipe or list(recipes(given.task))
     if given.action == "search":

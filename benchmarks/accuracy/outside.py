@@ -9,7 +9,6 @@ Nothing here is random. Writes benchmarks/results/accuracy-outside.json and prin
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy.bundled import measure, print_scores
-from benchmarks.harness import RESULTS, machine, shared, versions, write_results
+from benchmarks.harness import RESULTS, parser, shared, write_results
 from crystalformers import Model, load_model, open_table
 from crystalformers.data.table import CrystalTable
 from crystalformers.prediction.evaluation import Evaluation, score
@@ -28,12 +27,12 @@ DATA = shared() / "data"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument(
         "--table", type=Path, default=DATA / "oqmd_a3bc.parquet", help="labelled crystals from elsewhere"
     )
-    parser.add_argument("--trained-on", type=Path, default=DATA / "mp36k.parquet", help="table of the training")
-    given = parser.parse_args()
+    options.add_argument("--trained-on", type=Path, default=DATA / "mp36k.parquet", help="table of the training")
+    given = options.parse_args()
     for path in (given.table, given.trained_on):
         if not path.is_file():
             raise SystemExit(f"NOT MEASURED: {path.name} was not found; name it on the command line.")
@@ -50,8 +49,7 @@ def main() -> None:
         [report, *({"model": name, "scores": report[name]} for name in ("composition_known", "composition_new"))]
     )
     data = {"file": given.table.name, "fingerprint": table.fingerprint, "split": "all"}
-    about = {"table": data, "machine": machine(), "versions": versions("crystalformers", "torch", "numpy")}
-    write_results(RESULTS / "accuracy-outside.json", {**about, "models": [report]})
+    write_results(RESULTS / "accuracy-outside.json", {"table": data, "models": [report]})
 
 
 def is_known(table: CrystalTable, ids: list[str], training: CrystalTable) -> NDArray[np.bool_]:

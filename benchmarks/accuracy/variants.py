@@ -9,16 +9,14 @@ deviation. Writes benchmarks/results/variants.json, adding to what is there, and
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness import RESULTS, machine, shared, versions
+from benchmarks.harness import RESULTS, ROOT, parser, shared, write_results
 from crystalformers.data.table import open_table
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
@@ -50,11 +48,11 @@ FILE = RESULTS / "variants.json"
 
 def main() -> None:
     """Train what was asked for, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--minutes", type=float, default=5.0, help="longest time for one variant")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    options.add_argument("--minutes", type=float, default=5.0, help="longest time for one variant")
+    options.add_argument("--seed", type=int, default=0)
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     table = open_table(shared() / "data" / "mp36k.parquet")
     assert table.split is not None
@@ -68,7 +66,9 @@ def main() -> None:
         print(
             f"{name}: {curve['mae'][-1]:.3f} of the spread after {len(curve['mae'])} epochs, {curve['seconds']:.0f} s"
         )
-        save(name, {"settings": VARIANTS[name], "seed": arguments.seed, **curve})
+        results = json.loads(FILE.read_text()) if FILE.exists() else {"variants": {}}
+        results["variants"][name] = {"settings": VARIANTS[name], "seed": arguments.seed, **curve}
+        write_results(FILE, results)
     draw()
 
 
@@ -98,28 +98,25 @@ def train(settings: dict[str, Any], crystals: list[Any], labels: torch.Tensor, s
     return {"mae": curve, "seconds": time.monotonic() - start, "reached": curve[-1] <= GOAL}
 
 
-def save(name: str, result: Any) -> None:
-    """Add one variant to the results file."""
-    results = json.loads(FILE.read_text()) if FILE.exists() else {"variants": {}}
-    results |= {"machine": machine(), "versions": versions("torch", "numpy")}
-    results["variants"][name] = result
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(results, indent=1) + "\n")
-
-
 def draw() -> None:
-    """All loss curves in one figure."""
-    import matplotlib.pyplot as plt
+    """One panel for each variant, its curve in front of those of all others."""
+    from matplotlib.figure import Figure
 
     results = json.loads(FILE.read_text())["variants"]
-    figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, name in enumerate(name for name in VARIANTS if name in results):
-        curve = results[name]["mae"]
-        ax.plot(range(1, len(curve) + 1), curve, lw=1.2, ls="-" if number < 5 else "--", label=name)
-    ax.axhline(GOAL, color="0.5", lw=0.8, ls=":")
-    ax.set(xscale="log", yscale="log", xlabel="epoch", ylabel="MAE on the training crystals / spread")
-    ax.legend(fontsize=8, ncols=2)
-    figure.savefig(Path(__file__).parents[2] / "docs" / "variants.png", dpi=130)
+    curves = {name: results[name]["mae"] for name in VARIANTS if name in results}
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    panels = figure.subplots(3, 4, sharex=True, sharey=True).ravel()
+    for panel, (name, curve) in zip(panels, curves.items(), strict=False):
+        for other in curves.values():
+            panel.plot(range(1, len(other) + 1), other, color="0.88", lw=0.6)
+        panel.plot(range(1, len(curve) + 1), curve, color="C0", lw=1.3)
+        panel.axhline(GOAL, color="0.4", lw=0.8, ls=":")
+        panel.set_title(f"{name}: {len(curve)} epochs", fontsize=10)
+        panel.set(yscale="log", ylim=(0.07, 0.9), yticks=(0.1, 0.2, 0.4, 0.8), yticklabels=("0.1", "0.2", "0.4", "0.8"))
+        panel.minorticks_off()
+    figure.supxlabel("epoch")
+    figure.supylabel("mean absolute error on the training crystals / their standard deviation")
+    figure.savefig(ROOT / "docs" / "variants.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +19,7 @@ from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import CrystalBatch, Images, with_images
 from crystalformers.models.neighbours import Graph, GraphModel
 from crystalformers.target import Target
+from crystalformers.training.exclusion import Composition, composition
 from crystalformers.training.image_store import CompactImages, pack_images, split_images
 
 Rows = NDArray[np.int64]
@@ -205,25 +205,17 @@ class Graphs:
         return self._batches[key]
 
 
-def composition(crystal: Crystal) -> tuple[tuple[int, int], ...]:
-    """Reduced composition: atomic numbers with the smallest whole counts."""
-    numbers, counts = np.unique(crystal.numbers, return_counts=True)
-    divisor = math.gcd(*counts.tolist())
-    return tuple(zip(numbers.tolist(), (counts // divisor).tolist(), strict=True))
-
-
 def overlap(name: str) -> dict[str, Any]:
     """How many test crystals of a task (of seed 0) have a composition of the front-ends' training crystals."""
     task = TASKS[name]
     table, test = load(task.table), split_of(task, None, 0).test
-    shared_rows = sum(composition(table[int(row)]) in _front_end_compositions() for row in test)
+    shared_rows = sum(composition(table.numbers(row)) in _front_end_compositions() for row in test)
     return {"task": name, "test": len(test), "composition_in_front_end": shared_rows}
 
 
 @cache
-def _front_end_compositions() -> frozenset[tuple[tuple[int, int], ...]]:
+def _front_end_compositions() -> set[Composition]:
     table = load(FRONT_END)
-    names = table.split
-    assert names is not None
-    learned = frozenset(composition(table[row]) for row in range(len(table)) if names[row] == "train")
-    return learned.difference(*({composition(crystal) for crystal in load(name)} for name in EXCLUDED))
+    learned = {composition(table.numbers(row)) for row in np.flatnonzero(np.array(table.split) == "train")}
+    others = map(load, EXCLUDED)
+    return learned.difference(composition(other.numbers(row)) for other in others for row in range(len(other)))

@@ -16,29 +16,24 @@ are paired. Test rows are used once, at the end of a run.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.elements.data import TASKS, overlap
 from benchmarks.elements.summary import REFERENCE, markdown, summarise
-from benchmarks.elements.training import BACKENDS, Run, Runner
-from benchmarks.harness import RESULTS, machine, versions, write_results
-from crystalformers.errors import CrystalformersError
+from benchmarks.elements.training import BACKENDS, Run, carry_out, fingerprint
+from benchmarks.harness import RESULTS, parser, write_results
 
 FOLDER = RESULTS / "elements"
 
@@ -89,8 +84,8 @@ class Recipe(BaseModel):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    options = parser(__doc__)
+    commands = options.add_subparsers(dest="command", required=True)
     for name in ("run", "summary"):
         command = commands.add_parser(name)
         command.add_argument("recipe", type=Path)
@@ -102,15 +97,7 @@ def main() -> None:
         command.add_argument("--minutes", type=float, help="start no run after this many minutes")
     command = commands.add_parser("search")
     command.add_argument("--backend", choices=tuple(BACKENDS), required=True)
-    arguments = parser.parse_args()
-    try:
-        execute(arguments)
-    except CrystalformersError as error:
-        sys.exit(str(error))
-
-
-def execute(arguments: argparse.Namespace) -> None:
-    """Execute the command."""
+    arguments = options.parse_args()
     if arguments.command == "search":
         search(arguments.backend)
         return
@@ -121,26 +108,16 @@ def execute(arguments: argparse.Namespace) -> None:
     write_summary(recipe, path, arguments.against)
 
 
-@cache
-def runner() -> Runner:
-    """The runner of this process, on one thread."""
-    torch.set_num_threads(1)
-    return Runner()
-
-
-def carry_out(run: Run) -> dict[str, Any]:
-    """The result of a run, from the runner of this process."""
-    return runner().carry_out(run)
-
-
 def run_all(runs: list[Run], path: Path, jobs: int, minutes: float | None) -> None:
     """Carry out the runs that are not in the file yet, and append a line for each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     done = {key(line) for line in read(path)}
     waiting = [run for run in runs if identity(run) not in done]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} done, {len(waiting)} to do", flush=True)
     start = time.monotonic()
     for number, line in enumerate(results(waiting, jobs, minutes), 1):
-        append(path, line)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         left = (time.monotonic() - start) / number * (len(waiting) - number) / 60
         what = " ".join(str(line[name]) for name in ("task", "size", "backend", "table", "mode", "seed"))
         print(f"{number}/{len(waiting)}  {what}: {line['mae']:.4f} {line['unit']}  ({left:.0f} min left)", flush=True)
@@ -170,7 +147,7 @@ def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def identity(run: Run) -> tuple[Any, ...]:
     """The `key` that the result of a run will have."""
-    return key({**asdict(run), "fingerprint": runner().fingerprint(run.source)})
+    return key({**asdict(run), "fingerprint": fingerprint(run.source)})
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -183,13 +160,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         print(f"{path.name}: the last line was incomplete; its run is repeated.")
         path.write_text(whole, encoding="utf-8")
     return [json.loads(line) for line in whole.splitlines()]
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Append a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def write_summary(recipe: Recipe, path: Path, against: str) -> None:
@@ -205,8 +175,6 @@ def write_summary(recipe: Recipe, path: Path, against: str) -> None:
         "of": len(wanted),
         **summarise(lines, against),
         "overlap": [overlap(task) for task in sorted({line["task"] for line in lines})],
-        "machine": machine(),
-        "versions": versions("torch", "numpy", "crystalformers"),
     }
     text = markdown(content)
     name = path.stem if against == REFERENCE else f"{path.stem}-against-{against}"
@@ -223,7 +191,7 @@ def search(backend: str) -> None:
         for task, size in itertools.product(SEARCH_TASKS, SEARCH_SIZES)
     ]
     for lr in LEARNING_RATES:
-        errors = [runner().carry_out(run, lr)["val_error"] for run in runs]
+        errors = [carry_out(run, lr)["val_error"] for run in runs]
         found[f"{lr:g}"] = statistics.geometric_mean(errors)
         print(f"{backend} lr {lr:g}: {found[f'{lr:g}']:.4f} ({', '.join(f'{e:.3f}' for e in errors)})", flush=True)
     content = {"backend": backend, "tasks": SEARCH_TASKS, "sizes": SEARCH_SIZES, "val_error": found}

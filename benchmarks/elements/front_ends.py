@@ -15,13 +15,11 @@ core, half an hour on a busy one.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.elements.data import EXCLUDED, FRONT_END, TASKS, load
-from benchmarks.harness import RESULTS, machine, shared, versions, write_results
+from benchmarks.harness import RESULTS, ROOT, parser, shared, write_results
 from crystalformers.checkpoint import read_description
 from crystalformers.elements.library import BUNDLED
 from crystalformers.elements.trained import from_model
@@ -29,7 +27,6 @@ from crystalformers.target import Target
 from crystalformers.training import fit
 from crystalformers.training.recipe import Recipe
 
-ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "elements"
 TWO = [TASKS[name].target for name in ("mp36k-energy", "mp36k-gap")]
 SEVEN = [
@@ -42,31 +39,18 @@ SEVEN = [
 ]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of front-end.
-
-    Attributes:
-        targets: what it learns.
-        changes: settings that differ from those of recipes/elements.yaml; an empty `model` undoes the small
-            beginning of the vectors.
-    """
-
-    targets: list[Target]
-    changes: dict[str, Any] = field(default_factory=dict)
-
-
 COMPOSITION = "crystaltransformer-composition"
 """Preset of the control: the same network without geometry."""
 
-KINDS = {
-    "crystaltransformer": Kind(TWO, {"model": {}}),
-    "crystalformer": Kind(TWO, {"preset": "crystalformer", "model": {}}),
-    "composition": Kind(TWO, {"preset": COMPOSITION, "model": {}}),
-    "crystaltransformer7": Kind(SEVEN),
-    "composition7": Kind(SEVEN, {"preset": COMPOSITION}),
+KINDS: dict[str, tuple[list[Target], dict[str, Any]]] = {
+    "crystaltransformer": (TWO, {"model": {}}),
+    "crystalformer": (TWO, {"preset": "crystalformer", "model": {}}),
+    "composition": (TWO, {"preset": COMPOSITION, "model": {}}),
+    "crystaltransformer7": (SEVEN, {}),
+    "composition7": (SEVEN, {"preset": COMPOSITION}),
 }
-"""By the names of their tables; a 7 marks seven targets."""
+"""Name of the tables (a 7 marks seven targets) -> what is learned, and the settings that differ from those of
+recipes/elements.yaml; an empty `model` undoes the small beginning of the vectors."""
 
 ABOUT = {
     "licence": "CC-BY 4.0, as the Materials Project data they were learned from",
@@ -75,11 +59,11 @@ ABOUT = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train", "bundle"))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("command", choices=("train", "bundle"))
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments = options.parse_args()
     if arguments.command == "bundle":
         bundle()
         return
@@ -95,12 +79,12 @@ def train(kind: str, seed: int) -> None:
         return
     tables = [shared() / "data" / f"{name}.parquet" for name in EXCLUDED]
     exclude = [{"table": str(table), "split": None, "by": "composition"} for table in tables]
-    fit(load(FRONT_END), KINDS[kind].targets, run, recipe_of(kind, seed=seed, exclude=exclude), resume=True)
+    fit(load(FRONT_END), KINDS[kind][0], run, recipe_of(kind, seed=seed, exclude=exclude), resume=True)
 
 
 def recipe_of(kind: str, **settings: Any) -> Recipe:
     """The recipe of a kind, for one thread; `settings` override it."""
-    return Recipe.load(ROOT / "recipes" / "elements.yaml", {"threads": 1, **KINDS[kind].changes, **settings})
+    return Recipe.load(ROOT / "recipes" / "elements.yaml", {"threads": 1, **KINDS[kind][1], **settings})
 
 
 def bundle() -> None:
@@ -115,8 +99,7 @@ def bundle() -> None:
         table.save(BUNDLED / f"{name}.safetensors")
         content[name] = {"elements": len(table.numbers), "data": card["data"], "errors": card["errors"]}
         print(f"{name}: {len(table.numbers)} elements, {table.dim} numbers each")
-    about = {"machine": machine(), "versions": versions("torch", "numpy"), "tables": content}
-    write_results(RESULTS / "elements" / "front-ends.json", about)
+    write_results(RESULTS / "elements" / "front-ends.json", {"tables": content})
 
 
 def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:

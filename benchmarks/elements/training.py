@@ -11,6 +11,7 @@ import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from benchmarks.elements.data import TASKS, Graphs, Rows, Split, error, load, split_of
 from crystalformers.elements import ElementTable, load_elements
 from crystalformers.models import build_model
-from crystalformers.periodic import ELEMENTS
+from crystalformers.periodic import NUMBER_OF
+from crystalformers.training.exclusion import element_counts
 
 ROWS = 100
 """Elements whose vectors a model takes: 1 to 100."""
@@ -89,92 +91,85 @@ class Run:
     seed: int
 
 
-class Runner:
-    """Carries out runs, with cached graphs and tables."""
+@cache
+def standardised(source: str) -> ElementTable:
+    """A table of element vectors, every column with mean 0 and standard deviation 1."""
+    return load_elements(source).standardised()
 
-    def __init__(self) -> None:
-        self._graphs: dict[tuple[str, str], Graphs] = {}
-        self._tables: dict[str, ElementTable] = {}
 
-    def table(self, source: str) -> ElementTable:
-        """A table of element vectors, every column with mean 0 and standard deviation 1."""
-        if source not in self._tables:
-            self._tables[source] = load_elements(source).standardised()
-        return self._tables[source]
+def fingerprint(source: str | None) -> str | None:
+    """Hash of the elements and vectors of a table, by which a changed table is recognised; 16 hex digits."""
+    if source is None:
+        return None
+    table = standardised(source)
+    return hashlib.blake2b(table.numbers.tobytes() + table.vectors.tobytes(), digest_size=8).hexdigest()
 
-    def fingerprint(self, source: str | None) -> str | None:
-        """Hash of the elements and vectors of a table, by which a changed table is recognised; 16 hex digits."""
-        if source is None:
-            return None
-        table = self.table(source)
-        return hashlib.blake2b(table.numbers.tobytes() + table.vectors.tobytes(), digest_size=8).hexdigest()
 
-    def graphs(self, task: str, backend: str) -> Graphs:
-        """Crystals of a task with the images that a back-end uses."""
-        key = (TASKS[task].table, backend)
-        if key not in self._graphs:
-            chosen = BACKENDS[backend]
-            model = build_model(chosen.architecture, chosen.model)
-            self._graphs[key] = Graphs(load(key[0]), model, chosen.tolerance)
-        return self._graphs[key]
+@cache
+def graphs_of(table: str, backend: str) -> Graphs:
+    """Crystals of a table with the images that a back-end uses."""
+    chosen = BACKENDS[backend]
+    return Graphs(load(table), build_model(chosen.architecture, chosen.model), chosen.tolerance)
 
-    def model(self, run: Run) -> Any:
-        """A new model with the vectors of the run's table; elements that the table lacks get its mean, 0."""
-        chosen = BACKENDS[run.backend]
-        torch.manual_seed(run.seed)
-        if run.source is None:
-            return build_model(chosen.architecture, chosen.model)
-        table = self.table(run.source)
-        model = build_model(chosen.architecture, {**chosen.model, "element_dim": table.dim})
-        vectors = torch.from_numpy(table.dense("zero", ROWS))
-        model.elements.set(vectors, torch.ones(ROWS, dtype=torch.bool), trainable=run.mode == "fine-tuned")
-        return model
 
-    def missing(self, run: Run, rows: Rows) -> dict[str, int]:
-        """Elements of these rows that the table lacks, and the number of rows with each."""
-        if run.source is None:
-            return {}
-        known = self.table(run.source).known(ROWS)
-        table = load(TASKS[run.task].table)
-        missing = [z for row in rows for z in np.unique(table[int(row)].numbers) if not known[z - 1]]
-        return {ELEMENTS[z - 1]: missing.count(z) for z in sorted(set(missing))}
+def model_of(run: Run) -> Any:
+    """A new model with the vectors of the run's table; elements that the table lacks get its mean, 0."""
+    chosen = BACKENDS[run.backend]
+    torch.manual_seed(run.seed)
+    if run.source is None:
+        return build_model(chosen.architecture, chosen.model)
+    table = standardised(run.source)
+    model: Any = build_model(chosen.architecture, {**chosen.model, "element_dim": table.dim})
+    vectors = torch.from_numpy(table.dense("zero", ROWS))
+    model.elements.set(vectors, torch.ones(ROWS, dtype=torch.bool), trainable=run.mode == "fine-tuned")
+    return model
 
-    def carry_out(self, run: Run, lr: float | None = None) -> dict[str, Any]:
-        """Train, choose the epoch with the smallest validation error, and measure the test error."""
-        start = time.process_time()
-        split = split_of(TASKS[run.task], run.size, run.seed)
-        graphs = self.graphs(run.task, run.backend)
-        graphs.prepare(np.concatenate([split.train, split.val, split.test]))
-        prepared = time.process_time()
-        model = self.model(run)
-        chosen = lr or BACKENDS[run.backend].lr
-        validation, epoch, epochs = train(model, graphs, split, chosen, run.seed)
-        trained = time.process_time()
-        predicted = predict(model, graphs.batches(split.test))
-        n_atoms = load(TASKS[run.task].table).n_atoms
-        return {
-            **asdict(run),
-            "fingerprint": self.fingerprint(run.source),
-            "mae": error(split, predicted, split.test, n_atoms),
-            "unit": TASKS[run.task].unit,
-            "val_error": validation,
-            "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
-            "test_std": float(split.labels[split.test].std()) * split.target.std,
-            "best_epoch": epoch,
-            "epochs": epochs,
-            "lr": chosen,
-            "missing": self.missing(run, split.test),
-            "unseen": unseen(run, split),
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "cpu_seconds": {"graphs": round(prepared - start, 2), "training": round(trained - prepared, 2)},
-        }
+
+def missing(run: Run, rows: Rows) -> dict[str, int]:
+    """Elements of these rows that the table lacks, and the number of rows with each."""
+    if run.source is None:
+        return {}
+    table, known = load(TASKS[run.task].table), standardised(run.source).known(ROWS)
+    counts = element_counts(table, rows)
+    return {symbol: count for symbol, count in counts.items() if not known[NUMBER_OF[symbol] - 1]}
+
+
+def carry_out(run: Run, lr: float | None = None) -> dict[str, Any]:
+    """Train on one thread, choose the epoch with the smallest validation error, and measure the test error."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    task, chosen = TASKS[run.task], lr or BACKENDS[run.backend].lr
+    split = split_of(task, run.size, run.seed)
+    graphs = graphs_of(task.table, run.backend)
+    graphs.prepare(np.concatenate([split.train, split.val, split.test]))
+    prepared = time.process_time()
+    model = model_of(run)
+    validation, epoch, epochs = train(model, graphs, split, chosen, run.seed)
+    trained = time.process_time()
+    predicted = predict(model, graphs.batches(split.test))
+    return {
+        **asdict(run),
+        "fingerprint": fingerprint(run.source),
+        "mae": error(split, predicted, split.test, load(task.table).n_atoms),
+        "unit": task.unit,
+        "val_error": validation,
+        "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
+        "test_std": float(split.labels[split.test].std()) * split.target.std,
+        "best_epoch": epoch,
+        "epochs": epochs,
+        "lr": chosen,
+        "missing": missing(run, split.test),
+        "unseen": unseen(run, split),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "cpu_seconds": {"graphs": round(prepared - start, 2), "training": round(trained - prepared, 2)},
+    }
 
 
 def unseen(run: Run, split: Split) -> float:
     """Share of the test crystals with an element that is in no training crystal."""
     table = load(TASKS[run.task].table)
-    seen = {z for row in split.train for z in table[int(row)].numbers.tolist()}
-    return float(np.mean([not seen.issuperset(table[int(row)].numbers.tolist()) for row in split.test]))
+    seen = {z for row in split.train for z in table.numbers(row).tolist()}
+    return float(np.mean([not seen.issuperset(table.numbers(row).tolist()) for row in split.test]))
 
 
 def schedule(rows: int) -> tuple[int, int]:

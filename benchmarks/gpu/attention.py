@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from time import perf_counter
 
 import numpy as np
@@ -24,15 +23,17 @@ class Attention:
         batch: with its images, float64.
         device: where.
         seed: of the features.
+        rounded: whether bfloat16 holds the features exactly too.
     """
 
     NAMES = ("y", "q", "k", "v", "inverse_variance", "W")
 
-    def __init__(self, batch: CrystalBatch, device: torch.device | str, seed: int) -> None:
+    def __init__(self, batch: CrystalBatch, device: torch.device | str, seed: int, *, rounded: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).double()
+            drawn = torch.randn(*shape, generator=generator)
+            return (drawn.bfloat16() if rounded else drawn).double()
 
         shape = (batch.n_atoms, HEADS, WIDTH)
         sigma = 0.9 + 1.0 * torch.rand(shape[:2], generator=generator)
@@ -54,19 +55,6 @@ class Attention:
         y = infinite_attention(*leaves[:4], leaves[4], geometry, backend)
         found = (y.detach(), *torch.autograd.grad(y, leaves, cotangent.to(y.dtype)))
         return {name: t.double().cpu() for name, t in zip(self.NAMES, found, strict=True)}
-
-    def rounded(self) -> Attention:
-        """The same with features that bfloat16 holds exactly."""
-        same = copy(self)
-        same.inputs = [t if k == 3 else t.bfloat16().double() for k, t in enumerate(self.inputs)]
-        same.cotangent = self.cotangent.bfloat16().double()
-        return same
-
-    def on(self, device: torch.device | str) -> Attention:
-        """The same elsewhere."""
-        same = copy(self)
-        same.device = device
-        return same
 
 
 def errors(ours: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:

@@ -41,18 +41,20 @@ def agreement(plan: Plan) -> list[dict[str, Any]]:
     rows = []
     cases: tuple[tuple[Backend, str, int], ...] = (
         ("reference", "cpu", 6 if plan.on_gpu else 1),
-        ("torch", plan.setting.device.type, plan.size if plan.on_gpu else 2),
+        ("torch", plan.device.type, plan.size if plan.on_gpu else 2),
     )
     for exact, where, count in cases if plan.on_gpu else cases[:1]:
-        task = Attention(plan.batch(count), plan.setting.device, plan.setting.seed)
+        batch = plan.batch(count)
         for precision, features in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-            rounded = task if precision == "float32" else task.rounded()
-            truth = rounded.on(where).solve(exact, torch.float64)
-            plain = errors(rounded.solve("torch", torch.float32), truth)
+            task, there = (
+                Attention(batch, device, plan.seed, rounded=precision == "bf16") for device in (plan.device, where)
+            )
+            truth = there.solve(exact, torch.float64)
+            plain = errors(task.solve("torch", torch.float32), truth)
             for backend in plan.backends:
                 if backend == "torch":
                     continue
-                found = errors(rounded.solve(backend, torch.float32, features), truth)
+                found = errors(task.solve(backend, torch.float32, features), truth)
                 row = {"against": exact, "crystals": count, "backend": backend, "precision": precision}
                 rows.append(row | {"plain": plain, "errors": found})
                 cells = (f"{name} {found[name]:.1e} ({plain[name]:.1e})" for name in found)
@@ -67,7 +69,7 @@ def agreement(plan: Plan) -> list[dict[str, Any]]:
 
 def repeats(plan: Plan) -> dict[str, int]:
     """Identical calls give identical bits."""
-    task = Attention(plan.batch(60 if plan.on_gpu else 1), plan.setting.device, plan.setting.seed)
+    task = Attention(plan.batch(60 if plan.on_gpu else 1), plan.device, plan.seed)
     times = 250 if plan.on_gpu else 2
     for backend in plan.backends:
         if backend == "torch":  # plain PyTorch adds with atomics on a GPU
@@ -84,7 +86,7 @@ def tiles(plan: Plan) -> list[dict[str, Any]]:
     if "triton" not in plan.backends:
         return []
     rows: list[dict[str, Any]] = []
-    task = Attention(plan.batch(plan.size if plan.on_gpu else 1), plan.setting.device, plan.setting.seed)
+    task = Attention(plan.batch(plan.size if plan.on_gpu else 1), plan.device, plan.seed)
     start = perf_counter()
     for tiling in TILINGS if plan.on_gpu else TILINGS[:1]:
         if perf_counter() - start > TILING_SECONDS:
@@ -109,7 +111,7 @@ def tiles(plan: Plan) -> list[dict[str, Any]]:
 
 def layer_times(plan: Plan, task: Attention, backend: Backend, precision: str) -> dict[str, float]:
     """Seconds of one layer's forward and backward pass, the lists of the batch made beforehand."""
-    device = plan.setting.device
+    device = plan.device
     leaves, geometry, cotangent = task.problem(torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def forward() -> Tensor:
@@ -124,7 +126,7 @@ def layer_times(plan: Plan, task: Attention, backend: Backend, precision: str) -
 
 def roofline(plan: Plan) -> dict[str, Any]:
     """Bytes and operations of one layer's forward pass, and the rates of the card, measured here."""
-    device = plan.setting.device
+    device = plan.device
     batch = plan.batch(plan.size if plan.on_gpu else 1)
     images = batch.images
     assert images is not None
@@ -151,7 +153,7 @@ def roofline(plan: Plan) -> dict[str, Any]:
         "bf16_operations_per_s": 2 * len(square) ** 3 / product_bf16,
     }
     floor = max(counted["bytes"] / rates["copy_bytes_per_s"], counted["operations"] / rates["float32_operations_per_s"])
-    task = Attention(batch, device, plan.setting.seed)
+    task = Attention(batch, device, plan.seed)
     measured = {backend: layer_times(plan, task, backend, "float32") for backend in plan.backends}
     for backend, times in measured.items():
         forward, backward = (1e6 * times[f"{way}_s"] for way in ("forward", "backward"))
@@ -161,13 +163,13 @@ def roofline(plan: Plan) -> dict[str, Any]:
 
 def images(plan: Plan) -> dict[str, Any]:
     """Image lists built on the device and on the CPU, structures/s."""
-    crystals = [crystal for part in plan.setting.batches for crystal in part][: 4 * plan.size]
+    crystals = [crystal for part in plan.batches for crystal in part][: 4 * plan.size]
     tasks = {
         str(device): lambda device=device: [
-            replace(plan.setting, device=torch.device(device)).pack(crystals[k : k + plan.size])
+            replace(plan, device=torch.device(device)).pack(crystals[k : k + plan.size])
             for k in range(0, len(crystals), plan.size)
         ]
-        for device in {"cpu", plan.setting.device.type}
+        for device in {"cpu", plan.device.type}
     }
     times = interleaved(tasks, plan.rounds, plan.seconds / 2)
     speeds = {device: spread([len(crystals) / t for t in values]) for device, values in times.items()}
@@ -177,13 +179,12 @@ def images(plan: Plan) -> dict[str, Any]:
 
 def eager(plan: Plan) -> list[dict[str, Any]]:
     """Structures/s of steps called one after the other."""
-    setting = plan.setting
-    packed = [setting.pack(crystals) for crystals in setting.batches]
+    packed = [plan.pack(crystals) for crystals in plan.batches]
     structures, rows = sum(map(len, packed)), []
     for backend in plan.models:
         for precision in PRECISIONS:
             plan.peak()
-            times = interleaved(Eager(setting, backend, precision, packed).tasks(), plan.rounds, plan.seconds)
+            times = interleaved(Eager(plan, backend, precision, packed).tasks(), plan.rounds, plan.seconds)
             speeds = {name: spread([structures / t for t in values]) for name, values in times.items()}
             row = {"backend": backend, "precision": precision}
             rows.append(row | {"structures_per_s": speeds, "peak_bytes": plan.peak()})
@@ -191,7 +192,8 @@ def eager(plan: Plan) -> list[dict[str, Any]]:
     table = []
     for row in rows:
         medians = [digits(row["structures_per_s"][task]["median"]) for task in tasks]
-        table.append([row["backend"], row["precision"], *medians, gibibytes(row["peak_bytes"])])
+        peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}"
+        table.append([row["backend"], row["precision"], *medians, peak])
     print_table(["backend", "precision", *(f"{task} /s" for task in tasks), "peak GiB"], table)
     return rows
 
@@ -209,13 +211,13 @@ def framed(plan: Plan) -> list[dict[str, Any]]:
 def epochs(plan: Plan, variant: str) -> list[dict[str, Any]]:
     """Epochs of a preset, training and inference."""
     backend = plan.models[0]
-    crystals = synthetic_crystals(plan.epoch, plan.setting.seed + 1)
+    crystals = synthetic_crystals(plan.epoch, plan.seed + 1)
     parts = [crystals[k : k + plan.size] for k in range(0, len(crystals), plan.size)]
-    setting = replace(plan.setting, batches=parts, variant=variant)
-    resident, rows = resident_crystals(setting), []
+    plan = replace(plan, batches=parts, variant=variant)
+    resident, rows = resident_crystals(plan), []
     for precision in PRECISIONS:
         plan.peak()
-        run = CapturedEpoch(setting, backend, precision, plan.size, resident)
+        run = CapturedEpoch(plan, backend, precision, plan.size, resident)
         tasks = {"train": partial(run.epoch, run.train), "infer": partial(run.epoch, run.infer)}
         times = interleaved(tasks, plan.rounds, 0.0)
         assert torch.isfinite(run.loss), "the loss is not finite"
@@ -232,21 +234,17 @@ def epochs(plan: Plan, variant: str) -> list[dict[str, Any]]:
     return rows
 
 
-def gibibytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 2**30:.2f}"
-
-
 def large(plan: Plan) -> list[dict[str, Any]]:
     """Time and memory of one large cell, predicted."""
     rows = []
     backend = plan.models[0]
     for n_atoms in plan.atoms:
-        crystal = supercell_of(n_atoms, plan.setting.seed)
-        batch = plan.setting.pack([crystal])
-        model = plan.setting.model(backend, batch)
+        crystal = supercell_of(n_atoms, plan.seed)
+        batch = plan.pack([crystal])
+        model = plan.model(backend, batch)
         plan.peak()
         with torch.inference_mode():
-            seconds = seconds_per_call(partial(model, batch), plan.setting.device, 5)
+            seconds = seconds_per_call(partial(model, batch), plan.device, 5)
         rows.append({"atoms": n_atoms, "seconds": seconds, "peak_bytes": plan.peak()})
         print(f"{n_atoms:,} atoms: {1e3 * seconds:.2f} ms")
     return rows
@@ -254,10 +252,10 @@ def large(plan: Plan) -> list[dict[str, Any]]:
 
 def compiled(plan: Plan) -> dict[str, Any]:
     """torch.compile of the model, forward and backward, against the same model in eager mode."""
-    batch = plan.setting.pack(plan.setting.batches[0])
+    batch = plan.pack(plan.batches[0])
     batch.crystal_of_atom  # noqa: B018, what is cached beforehand need not be traced
     backend = plan.models[0]
-    model = plan.setting.model(backend, batch)
+    model = plan.model(backend, batch)
     function = torch.compile(model, fullgraph=True, dynamic=True, backend="inductor" if plan.on_gpu else "aot_eager")
     with torch.no_grad():
         difference = float((function(batch) - model(batch)).abs().max())
@@ -265,7 +263,7 @@ def compiled(plan: Plan) -> dict[str, Any]:
     def step(work: Callable[[CrystalBatch], Tensor]) -> Callable[[], object]:
         return lambda: torch.autograd.grad(work(batch).sum(), list(model.parameters()))
 
-    seconds = {name: seconds_per_call(step(work), plan.setting.device, 10) for name, work in
+    seconds = {name: seconds_per_call(step(work), plan.device, 10) for name, work in
                (("compiled", function), ("eager", model))}  # fmt: skip
     times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
     print(f"largest difference {difference:.1e}; forward and backward: {times}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.parts import EPOCH, PARTS
-from benchmarks.gpu.work import Plan, Setting, synthetic_crystals
-from benchmarks.harness import RESULTS, machine, size_distribution, versions, write_results
+from benchmarks.gpu.work import Plan, synthetic_crystals
+from benchmarks.harness import RESULTS, parser, size_distribution, write_results
 from crystalformers.attention.backends.triton import operators
 from crystalformers.models.crystalformer import Crystalformer
 
@@ -35,18 +36,18 @@ def attempt(part: Callable[[Plan], Any], plan: Plan) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--structures", type=int, default=2048, help="synthetic crystals of one eager pass")
-    parser.add_argument("--epoch", type=int, default=EPOCH, help="synthetic crystals kept on the device")
-    parser.add_argument("--batch", type=int, default=256, help="crystals of a step")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="of the image radius; that of training")
-    parser.add_argument("--backends", nargs="+", default=["triton", "torch"], choices=["triton", "torch", "cpu"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="shortest turn of one task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(os.environ.get("OUT", RESULTS)) / "gpu.json")
-    return parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    options.add_argument("--structures", type=int, default=2048, help="synthetic crystals of one eager pass")
+    options.add_argument("--epoch", type=int, default=EPOCH, help="synthetic crystals kept on the device")
+    options.add_argument("--batch", type=int, default=256, help="crystals of a step")
+    options.add_argument("--tolerance", type=float, default=1e-5, help="of the image radius; that of training")
+    options.add_argument("--backends", nargs="+", default=["triton", "torch"], choices=["triton", "torch", "cpu"])
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--seconds", type=float, default=1.0, help="shortest turn of one task")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--output", type=Path, default=Path(os.environ.get("OUT", RESULTS)) / "gpu.json")
+    return options.parse_args()
 
 
 def the_plan(given: argparse.Namespace) -> Plan:
@@ -62,31 +63,31 @@ def the_plan(given: argparse.Namespace) -> Plan:
         backends = [backend for backend in backends if backend != "triton"]
     crystals = synthetic_crystals(given.structures, given.seed)
     batches = [crystals[k : k + given.batch] for k in range(0, len(crystals), given.batch)]
-    setting = Setting(device, batches, Crystalformer().radius(tolerance), given.seed)
-    return Plan(setting, backends, given.batch, given.epoch, atoms, given.rounds, given.seconds)
+    radius, sizes = Crystalformer().radius(tolerance), (given.batch, given.epoch)
+    return Plan(device, batches, radius, given.seed, backends, *sizes, atoms, given.rounds, given.seconds)
 
 
 def main() -> None:
     given = arguments()
     if not torch.cuda.is_available():
+        if os.environ.get("TRITON_INTERPRET") != "1":  # Triton reads it when it is imported
+            os.environ["TRITON_INTERPRET"] = "1"
+            os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu.run", *sys.argv[1:]])
         print("NO GPU: PyTorch sees no CUDA device. Tiny steps on the CPU follow; nothing is measured or written.")
-        os.environ["TRITON_INTERPRET"] = "1"
         torch.set_num_threads(1)
     plan = the_plan(given)
     results: dict[str, Any] = {
         "what": __doc__,
-        "settings": {name: str(value) for name, value in vars(given).items()} | {"radius": plan.setting.radius},
-        "machine": machine(),
-        "versions": versions("crystalformers", "torch", "triton", "numpy"),
-        "n_atoms": size_distribution(len(crystal) for part in plan.setting.batches for crystal in part),
+        "settings": {name: str(value) for name, value in vars(given).items()} | {"radius": plan.radius},
+        "n_atoms": size_distribution(len(crystal) for part in plan.batches for crystal in part),
         "parts": {},
     }
     if plan.on_gpu:
-        results["machine"] |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        results |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     for name in given.parts:
         results["parts"][name] = attempt(PARTS[name], plan)
         if plan.on_gpu:
-            write_results(given.output, results)  # after every part: a lease may end in the middle
+            write_results(given.output, results, "triton")  # after every part: a lease may end in the middle
     failed = [name for name, part in results["parts"].items() if "failed" in part]
     print("\n" + ("FAILED: " + ", ".join(failed) if failed else f"All parts ran: {', '.join(given.parts)}."))
     raise SystemExit(bool(failed))

@@ -52,7 +52,7 @@ def supercell_of(n_atoms: int, seed: int) -> Crystal:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Plan:
     """What is measured.
 
     Attributes:
@@ -60,6 +60,12 @@ class Setting:
         batches: crystals of each step.
         radius: of the images, Angstrom.
         seed: of weights and labels.
+        backends: to measure.
+        size: crystals per batch.
+        epoch: crystals of the data set on the device.
+        atoms: of the large cells.
+        rounds: turns of every task.
+        seconds: shortest turn.
         variant: preset of the model.
     """
 
@@ -67,7 +73,36 @@ class Setting:
     batches: list[list[Crystal]]
     radius: float
     seed: int
+    backends: list[Backend]
+    size: int
+    epoch: int
+    atoms: tuple[int, ...]
+    rounds: int
+    seconds: float
     variant: str = "crystalformer"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether numbers mean anything."""
+        return self.device.type == "cuda"
+
+    @property
+    def models(self) -> list[Backend]:
+        """Backends that whole models run with; Triton's interpreter would take minutes."""
+        return self.backends if self.on_gpu else ["auto"]
+
+    def batch(self, count: int) -> CrystalBatch:
+        """The first crystals with their images, float64, on the CPU."""
+        crystals = [crystal for part in self.batches for crystal in part][:count]
+        return with_images(CrystalBatch.from_crystals(crystals), self.radius)
+
+    def peak(self) -> int | None:
+        """Most memory allocated since the last call, bytes."""
+        if not self.on_gpu:
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
 
     def pack(self, crystals: Sequence[Crystal]) -> CrystalBatch:
         """The data of a step: pack on the CPU, copy, and build the images on the device, in float64."""
@@ -100,72 +135,26 @@ class Setting:
         return y.float()
 
 
-@dataclass
-class Plan:
-    """What the parts share.
-
-    Attributes:
-        setting: device, batches, radius, seed.
-        backends: to measure.
-        size: crystals per batch.
-        epoch: crystals of the data set on the device.
-        atoms: of the large cells.
-        rounds: turns of every task.
-        seconds: shortest turn.
-    """
-
-    setting: Setting
-    backends: list[Backend]
-    size: int
-    epoch: int
-    atoms: tuple[int, ...]
-    rounds: int
-    seconds: float
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether numbers mean anything."""
-        return self.setting.device.type == "cuda"
-
-    @property
-    def models(self) -> list[Backend]:
-        """Backends that whole models run with; Triton's interpreter would take minutes."""
-        return self.backends if self.on_gpu else ["auto"]
-
-    def batch(self, count: int) -> CrystalBatch:
-        """The first crystals with their images, float64, on the CPU."""
-        crystals = [crystal for part in self.setting.batches for crystal in part][:count]
-        return with_images(CrystalBatch.from_crystals(crystals), self.setting.radius)
-
-    def peak(self) -> int | None:
-        """Most memory allocated since the last call, bytes."""
-        if not self.on_gpu:
-            return None
-        peak = torch.cuda.max_memory_allocated(self.setting.device)
-        torch.cuda.reset_peak_memory_stats(self.setting.device)
-        return peak
-
-
 class Eager:
     """Steps called one after the other.
 
     Args:
-        setting: what is measured.
+        plan: what is measured.
         backend: of attention.
         precision: "float32" or "bf16".
         packed: the batches, on the device with their images.
     """
 
-    def __init__(self, setting: Setting, backend: Backend, precision: str, packed: list[CrystalBatch]) -> None:
-        self.setting, self.precision, self.packed = setting, precision, packed
-        self.model = setting.model(backend, packed[0])
-        self.labels = torch.randn(max(map(len, packed)), 1, device=setting.device)
+    def __init__(self, plan: Plan, backend: Backend, precision: str, packed: list[CrystalBatch]) -> None:
+        self.plan, self.precision, self.packed = plan, precision, packed
+        self.model = plan.model(backend, packed[0])
+        self.labels = torch.randn(max(map(len, packed)), 1, device=plan.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-4, betas=(0.9, 0.98), fused=True)
 
     def step(self, batch: CrystalBatch) -> None:
         """Forward, backward, AdamW."""
         self.optimizer.zero_grad()
-        predicted = self.setting.predict(self.model, batch, self.precision)
+        predicted = self.plan.predict(self.model, batch, self.precision)
         F.l1_loss(predicted, self.labels[: len(batch)]).backward()
         self.optimizer.step()
 
@@ -176,15 +165,15 @@ class Eager:
             def task() -> None:
                 for batch in batches:
                     work(batch)
-                self.setting.wait()
+                self.plan.wait()
 
             return task
 
         @torch.inference_mode()
         def infer(batch: CrystalBatch) -> None:
-            self.setting.predict(self.model, batch, self.precision)
+            self.plan.predict(self.model, batch, self.precision)
 
-        pack, crystals = self.setting.pack, self.setting.batches
+        pack, crystals = self.plan.pack, self.plan.batches
         return {
             "train": over(self.packed, self.step),
             "train with data": over(crystals, lambda part: self.step(pack(part))),
@@ -197,25 +186,23 @@ class CapturedEpoch:
     """A data set on the device, and one training or inference step captured as a CUDA graph; eager on a CPU.
 
     Args:
-        setting: what is measured; its batches make up the data set.
+        plan: what is measured; its batches make up the data set.
         backend: of attention.
         precision: "float32" or "bf16".
         size: crystals per batch.
     """
 
-    def __init__(
-        self, setting: Setting, backend: Backend, precision: str, size: int, resident: ResidentCrystals
-    ) -> None:
-        self.setting, self.precision, self.resident = setting, precision, resident
-        device = setting.device
-        self.order = np.random.default_rng(setting.seed)
+    def __init__(self, plan: Plan, backend: Backend, precision: str, size: int, resident: ResidentCrystals) -> None:
+        self.plan, self.precision, self.resident = plan, precision, resident
+        device = plan.device
+        self.order = np.random.default_rng(plan.seed)
         self.size = min(size, len(resident))
         self.epochs = [self.shuffled() for _ in range(8)]
         self.capacity = resident.capacity([rows for epoch in self.epochs for rows in epoch])
         self.rows = torch.arange(self.size, device=device)
         self.labels = torch.randn(len(resident), 1, device=device)
         self.loss = torch.zeros((), device=device)
-        self.model = setting.model(backend, resident.batch(self.rows, self.capacity))
+        self.model = plan.model(backend, resident.batch(self.rows, self.capacity))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=5e-4, betas=(0.9, 0.98), fused=True, capturable=device.type == "cuda"
         )
@@ -230,7 +217,7 @@ class CapturedEpoch:
     def predict(self) -> Tensor:
         """Predictions for the chosen rows; the crystal that fills up is dropped."""
         batch = self.resident.batch(self.rows, self.capacity)
-        return self.setting.predict(self.model, batch, self.precision)[:-1]
+        return self.plan.predict(self.model, batch, self.precision)[:-1]
 
     def step(self) -> None:
         """Gather, forward, backward, AdamW."""
@@ -242,7 +229,7 @@ class CapturedEpoch:
 
     def captured(self, work: Callable[[], object]) -> Callable[[], object]:
         """The work as one graph; PyTorch wants it to have run on a side stream before."""
-        if self.setting.device.type != "cuda":
+        if self.plan.device.type != "cuda":
             return work
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -259,16 +246,16 @@ class CapturedEpoch:
         """One pass over the data set in a new order: rows are all that the host sends."""
         batches = self.epochs.pop(0)
         self.epochs.append(batches)
-        sent = torch.from_numpy(np.stack(batches)).to(self.setting.device)
+        sent = torch.from_numpy(np.stack(batches)).to(self.plan.device)
         for rows, on_host in zip(sent, batches, strict=True):
             self.resident.check(on_host, self.capacity)
             self.rows.copy_(rows)
             work()
-        self.setting.wait()
+        self.plan.wait()
 
 
-def resident_crystals(setting: Setting) -> ResidentCrystals:
-    """All crystals of the setting on its device."""
-    crystals = [crystal for batch in setting.batches for crystal in batch]
+def resident_crystals(plan: Plan) -> ResidentCrystals:
+    """All crystals of the plan on its device."""
+    crystals = [crystal for batch in plan.batches for crystal in batch]
     parts = (crystals[k : k + PACKED_AT_ONCE] for k in range(0, len(crystals), PACKED_AT_ONCE))
-    return ResidentCrystals((setting.pack(part) for part in parts), setting.device)
+    return ResidentCrystals((plan.pack(part) for part in parts), plan.device)

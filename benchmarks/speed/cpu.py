@@ -10,39 +10,29 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from benchmarks.harness import (
-    RESULTS,
     benchmark_crystals,
     cell,
     interleaved,
     keep_memory,
-    machine,
+    measured_on,
     print_table,
-    shared,
-    size_distribution,
+    speed_parser,
     spread,
     usable_cores,
-    versions,
     write_results,
 )
 from benchmarks.speed.peers import LEARNING_RATE, Contestant, image_tasks, matgl_contestants
-from crystalformers.attention import Backend, Geometry, infinite_attention
+from crystalformers.attention import Backend
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
-from crystalformers.images import CrystalBatch
 from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
@@ -63,65 +53,8 @@ VESIN_RADIUS = 8.4
 """Angstrom; the radius of vesin's known figure."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """What went into the attention and into every dense layer of one forward pass, to repeat them alone.
-
-    Attributes:
-        batch: with its images.
-        attention_inputs: q, k, v, 1/sigma² and W^E of each block.
-        geometry: of the pass.
-        backend: of attention.
-        dense_inputs: each linear layer and its input.
-    """
-
-    batch: CrystalBatch
-    attention_inputs: list[list[Tensor]]
-    geometry: Geometry
-    backend: Backend
-    dense_inputs: list[tuple[nn.Linear, Tensor]]
-
-    @classmethod
-    def of(cls, model: Crystalformer, batch: CrystalBatch) -> Record:
-        """Record one forward pass."""
-        calls: list[tuple[Any, ...]] = []
-        dense: list[tuple[nn.Linear, Tensor]] = []
-
-        def attend(*arguments: Any, **options: Any) -> Tensor:
-            calls.append(arguments)
-            y: Tensor = infinite_attention(*arguments, **options)
-            return y
-
-        def remember(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, nn.Linear)
-            dense.append((layer, inputs[0].detach().requires_grad_()))
-
-        hooks = [m.register_forward_pre_hook(remember) for m in model.modules() if isinstance(m, nn.Linear)]
-        with patch("crystalformers.models.crystalformer.infinite_attention", attend):
-            model(batch)
-        for hook in hooks:
-            hook.remove()
-        inputs = [[t.detach().requires_grad_() for t in arguments[:5]] for arguments in calls]
-        return cls(batch, inputs, calls[0][5], model.backend, dense)
-
-    def attention(self) -> None:
-        """All attention of a step, forward and backward, with what is derived from the geometry once per batch."""
-        assert self.batch.images is not None
-        fresh = replace(self.batch, images=replace(self.batch.images))
-        geometry = Geometry(fresh, self.geometry.basis)
-        for inputs in self.attention_inputs:
-            y = infinite_attention(*inputs[:4], inputs[4], geometry, self.backend)
-            torch.autograd.grad(y, inputs, torch.ones_like(y))
-
-    def dense_layers(self) -> None:
-        """The matrix products of all dense layers of a step, forward and backward."""
-        for layer, x in self.dense_inputs:
-            y = layer(x)
-            torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
-
-
 def ours(crystals: Sequence[Crystal], variant: str, backend: Backend, tolerance: float, batch: int) -> Contestant:
-    """A preset with one backend, images chosen by a tolerance; without frames also the parts of its training step."""
+    """A preset with one backend, images chosen by a tolerance."""
     model = build_model("crystalformer", vars(preset(variant)))
     assert isinstance(model, Crystalformer)
     radius = model.radius(tolerance)
@@ -146,22 +79,7 @@ def ours(crystals: Sequence[Crystal], variant: str, backend: Backend, tolerance:
 
     train()
     name = f"{TITLES[variant]}, backend {backend}, images within {radius:.1f} Å"
-    parameters = sum(p.numel() for p in model.parameters())
-    if model.needs_directions:
-        return Contestant(name, parameters, train, infer)
-    records = [Record.of(model, store.batch(rows)) for rows in parts]
-    # The same step over and over would carry the weights far away, and with them the widths of the Gaussians.
-    still = deepcopy(model)
-    for parameter, trained in zip(still.parameters(), model.parameters(), strict=True):
-        parameter.grad = trained.grad
-    still_optimizer = torch.optim.AdamW(still.parameters(), lr=0.0, fused=True)
-    shares: dict[str, Callable[[], object]] = {
-        "attention": lambda: deque(map(Record.attention, records)),
-        "dense layers": lambda: deque(map(Record.dense_layers, records)),
-        "collation": lambda: deque(map(store.batch, parts)),
-        "optimiser": lambda: [still_optimizer.step() for _ in parts],
-    }
-    return Contestant(name, parameters, train, infer, None, shares)
+    return Contestant(name, sum(p.numel() for p in model.parameters()), {"train": train, "infer": infer})
 
 
 def gather(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:
@@ -178,98 +96,49 @@ def gather(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:
 def all_tasks(
     contestants: Sequence[Contestant], crystals: Sequence[Crystal], batch: int, threads: int
 ) -> dict[tuple[str, str], Callable[[], object]]:
-    """One pass over all crystals each, by name and kind (train, infer, build, or a part of the training step)."""
-    tasks: dict[tuple[str, str], Callable[[], object]] = {}
-    for one in contestants:
-        tasks |= {(one.name, "train"): one.train, (one.name, "infer"): one.infer}
-        if one.build is not None:
-            tasks[one.name, "build"] = one.build
-        tasks |= {(one.name, part): task for part, task in one.parts.items()}
+    """One pass over all crystals each, by name and kind (train, infer or build)."""
+    tasks = {(one.name, kind): task for one in contestants for kind, task in one.tasks.items()}
     for radius in (VESIN_RADIUS, Crystalformer().radius(TRAINING_TOLERANCE)):
         tasks |= image_tasks(crystals, radius, batch, threads)
     return tasks
 
 
-def ratios(speeds: dict[tuple[str, str], list[float]], name: str, kind: str, yardstick: str | None) -> list[float]:
-    """Speed over that of the yardstick, round by round; empty without one."""
-    return (
-        [] if yardstick is None else [a / b for a, b in zip(speeds[name, kind], speeds[yardstick, kind], strict=True)]
-    )
-
-
-def step_shares(times: dict[tuple[str, str], list[float]], one: Contestant) -> dict[str, list[float]]:
-    """Time of each part of the training step over that of the step, round by round."""
-    step = times[one.name, "train"]
-    return {part: [a / b for a, b in zip(times[one.name, part], step, strict=True)] for part in one.parts}
+def ratio(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Quotient of two tasks, round by round."""
+    return spread([a / b for a, b in zip(one, other, strict=True)])
 
 
 def print_report(
     contestants: Sequence[Contestant], times: dict[tuple[str, str], list[float]], structures: int
 ) -> dict[str, Any]:
-    """Print the tables; what stands in them, as medians and ranges."""
-    speeds = {key: [structures / t for t in values] for key, values in times.items()}
+    """Print the tables; what is in them, as medians and ranges."""
+    speeds = {key: spread([structures / t for t in values]) for key, values in times.items()}
     yardstick = next((one.name for one in contestants if one.name.startswith(YARDSTICK)), None)
     report: dict[str, Any] = {"yardstick": yardstick, "models": [], "lists": []}
     for one in contestants:
         entry: dict[str, Any] = {"model": one.name, "parameters": one.parameters}
         for kind in ("train", "infer"):
-            entry[kind] = spread(speeds[one.name, kind])
-            relative = ratios(speeds, one.name, kind, yardstick)
-            entry[f"{kind}_ratio"] = spread(relative) if relative else None
-            entry[f"{kind}_of_first"] = spread(ratios(speeds, one.name, kind, contestants[0].name))
-        entry["shares_of_training_step"] = {k: spread(v) for k, v in step_shares(times, one).items()}
+            own = times[one.name, kind]
+            entry[kind] = speeds[one.name, kind]
+            entry[f"{kind}_ratio"] = None if yardstick is None else ratio(times[yardstick, kind], own)
+            entry[f"{kind}_of_first"] = ratio(times[contestants[0].name, kind], own)
         report["models"].append(entry)
-    report["lists"] = [{"list": name, "build": spread(v)} for (name, kind), v in speeds.items() if kind == "build"]
-    print_models(report["models"])
-    print_framed(report["models"])
-    print_shares(report["models"])
+    report["lists"] = [{"list": name, "build": speed} for (name, kind), speed in speeds.items() if kind == "build"]
+    print("\nStructures/s, median (range) over rounds; x: over MEGNet; of first: over the first model, same round")
+    columns = [f"{kind}{what}" for kind in ("train", "infer") for what in ("", "_ratio", "_of_first")]
+    header = [column.replace("_ratio", " x").replace("_", " ") for column in columns]
+    models = [[m["model"], f"{m['parameters'] / 1e6:.2f} M", *(cell(m[c]) for c in columns)] for m in report["models"]]
+    print_table(["model", "parameters", *header], models)
     print("\nBuilding images or graphs, structures/s")
     print_table(["", "median (range)"], [[row["list"], cell(row["build"])] for row in report["lists"]])
     return report
 
 
-def print_models(models: Sequence[dict[str, Any]]) -> None:
-    print("\nStructures/s, median (range) over the rounds; x is the ratio to MEGNet in the same round")
-    header = ["model", "parameters", "train", "train x", "infer", "infer x"]
-    rows = []
-    for one in models:
-        cells = [cell(one["train"]), cell(one["train_ratio"]), cell(one["infer"]), cell(one["infer_ratio"])]
-        rows.append([one["model"], f"{one['parameters'] / 1e6:.2f} M", *cells])
-    print_table(header, rows)
-
-
-def print_framed(models: Sequence[dict[str, Any]]) -> None:
-    print(f"\nSpeed in units of {models[0]['model']}, same round")
-    framed = [one for one in models if one["model"].startswith("CrystalFramer")]
-    rows = [[one["model"], cell(one["train_of_first"]), cell(one["infer_of_first"])] for one in framed]
-    print_table(["model", "train x", "infer x"], rows)
-
-
-def print_shares(models: Sequence[dict[str, Any]]) -> None:
-    print("\nShares of the training step in %, each part timed alone; dense layers: their own matrix products")
-    with_parts = [one for one in models if one["shares_of_training_step"]]
-    parts = list(with_parts[0]["shares_of_training_step"])
-    rows = []
-    for one in with_parts:
-        shares = [one["shares_of_training_step"][part]["median"] for part in parts]
-        percent = [f"{100 * share:.0f}" for share in (*shares, 1 - sum(shares))]
-        rows.append([one["model"], *percent, f"{shares[0] / shares[1]:.2f}"])
-    print_table(["model", *parts, "rest", "attention / dense"], rows)
-
-
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=shared() / "peers" / "structures.parquet")
-    parser.add_argument("--structures", type=int, default=64, help="first crystals of the table")
-    parser.add_argument("--batch", type=int, default=32, help="crystals of a step")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="shortest turn of one task in a round")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
-    given = parser.parse_args()
+    options = speed_parser(__doc__, "cpu.json", structures=64)
+    given = options.parse_args()
     if given.threads > usable_cores():
-        parser.error(
+        options.error(
             f"--threads {given.threads}: this process may use {usable_cores()} cores; use fewer (see taskset)."
         )
     return given
@@ -282,26 +151,18 @@ def main() -> None:
     torch.manual_seed(given.seed)
     crystals, source = benchmark_crystals(given.table, given.structures)
     contestants = gather(crystals, given.batch)
-    before = machine()
     tasks = all_tasks(contestants, crystals, given.batch, given.threads)
     times = interleaved(tasks, given.rounds, given.seconds)
-    print(f"{source}; threads: {given.threads}, cores: {before['cores']} {before['processor']}")
-    report = print_report(contestants, times, len(crystals))
-    settings = {key: getattr(given, key) for key in ("batch", "threads", "rounds", "seconds", "seed")}
-    raw = [{"name": name, "kind": kind, "seconds_per_pass": values} for (name, kind), values in times.items()]
+    print(f"{source}; threads: {given.threads}")
     results = {
         "what": __doc__,
-        "crystals": source,
-        "n_atoms": size_distribution(map(len, crystals)),
-        "settings": settings,
-        "machine": {**before, "load_average_after": machine()["load_average"]},
-        "versions": versions("crystalformers", "torch", "numpy", "matgl", "torch-geometric", "vesin"),
+        **measured_on(crystals, source, given),
         "memory_is_kept": memory_is_kept,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "report": report,
-        "raw": raw,
+        "report": print_report(contestants, times, len(crystals)),
+        "raw": [{"name": name, "kind": kind, "seconds_per_pass": values} for (name, kind), values in times.items()],
     }
-    write_results(given.output, results)
+    write_results(given.output, results, "matgl", "torch-geometric", "vesin")
 
 
 if __name__ == "__main__":

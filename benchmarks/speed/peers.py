@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,23 +22,19 @@ INSTALL = 'pip install "crystalformers[benchmarks]"'
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model that takes part. Every function is one pass over all crystals, in batches.
+    """A model that takes part.
 
     Attributes:
         name: in the table.
         parameters: trainable numbers.
-        train: collation, forward, backward, AdamW.
-        infer: collation, forward.
-        build: makes graphs of all crystals, one by one, as the library does it; None where that is measured apart.
-        parts: parts of the training step, by name.
+        tasks: each one pass over all crystals, in batches. `train`: collation, forward, backward, AdamW; `infer`:
+            collation, forward; `build`: graphs of all crystals, one by one, as the library makes them, where that is
+            not measured apart.
     """
 
     name: str
     parameters: int
-    train: Callable[[], object]
-    infer: Callable[[], object]
-    build: Callable[[], object] | None = None
-    parts: dict[str, Callable[[], object]] = field(default_factory=dict)
+    tasks: dict[str, Callable[[], object]]
 
 
 def matgl_contestants(crystals: Sequence[Crystal], batch: int) -> list[Contestant]:
@@ -56,9 +52,10 @@ def matgl_contestant(model: Any, crystals: Sequence[Crystal], batch: int) -> Con
     """A model of matgl, fed by its own converter and collation."""
     from matgl.ext.pymatgen import Structure2Graph
     from matgl.graph.data import collate_fn_graph
+    from pymatgen.core import Structure
 
     converter = Structure2Graph(element_types=model.element_types, cutoff=model.cutoff)
-    structures = [as_structure(crystal) for crystal in crystals]
+    structures = [Structure(crystal.lattice, crystal.symbols, crystal.frac_coords) for crystal in crystals]
     labels = torch.randn(len(crystals))
     entries = [graph_entry(converter, *row) for row in zip(structures, labels, strict=True)]
     parts = [entries[k : k + batch] for k in range(0, len(entries), batch)]
@@ -82,14 +79,8 @@ def matgl_contestant(model: Any, crystals: Sequence[Crystal], batch: int) -> Con
             converter.get_graph(structure)
 
     name = f"{type(model).__name__}, edges within {model.cutoff:.1f} Å"
-    return Contestant(name, sum(p.numel() for p in model.parameters()), train, infer, build)
-
-
-def as_structure(crystal: Crystal) -> Any:
-    """As pymatgen writes it."""
-    from pymatgen.core import Structure
-
-    return Structure(crystal.lattice, crystal.symbols, crystal.frac_coords)
+    tasks = {"train": train, "infer": infer, "build": build}
+    return Contestant(name, sum(p.numel() for p in model.parameters()), tasks)
 
 
 def graph_entry(converter: Any, structure: Any, label: Tensor) -> tuple[Any, ...]:

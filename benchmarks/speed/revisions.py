@@ -17,19 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, cell, machine, print_table, shared, spread, usable_cores, write_results
-
-HERE = Path(__file__).parents[2]
+from benchmarks.harness import ROOT, cell, print_table, speed_parser, spread, write_results
 
 WORKER = """
 import json, sys, time
-from importlib import import_module
 from pathlib import Path
 import torch
 root, table, structures, batch, threads, seconds = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:])
-sys.path[:0] = [root, root + "/benchmarks"]
-grouped = Path(root, "benchmarks", "speed").is_dir()
-cpu = import_module("benchmarks.speed.cpu" if grouped else "cpu")
+sys.path.insert(0, root)
+from benchmarks.speed import cpu
 replies, sys.stdout = sys.stdout, sys.stderr
 cpu.keep_memory()
 torch.set_num_threads(int(threads))
@@ -46,8 +42,7 @@ for line in sys.stdin:
         calls += 1
     print(json.dumps(elapsed / calls), file=replies, flush=True)
 """
-"""What a version runs: it names its tasks, then times each that it is asked for. It reads layouts before and after
-benchmarks were grouped."""
+"""What a version runs: it names its tasks, then times each that it is asked for."""
 
 
 class Version:
@@ -77,17 +72,11 @@ class Version:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("other", type=Path, help="the checkout to compare with, its kernels compiled")
-    parser.add_argument("--table", type=Path, default=shared() / "peers" / "structures.parquet")
-    parser.add_argument("--structures", type=int, default=64, help="first crystals of the table")
-    parser.add_argument("--batch", type=int, default=32, help="crystals of a step")
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="shortest turn of one task in a round")
-    parser.add_argument("--output", type=Path, default=RESULTS / "revisions.json")
-    return parser.parse_args()
+    options = speed_parser(__doc__, "revisions.json", structures=64)
+    options.add_argument("other", type=Path, help="the checkout to compare with, its kernels compiled")
+    options.set_defaults(rounds=9)
+    options.add_argument("--only", default="", help="tasks whose name contains this")
+    return options.parse_args()
 
 
 def revision(root: Path) -> str:
@@ -97,8 +86,7 @@ def revision(root: Path) -> str:
 
 def main() -> None:
     given = arguments()
-    before = machine()
-    versions = {"this": Version(HERE, given), "other": Version(given.other, given)}
+    versions = {"this": Version(ROOT, given), "other": Version(given.other, given)}
     tasks = [t for t in versions["this"].tasks if t in versions["other"].tasks and given.only in t]
     seconds: dict[str, dict[str, list[float]]] = {task: {"this": [], "other": []} for task in tasks}
     for round_ in range(given.rounds):
@@ -114,9 +102,8 @@ def main() -> None:
     )
     results = {
         "what": __doc__,
-        "revisions": {"this": revision(HERE), "other": revision(given.other)},
+        "revisions": {"this": revision(ROOT), "other": revision(given.other)},
         "settings": {k: getattr(given, k) for k in ("structures", "batch", "threads", "rounds", "seconds")},
-        "machine": {**before, "load_average_after": machine()["load_average"]},
         "ratios": ratios,
         "seconds_per_pass": seconds,
     }

@@ -9,16 +9,26 @@ which on one thread of an idle machine is that of the clock, and on a shared one
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import subprocess
 import sys
 import time
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, ROOT, machine, print_table, versions, write_results
+import numpy as np
+import torch
+
+from benchmarks.harness import RESULTS, ROOT, parser, peak_memory, print_table, write_results
+from crystalformers.checkpoint import Checkpoint
+from crystalformers.crystal import Crystal
+from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models import build_model
+from crystalformers.models.presets import preset
+from crystalformers.prediction.model import Model
+from crystalformers.target import Target
 
 MODELS = {"crystalformer": "Crystalformer", "crystalframer": "CrystalFramer, max frames"}
 SHAPES = (
@@ -39,10 +49,6 @@ MEMORY_BOUND = 2e9
 
 def perturbed(shape: tuple[int, int, int], seed: int) -> Any:
     """Displaced simple cubic sites of random elements."""
-    import numpy as np
-
-    from crystalformers.crystal import Crystal
-
     rng, atoms = np.random.default_rng([seed, *shape]), math.prod(shape)
     sites = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3)
     moved = sites + rng.normal(scale=DISPLACEMENT, size=sites.shape)
@@ -50,23 +56,8 @@ def perturbed(shape: tuple[int, int, int], seed: int) -> Any:
     return Crystal(rng.integers(1, 99, size=atoms), moved / np.array(shape), lattice, f"{atoms} atoms")
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-
-
 def measure(name: str, shape: tuple[int, int, int], seed: int, seconds: float) -> dict[str, Any]:
     """One point: fastest of as many repeats as fit in the given processor time, at least two."""
-    import torch
-
-    from crystalformers.checkpoint import Checkpoint
-    from crystalformers.images import CrystalBatch, with_images
-    from crystalformers.models import build_model
-    from crystalformers.models.presets import preset
-    from crystalformers.prediction.model import Model
-    from crystalformers.target import Target
-
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     network = build_model("crystalformer", vars(preset(name)))
@@ -92,21 +83,17 @@ def measure(name: str, shape: tuple[int, int, int], seed: int, seconds: float) -
     return {"model": name, "atoms": len(crystal), "images": build(), **times, "peak_rss_bytes": peak_memory()}
 
 
-def exponent(points: list[dict[str, Any]], quantity: str, least: int) -> float:
-    """Slope of log(quantity) against log(atoms) over the cells of at least so many atoms."""
-    chosen = [(math.log(p["atoms"]), math.log(p[quantity])) for p in points if p["atoms"] >= least]
-    x, y = (sum(values) / len(chosen) for values in zip(*chosen, strict=True))
-    return sum((a - x) * (b - y) for a, b in chosen) / sum((a - x) ** 2 for a, _ in chosen)
+def exponent(points: list[dict[str, Any]], quantity: str) -> float:
+    """Slope of log(quantity) against log(atoms)."""
+    return float(np.polyfit(*np.log([[p["atoms"], p[quantity]] for p in points]).T, 1)[0])
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Time and memory against atoms."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure  # not in the processes whose memory is measured
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for number, (name, title) in enumerate(MODELS.items()):
         own = [p for p in points if p["model"] == name]
         atoms = [p["atoms"] for p in own]
@@ -116,66 +103,47 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     last = max((p for p in points if p["model"] == "crystalformer"), key=lambda p: p["atoms"])
     line = [last["predict_seconds"] * n / last["atoms"] for n in (100, last["atoms"])]
     left.plot([100, last["atoms"]], line, "k--", lw=0.8, label="twice the atoms, twice the time")
-    right.axhline(MEMORY_BOUND / 1e9, color="k", ls="--", lw=0.8)
+    right.axhline(MEMORY_BOUND / 1e9, color="k", ls="--", lw=0.8, label="bound for 10,000 atoms")
     left.set(xscale="log", yscale="log", xlabel="atoms in the cell", ylabel="processor seconds, one core")
-    right.set(xscale="log", xlabel="atoms in the cell", ylabel="peak memory of the process (GB)", ylim=(0, None))
+    right.set(xscale="log", xlabel="atoms in the cell", ylabel="peak memory of the process (GB)", ylim=(0, 2.9))
     for axes in (left, right):
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
     figure.savefig(path, dpi=130)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, action="append", help="repeatable; default: all")
-    parser.add_argument("--most-atoms", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=2.0, help="shortest time spent on a point")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "scaling.png")
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "SHAPE"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--model", choices=MODELS, action="append", help="repeatable; default: all")
+    options.add_argument("--most-atoms", type=int, default=10_000)
+    options.add_argument("--seconds", type=float, default=2.0, help="shortest time spent on a point")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
+    options.add_argument("--figure", type=Path, default=ROOT / "docs" / "scaling.png")
+    return options.parse_args()
 
 
 def main() -> None:
     given = arguments()
-    if given.one:
-        name, number = given.one
-        print(json.dumps(measure(name, SHAPES[int(number)], given.seed, given.seconds)))
-        return
-    points = []
-    for name in given.model or MODELS:
-        for number, shape in enumerate(SHAPES):
-            if math.prod(shape) > given.most_atoms:
-                continue
-            command = [sys.executable, "-m", "benchmarks.speed.scaling", "--one", name, str(number)]
-            command += ["--seed", str(given.seed), "--seconds", str(given.seconds)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-            points.append(json.loads(done.stdout))
-            print(json.dumps(points[-1]), file=sys.stderr)
-    print_table(
-        ["model", "atoms", "images", "image lists (CPU s)", "prediction (CPU s)", "peak memory (GB)"],
-        [
-            [
-                MODELS[p["model"]],
-                f"{p['atoms']:,}",
-                f"{p['images']:,}",
-                f"{p['images_seconds']:.2g}",
-                f"{p['predict_seconds']:.2g}",
-                f"{p['peak_rss_bytes'] / 1e9:.2f}",
-            ]
-            for p in points
-        ],
-    )
+    os.environ["OMP_NUM_THREADS"] = "1"
+    points, header = [], ["model", "atoms", "images", "image lists (CPU s)", "prediction (CPU s)", "peak memory (GB)"]
+    shapes = [shape for shape in SHAPES if math.prod(shape) <= given.most_atoms]
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for name, shape in product(given.model or MODELS, shapes):
+            points.append(pool.apply(measure, (name, shape, given.seed, given.seconds)))
+            print(points[-1], file=sys.stderr)
+    rows = []
+    for p in points:
+        cells = [f"{p['images_seconds']:.2g}", f"{p['predict_seconds']:.2g}", f"{p['peak_rss_bytes'] / 1e9:.2f}"]
+        rows.append([MODELS[p["model"]], f"{p['atoms']:,}", f"{p['images']:,}", *cells])
+    print_table(header, rows)
     slopes = {
-        name: {what: exponent(own, what, 1000) for what in ("images_seconds", "predict_seconds")}
+        name: {what: exponent(own, what) for what in ("images_seconds", "predict_seconds")}
         for name in MODELS
         if len(own := [p for p in points if p["model"] == name and p["atoms"] >= 1000]) > 1
     }
     print(f"time grows as atoms to the power of (1,000 atoms and more): {slopes}")
     settings = {"density": DENSITY, "displacement": DISPLACEMENT, "seed": given.seed, "threads": 1}
-    description = {"what": __doc__, "machine": machine(), "versions": versions("crystalformers", "torch", "numpy")}
-    write_results(given.output, {**description, "settings": settings, "exponents": slopes, "points": points})
+    write_results(given.output, {"what": __doc__, "settings": settings, "exponents": slopes, "points": points})
     draw(points, given.figure)
 
 

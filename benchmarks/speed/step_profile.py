@@ -9,35 +9,33 @@ the optimiser with clipping, weight averaging (last epochs only). What the parts
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from benchmarks.harness import (
-    RESULTS,
     benchmark_crystals,
     interleaved,
-    machine,
+    measured_on,
     print_table,
-    shared,
-    size_distribution,
-    usable_cores,
-    versions,
+    speed_parser,
     write_results,
 )
-from benchmarks.speed.cpu import Record
-from crystalformers.attention import Geometry, infinite_attention
+from crystalformers.attention import Backend, Geometry, infinite_attention
 from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import build_model
+from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
 from crystalformers.target import Target
 from crystalformers.training.averaging import WeightAverage
@@ -48,6 +46,67 @@ from crystalformers.training.recipe import Recipe
 TARGET = Target("energy", "eV/atom", "per_atom")
 VALIDATION = 16
 EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """What went into the attention and into every dense layer of one forward pass, to repeat them alone.
+
+    Attributes:
+        batch: with its images.
+        attention_inputs: q, k, v, 1/sigma² and W^E of each block.
+        geometry: of the pass.
+        backend: of attention.
+        dense_inputs: each linear layer and its input.
+    """
+
+    batch: CrystalBatch
+    attention_inputs: list[list[Tensor]]
+    geometry: Geometry
+    backend: Backend
+    dense_inputs: list[tuple[nn.Linear, Tensor]]
+
+    @classmethod
+    def of(cls, model: Crystalformer, batch: CrystalBatch) -> Record:
+        """Record one forward pass."""
+        calls: list[tuple[Any, ...]] = []
+        dense: list[tuple[nn.Linear, Tensor]] = []
+
+        def attend(*arguments: Any, **options: Any) -> Tensor:
+            calls.append(arguments)
+            y: Tensor = infinite_attention(*arguments, **options)
+            return y
+
+        def remember(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, nn.Linear)
+            dense.append((layer, inputs[0].detach().requires_grad_()))
+
+        hooks = [m.register_forward_pre_hook(remember) for m in model.modules() if isinstance(m, nn.Linear)]
+        with patch("crystalformers.models.crystalformer.infinite_attention", attend):
+            model(batch)
+        for hook in hooks:
+            hook.remove()
+        inputs = [[t.detach().requires_grad_() for t in arguments[:5]] for arguments in calls]
+        return cls(batch, inputs, calls[0][5], model.backend, dense)
+
+    def attention(self, *, backward: bool = True) -> None:
+        """All attention of a step, with what is derived from the geometry once per batch."""
+        assert self.batch.images is not None
+        fresh = replace(self.batch, images=replace(self.batch.images))
+        geometry = Geometry(fresh, self.geometry.basis)
+        with torch.set_grad_enabled(backward):
+            for inputs in self.attention_inputs:
+                y = infinite_attention(*inputs[:4], inputs[4], geometry, self.backend)
+                if backward:
+                    torch.autograd.grad(y, inputs, torch.ones_like(y))
+
+    def dense_layers(self, *, backward: bool = True) -> None:
+        """The matrix products of all dense layers of a step."""
+        with torch.set_grad_enabled(backward):
+            for layer, x in self.dense_inputs:
+                y = layer(x)
+                if backward:
+                    torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
 
 
 def write_table(path: Path, crystals: Sequence[Crystal], seed: int) -> CrystalTable:
@@ -71,29 +130,8 @@ def write_table(path: Path, crystals: Sequence[Crystal], seed: int) -> CrystalTa
 def whole_step(table: CrystalTable, recipe: Recipe, folder: Path) -> list[float]:
     """Seconds of a step in each epoch of a real run after the first."""
     fit(table, [TARGET], folder / "run", recipe)
-    with (folder / "run" / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [recipe.batch_size / float(row["crystals_per_second"]) for row in rows[1:]]
-
-
-def attention(record: Record, backward: bool) -> None:
-    """The attention of all blocks, with what is derived from the geometry once per batch."""
-    assert record.batch.images is not None
-    geometry = Geometry(replace(record.batch, images=replace(record.batch.images)), record.geometry.basis)
-    with torch.set_grad_enabled(backward):
-        for inputs in record.attention_inputs:
-            y = infinite_attention(*inputs[:4], inputs[4], geometry, record.backend)
-            if backward:
-                torch.autograd.grad(y, inputs, torch.ones_like(y))
-
-
-def dense(record: Record, backward: bool) -> None:
-    """The matrix products of all dense layers."""
-    with torch.set_grad_enabled(backward):
-        for layer, x in record.dense_inputs:
-            y = layer(x)
-            if backward:
-                torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
+    metrics = pd.read_csv(folder / "run" / "metrics.csv")
+    return (recipe.batch_size / metrics["crystals_per_second"][1:]).tolist()
 
 
 def parts_of(table: CrystalTable, name: str, recipe: Recipe) -> dict[str, Callable[[], object]]:
@@ -139,10 +177,10 @@ def parts_of(table: CrystalTable, name: str, recipe: Recipe) -> dict[str, Callab
     }
     if record is not None:
         tasks |= {
-            "attention forward": lambda: attention(record, backward=False),
-            "attention forward and backward": lambda: attention(record, backward=True),
-            "dense forward": lambda: dense(record, backward=False),
-            "dense forward and backward": lambda: dense(record, backward=True),
+            "attention forward": lambda: record.attention(backward=False),
+            "attention forward and backward": record.attention,
+            "dense forward": lambda: record.dense_layers(backward=False),
+            "dense forward and backward": record.dense_layers,
         }
     return tasks
 
@@ -188,37 +226,15 @@ def profile(name: str, crystals: Sequence[Crystal], given: argparse.Namespace) -
     }
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=shared() / "peers" / "structures.parquet")
-    parser.add_argument("--structures", type=int, default=144, help="first crystals of the table")
-    parser.add_argument("--batch", type=int, default=32, help="crystals of a step")
-    parser.add_argument("--model", action="append", help="preset; repeatable; default: crystalformer, crystalframer")
-    parser.add_argument("--threads", type=int, default=min(2, usable_cores()))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="shortest turn of one part in a round")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS / "profile.json")
-    return parser.parse_args()
-
-
 def main() -> None:
-    given = arguments()
+    options = speed_parser(__doc__, "profile.json", structures=144)
+    options.add_argument("--model", action="append", help="preset; repeatable; default: crystalformer, crystalframer")
+    given = options.parse_args()
     torch.set_num_threads(given.threads)
     crystals, source = benchmark_crystals(given.table, given.structures)
-    before = machine()
     models = [profile(name, crystals, given) for name in given.model or ("crystalformer", "crystalframer")]
-    settings = {key: getattr(given, key) for key in ("batch", "threads", "rounds", "seconds", "seed")}
-    results = {
-        "what": __doc__,
-        "crystals": source,
-        "n_atoms": size_distribution(map(len, crystals)),
-        "settings": settings,
-        "machine": {**before, "load_average_after": machine()["load_average"]},
-        "versions": versions("crystalformers", "torch", "numpy", "lightning-fabric"),
-        "models": models,
-    }
-    write_results(given.output, results)
+    results = {"what": __doc__, **measured_on(crystals, source, given), "models": models}
+    write_results(given.output, results, "lightning-fabric")
 
 
 if __name__ == "__main__":

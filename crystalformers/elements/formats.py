@@ -55,21 +55,12 @@ def _shortest(row: NDArray[np.float32]) -> list[float]:
     return [float(str(value)) for value in row]
 
 
-def _json(keys: Iterable[str | int], table: ElementTable) -> bytes:
+def write_json(table: ElementTable, keys: Iterable[object]) -> bytes:
+    """One line per element: its key, symbol or atomic number, and its vector."""
     rows = (
         f"{json.dumps(str(key))}: {json.dumps(_shortest(row))}" for key, row in zip(keys, table.vectors, strict=True)
     )
     return ("{\n" + ",\n".join(rows) + "\n}\n").encode()
-
-
-def write_atom_init(table: ElementTable) -> bytes:
-    """Decimal atomic number -> vector."""
-    return _json(table.numbers, table)
-
-
-def write_symbols(table: ElementTable) -> bytes:
-    """Symbol -> vector."""
-    return _json(table.symbols, table)
 
 
 def write_csv(table: ElementTable) -> bytes:
@@ -118,9 +109,8 @@ def _about(table: ElementTable) -> str:
 
 ALL, ATOM_INIT = tuple(range(1, len(ELEMENTS) + 1)), tuple(range(1, ATOM_INIT_ELEMENTS + 1))
 FORMATS = {
-    "cgcnn": Format(".json", ATOM_INIT, write_atom_init),
-    "alignn": Format(".json", ATOM_INIT, write_atom_init),
-    "json": Format(".json", None, write_symbols),
+    **dict.fromkeys(("cgcnn", "alignn"), Format(".json", ATOM_INIT, lambda table: write_json(table, table.numbers))),
+    "json": Format(".json", None, lambda table: write_json(table, table.symbols)),
     "csv": Format(".csv", None, write_csv),
     "crabnet": Format(".csv", ALL, write_csv),
     "matgl": Format(".safetensors", matgl.NUMBERS, matgl.write),
@@ -190,7 +180,7 @@ def vectors_of_text(path: Path) -> dict[str, NDArray[np.float64]]:
     vectors: dict[str, NDArray[np.float64]] = {}
     for symbol, values in pairs:
         if symbol in vectors:
-            raise TableError(f"{symbol} stands there twice", where=str(path), remedy="keep one vector per element")
+            raise TableError(f"{symbol} occurs twice", where=str(path), remedy="keep one vector per element")
         try:
             vectors[symbol] = np.array(values, dtype=np.float64)
         except (TypeError, ValueError):

@@ -46,9 +46,9 @@ def load_elements(name_or_path: str | os.PathLike[str]) -> ElementTable:
 
         return from_model(name)
     close = difflib.get_close_matches(name, [*bundled, *models.names(), *sources.names()], n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    known = ", ".join([*bundled, *models.names()]) or "none is bundled"
+    known = ", ".join([*bundled, *models.names()])
     raise TableError(
         f"No table of elements '{name}': it is neither a file nor a run folder, nor a bundled table or model "
-        f"({known}), nor one of {', '.join(sources.names())}.{hint}"
+        f"({known}), nor one of {', '.join(sources.names())}",
+        remedy=f"Did you mean '{close[0]}'?" if close else "",
     )

@@ -41,7 +41,8 @@ class ElementTableData(AbstractData):  # type: ignore[misc] # matminer has no ty
             TableError: if there is no such property.
         """
         if property_name not in self._column:
-            raise TableError(f"has no '{property_name}'; it has 1 to {self.table.dim}", where=self.table.name)
+            remedy = f"it has 1 to {self.table.dim}"
+            raise TableError(f"has no '{property_name}'", where=self.table.name, remedy=remedy)
         column = self._column[property_name]
         if elem.symbol in self.table:
             return float(self.table[elem.symbol][column])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalformers.elements.analysis.properties import values
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import TableError
 from crystalformers.periodic import ELEMENTS, NUMBER_OF
@@ -63,33 +64,23 @@ def physical() -> ElementTable:
 
     Values that pymatgen lacks are replaced by the mean of their column; `metadata["imputed"]` lists them.
     """
-    import warnings
-
-    from pymatgen.core import Element
-
-    elements = [Element(symbol) for symbol in ELEMENTS[:HIGHEST]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of each missing value; they are listed instead
-        columns = {words: _column(elements, attribute) for attribute, words in PROPERTIES.items()}
-    columns |= {f"outer {orbital} electrons": _electrons(elements, orbital) for orbital in "spdf"}
-    values = np.stack(list(columns.values()), axis=1)
-    missing = np.isnan(values)
+    numbers = np.arange(1, HIGHEST + 1)
+    columns = [*PROPERTIES.values(), *(f"outer {orbital} electrons" for orbital in "spdf")]
+    known = np.column_stack([values(numbers, tuple(PROPERTIES)), *(_electrons(numbers, orbital) for orbital in "spdf")])
+    missing = np.isnan(known)
     metadata = {
-        "columns": list(columns),
+        "columns": columns,
         "imputed": {name: [ELEMENTS[row] for row in np.flatnonzero(missing[:, k])] for k, name in enumerate(columns)},
         "source": "pymatgen",
     }
-    filled = np.where(missing, np.nanmean(values, axis=0), values)
-    return _table("physical", filled, metadata).standardised()
+    return _table("physical", np.where(missing, np.nanmean(known, axis=0), known), metadata).standardised()
 
 
-def _column(elements: list[Any], attribute: str) -> NDArray[np.float64]:
-    values = [getattr(element, attribute) for element in elements]
-    return np.array([np.nan if value is None else float(value) for value in values])
-
-
-def _electrons(elements: list[Any], orbital: str) -> NDArray[np.float64]:
+def _electrons(numbers: NDArray[np.int64], orbital: str) -> NDArray[np.float64]:
     """Electrons in the outermost s and p shells, the d shell one below and the f shell two below."""
+    from pymatgen.core import Element
+
+    elements = [Element.from_Z(int(number)) for number in numbers]
     depth = {"s": 0, "p": 0, "d": 1, "f": 2}[orbital]
     shells = [{(n, kind): count for n, kind, count in element.full_electronic_structure} for element in elements]
     return np.array([float(shell.get((e.row - depth, orbital), 0)) for e, shell in zip(elements, shells, strict=True)])

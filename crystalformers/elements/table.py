@@ -75,9 +75,7 @@ class ElementTable:
             element_number(int(number), self.name)
         twice = self.numbers[1:][np.diff(self.numbers) == 0]
         if twice.size:
-            raise TableError(
-                f"{named(twice)} stands there twice", where=self.name, remedy="keep one vector per element"
-            )
+            raise TableError(f"{named(twice)} occurs twice", where=self.name, remedy="keep one vector per element")
         bad = ~np.isfinite(self.vectors).all(axis=1)
         if bad.any():
             raise TableError(f"the vector of {named(self.numbers[bad])} holds NaN or infinite numbers", where=self.name)
@@ -114,6 +112,11 @@ class ElementTable:
     def symbols(self) -> tuple[str, ...]:
         """Chemical symbols, in order of atomic number."""
         return tuple(ELEMENTS[number - 1] for number in self.numbers)
+
+    @property
+    def counts_by_symbol(self) -> dict[str, int] | None:
+        """Number of training crystals with each element; None for a table that was not trained."""
+        return None if self.counts is None else dict(zip(self.symbols, self.counts.tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crystalformers.attention import AngularEncoding, Geometry, reciprocal
+from crystalformers.attention import Geometry, reciprocal
 from crystalformers.attention.backends.torch import image_weights, log_weights
 from crystalformers.attention.frames.encoding import around, local_frames
 from crystalformers.attention.frames.local import Frames, PrincipalAxes
@@ -98,7 +98,9 @@ class HeadWeights:
         real_AMH, reciprocal_AHA, frames = None, None, None
         if real:
             real_AMH, logit_AMH = image_weights(q_AHD[:, :real], k_AHD[:, :real], inverse_variance, geometry)
-            frames = _frames(real_AMH, logit_AMH, geometry, attention.angular())
+            if (encoding := attention.angular()) is not None:
+                scores = log_weights(logit_AMH, geometry)
+                frames = local_frames(*around(real_AMH, geometry), scores, geometry, encoding)
         if variance.shape[1]:
             sums = attention.lattice_sums(geometry)
             [reciprocal_AHA] = reciprocal.pair_weights(q_AHD[:, real:], k_AHD[:, real:], variance, sums)
@@ -127,14 +129,6 @@ class HeadWeights:
             weight = _floats(self.reciprocal[i].mT)
             others = AtomAttention(np.arange(count, len(sigma)), sigma[count:], np.arange(len(weight)), weight)
         return Attention(i, block, real, others)
-
-
-def _frames(
-    p_AMH: Tensor, logit_AMH: Tensor, geometry: Geometry, encoding: AngularEncoding | None
-) -> Frames | PrincipalAxes | None:
-    if encoding is None:
-        return None
-    return local_frames(*around(p_AMH, geometry), log_weights(logit_AMH, geometry), geometry, encoding)
 
 
 def _frame_of_row(frames: Frames | PrincipalAxes, row: int) -> LocalFrame:

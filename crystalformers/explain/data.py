@@ -153,10 +153,8 @@ class Explanation:
                     "atom": attention.atom,
                     "symbol": symbols[attention.atom],
                     "block": attention.block,
-                    "real": None if attention.real is None else _real_dict(attention.real, symbols, threshold),
-                    "reciprocal": None
-                    if attention.reciprocal is None
-                    else _reciprocal_dict(attention.reciprocal, symbols, threshold),
+                    "real": _to_dict(attention.real, symbols, threshold),
+                    "reciprocal": _to_dict(attention.reciprocal, symbols, threshold),
                 }
                 for attention in self.attentions
             ],
@@ -178,38 +176,21 @@ def _rows(attention: Attention, symbols: list[str], threshold: float) -> Iterato
                 yield (*start, source, symbols[source], *place, float(weight[k]))
 
 
-def _real_dict(seen: ImageAttention, symbols: list[str], threshold: float) -> dict[str, Any]:
-    return {
-        "heads": seen.heads.tolist(),
-        "sigma": seen.sigma.tolist(),
-        "images": [
-            {
-                "source": int(seen.source[k]),
-                "symbol": symbols[seen.source[k]],
-                "shift": seen.shift[k].tolist(),
-                "vector": seen.vector[k].tolist(),
-                "distance": float(seen.distance[k]),
-                "weight": seen.weight[k].tolist(),
-            }
-            for k in np.nonzero(seen.weight.max(1) >= threshold)[0]
-        ],
-        "frames": [
-            {
-                "axes": frame.axes.tolist(),
-                "share": frame.share.tolist(),
-                "distinct": None if frame.distinct is None else frame.distinct.tolist(),
-            }
-            for frame in seen.frames
-        ],
-    }
-
-
-def _reciprocal_dict(seen: AtomAttention, symbols: list[str], threshold: float) -> dict[str, Any]:
-    return {
-        "heads": seen.heads.tolist(),
-        "sigma": seen.sigma.tolist(),
-        "atoms": [
-            {"source": int(k), "symbol": symbols[k], "weight": seen.weight[k].tolist()}
-            for k in np.nonzero(seen.weight.max(1) >= threshold)[0]
-        ],
-    }
+def _to_dict(
+    seen: ImageAttention | AtomAttention | None, symbols: list[str], threshold: float
+) -> dict[str, Any] | None:
+    """Plain types for JSON; None for a block without such heads."""
+    if seen is None:
+        return None
+    shown = seen.weight.max(1) >= threshold
+    columns = {"source": seen.source[shown], "symbol": np.array(symbols)[seen.source[shown]]}
+    if isinstance(seen, ImageAttention):
+        columns |= {name: getattr(seen, name)[shown] for name in ("shift", "vector", "distance")}
+    columns["weight"] = seen.weight[shown]
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    targets = [dict(zip(columns, row, strict=True)) for row in rows]
+    heads = {"heads": seen.heads.tolist(), "sigma": seen.sigma.tolist()}
+    if isinstance(seen, AtomAttention):
+        return heads | {"atoms": targets}
+    frames = [{name: part if part is None else part.tolist() for name, part in vars(f).items()} for f in seen.frames]
+    return heads | {"images": targets, "frames": frames}

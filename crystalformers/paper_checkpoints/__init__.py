@@ -46,7 +46,7 @@ from crystalformers.paper_checkpoints.files import (
     read_content,
 )
 from crystalformers.paper_checkpoints.params import agreed, config_of, differences, params_of
-from crystalformers.paper_checkpoints.targets import Scale, targets_of
+from crystalformers.paper_checkpoints.targets import scale_of, targets_of
 from crystalformers.target import Target
 
 __all__ = [
@@ -212,9 +212,9 @@ def _read_crystaltransformer(
     targets: Sequence[Target] | None,
 ) -> PaperCheckpoint:
     model = crystaltransformer.model_of(state, given)
-    if targets is not None and len(targets) != model.config.n_targets:
-        raise CheckpointError(f"{len(targets)} targets do not fit {model.config.n_targets} model outputs")
-    scaled = crystaltransformer.scaled(targets or (), content.normalizer)
+    outputs = model.config.n_targets
+    scale = crystaltransformer.scale_in(content.normalizer, outputs) if targets else None
+    scaled = targets_of(outputs, None, scale, targets)
     notes = [f"{name}: the authors' code never uses it." for name in crystaltransformer.UNUSED if name in state]
     return PaperCheckpoint(model, scaled, tuple(notes), content.params)
 
@@ -226,7 +226,9 @@ def _read_crystalformer(
     chosen = choose(tensors, weights)
     config = _settings(params, given, chosen.state)
     model = crystalformer.model_of(chosen.state, config)
-    scaled = targets_of(config.n_targets, params, Scale.of(tensors, chosen.outer, config.n_targets), targets)
+    mean, std = (tensors.get(f"{chosen.outer}target_{name}") for name in ("mean", "std"))
+    scale = scale_of(mean, std, config.n_targets)
+    scaled = targets_of(config.n_targets, params, scale, targets)
     notes = [*chosen.left_out, *crystalformer.unmapped(chosen.state, model)]
     notes += [] if params is None else differences(params, config)
     return PaperCheckpoint(model, scaled, tuple(notes), params)

@@ -8,7 +8,7 @@ are recognised by the shapes of their layers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,9 +17,8 @@ from torch import Tensor
 from crystalformers.errors import CheckpointError
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig, Head
 from crystalformers.models.presets import preset
-from crystalformers.paper_checkpoints.targets import Scale, targets_of
+from crystalformers.paper_checkpoints.targets import Scale, scale_of
 from crystalformers.paper_checkpoints.tensors import check_tensors
-from crystalformers.target import Target
 
 TABLE = "atom_embed.weight"
 """The table of elements, which every model of theirs has."""
@@ -61,7 +60,8 @@ def model_of(state: Mapping[str, Tensor], given: CrystalTransformerConfig | None
     config = _settings(state, given)
     with torch.device("meta"):  # no memory, until the shapes in the file are known to fit
         expected = {_theirs(name): tensor for name, tensor in CrystalTransformer(config).state_dict().items()}
-    ours = {own + name.removeprefix(their): t for their, own, name, t in _named(state)} | _heads_of(state, config)
+    ours = {_ours(name): t for name, t in state.items() if name not in UNUSED and not name.startswith(HEADS)}
+    ours |= _heads_of(state, config)
     check_tensors({_theirs(name): tensor for name, tensor in ours.items()}, expected)
     model = CrystalTransformer(config).to(torch.promote_types(state[TABLE].dtype, torch.float32))
     model.load_state_dict(ours)
@@ -88,29 +88,24 @@ def to_theirs(model: CrystalTransformer) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in theirs.items()}
 
 
-def scaled(targets: Sequence[Target], normalizer: Any) -> tuple[Target, ...]:
-    """The targets with the mean and standard deviation of a file, if it has them.
+def scale_in(normalizer: Any, outputs: int) -> Scale | None:
+    """The scale of the targets, if the file has it.
 
     Raises:
-        CheckpointError: if a target contradicts the file, or there is not one mean and deviation for each.
+        CheckpointError: if there is not one mean and deviation for each output.
     """
-    if not targets or not isinstance(normalizer, Mapping) or not {"mean", "std"} <= normalizer.keys():
-        return tuple(targets)
-    tensors = {f"target_{name}": torch.as_tensor(normalizer[name]) for name in ("mean", "std")}
-    return targets_of(len(targets), None, Scale.of(tensors, "", len(targets)), targets)
+    if not isinstance(normalizer, Mapping) or not {"mean", "std"} <= normalizer.keys():
+        return None
+    mean, std = (torch.as_tensor(normalizer[name]) for name in ("mean", "std"))
+    return scale_of(mean, std, outputs)
 
 
-def _named(state: Mapping[str, Tensor]) -> list[tuple[str, str, str, Tensor]]:
-    """Their prefix, our prefix, their name and the tensor, of everything but heads and unused parameters."""
-    found = []
-    for name, tensor in state.items():
-        if name in UNUSED or name.startswith(HEADS):
-            continue
-        their = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
-        if their is None:
-            raise CheckpointError(f"tensor '{name}' is not part of CrystalTransformer")
-        found.append((their, PREFIXES[their], name, tensor))
-    return found
+def _ours(name: str) -> str:
+    """Our name of one of their tensors outside the heads."""
+    for their, own in PREFIXES.items():
+        if name.startswith(their):
+            return own + name.removeprefix(their)
+    raise CheckpointError(f"tensor '{name}' is not part of CrystalTransformer")
 
 
 def _theirs(name: str) -> str:

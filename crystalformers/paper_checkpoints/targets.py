@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -25,27 +25,23 @@ DATA_SETS = "jarvis__"
 """Prefix of the names of their data sets; in any other data set the name of a target does not determine its unit."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Mean and standard deviation of the training labels, one of each per output."""
+Scale = list[tuple[float, float]]
+"""Mean and standard deviation of the training labels of each output."""
 
-    mean: list[float]
-    std: list[float]
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], outer: str, outputs: int) -> Scale | None:
-        """The scale in the tensors of a Lightning checkpoint; None for a state dict, which has none.
+def scale_of(mean: Tensor | None, std: Tensor | None, outputs: int) -> Scale | None:
+    """The scale in the tensors of a file; None for a state dict, which has none.
 
-        Raises:
-            CheckpointError: if there is not one mean and deviation for each output.
-        """
-        found = [tensors.get(outer + name) for name in ("target_mean", "target_std")]
-        if all(tensor is None or not tensor.numel() for tensor in found):
-            return None
-        if any(tensor is None or tensor.numel() != outputs or tensor.dtype not in TYPES for tensor in found):
-            raise CheckpointError(f"target_mean and target_std are not {outputs} numbers, one per model output")
-        mean, std = (tensor.double().flatten().tolist() for tensor in found if tensor is not None)
-        return cls(mean, std)
+    Raises:
+        CheckpointError: if there is not one mean and deviation for each output.
+    """
+    found = [mean, std]
+    if all(tensor is None or not tensor.numel() for tensor in found):
+        return None
+    if any(tensor is None or tensor.numel() != outputs or tensor.dtype not in TYPES for tensor in found):
+        raise CheckpointError(f"target_mean and target_std are not {outputs} numbers, one per model output")
+    means, stds = (tensor.double().flatten().tolist() for tensor in found if tensor is not None)
+    return list(zip(means, stds, strict=True))
 
 
 def targets_of(
@@ -69,15 +65,12 @@ def targets_of(
         raise CheckpointError(f"{len(given)} targets do not fit {outputs} model outputs")
     if scale is None:
         return tuple(given or ())
-    if given is not None:
-        return tuple(map(_scaled, given, scale.mean, scale.std))
-    if params is None or not str(params.get("target_set")).startswith(DATA_SETS):
-        return ()
-    names = target_names(params)
-    if not UNITS.keys() >= set(names):
-        return ()
-    plain = [Target(name, *UNITS[name]) for name in names]
-    return tuple(map(_scaled, plain, scale.mean, scale.std))
+    if given is None:
+        names = target_names(params) if params and str(params.get("target_set")).startswith(DATA_SETS) else []
+        if not UNITS.keys() >= set(names):
+            return ()
+        given = [Target(name, *UNITS[name]) for name in names]
+    return tuple(_scaled(target, *numbers) for target, numbers in zip(given, scale, strict=False))
 
 
 def _scaled(target: Target, mean: float, std: float) -> Target:

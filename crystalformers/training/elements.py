@@ -34,7 +34,9 @@ def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None
                 table.rows(dataset.table.numbers(row))
         except TableError as error:
             raise TableError(
-                f"{dataset.table.ids[row]} ({split}): {error} Leave such rows out or take a table that covers them."
+                error.problem,
+                where=f"{dataset.table.ids[row]} ({split}): {error.where}",
+                remedy="leave such rows out or take a table with their elements",
             ) from error
     return table.standardised() if settings.standardise else table
 

@@ -16,8 +16,13 @@ pytest.importorskip("sklearn", reason="NOT TESTED: scikit-learn is not installed
 from crystalformers.elements import ElementTable, sources
 from crystalformers.elements.analysis.properties import places
 from crystalformers.elements.report import maps, periodic_table, style, write_report
-from crystalformers.elements.report.captions import CAPTIONS
 from crystalformers.errors import ConfigError, TableError
+
+PICTURES = [
+    *("families", "number", "map", "components", "distances", "component-1", "component-2", "correlations", "probes"),
+    "likeness",
+]
+"""In the order of the page."""
 
 NUMBERS = np.delete(np.arange(1, 58), 9)
 """Hydrogen to lanthanum, without neon: small enough to be quick."""
@@ -60,16 +65,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_is_complete(report: Path) -> None:
     written = {path.name for path in (report / "first").iterdir()}
-    assert written == {"index.html", "results.json", *(f"{name}.png" for name in CAPTIONS)}
+    assert written == {"index.html", "results.json", *(f"{name}.png" for name in PICTURES)}
     assert [path.name for path in report.iterdir()] == ["first"], "nothing is left beside it"
-    for name in CAPTIONS:
+    for name in PICTURES:
         assert (report / "first" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_page_stands_alone_and_has_every_section(report: Path) -> None:
     text = (report / "first/index.html").read_text(encoding="utf-8")
-    assert re.findall(r'<h2 id="([^"]+)"', text) == [*CAPTIONS, "neighbours"]
-    assert text.count('<img src="data:image/png;base64,') == len(CAPTIONS)
+    assert re.findall(r'<h2 id="([^"]+)"', text) == [*PICTURES, "neighbours"]
+    assert text.count('<img src="data:image/png;base64,') == len(PICTURES)
     assert not re.search(r'(src|href)="(?!data:|#)', text), "nothing is loaded from elsewhere"
     assert "{" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL), "every blank is filled in"
     assert "&lt;none&gt;" in text

@@ -124,7 +124,7 @@ def test_it_comes_back_from_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"numbers": np.array([1, 8, 26, 26])}, "Fe stands there twice"),
+        ({"numbers": np.array([1, 8, 26, 26])}, "Fe occurs twice"),
         ({"numbers": np.array([1, 8, 26])}, "3 elements do not fit vectors of shape"),
         ({"numbers": np.array([1, 8, 26, 119])}, "'119' is no element"),
         ({"numbers": np.array([], dtype=int)}, "holds no elements"),

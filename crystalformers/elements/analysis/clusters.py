@@ -1,8 +1,7 @@
 """Families of elements by Ward's method, k-means and HDBSCAN: their number, their separation and their stability.
 
 Families are numbered from 0 in the order of their first elements by atomic number; HDBSCAN gives elements in no family
-the label -1. Silhouette and adjusted Rand index are those of scikit-learn, in a form that is fast enough for thousands
-of draws.
+the label -1. The silhouette is that of scikit-learn, in a form that is fast enough for thousands of draws.
 """
 
 from __future__ import annotations
@@ -14,7 +13,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value, shuffled, structureless
+from crystalformers.elements.analysis.spaces import (
+    DRAWS,
+    Floats,
+    Likeness,
+    distances,
+    p_value,
+    permutation_test,
+    shuffled,
+    structureless,
+)
 from crystalformers.errors import ConfigError
 
 Labels = NDArray[np.int64]
@@ -93,9 +101,7 @@ def _in_order(labels: NDArray[np.integer]) -> Labels:
 
 def silhouettes(points: Floats, ks: Sequence[int] = CLUSTERS) -> Floats:
     """Mean silhouette (Rousseeuw 1987) of each number of Ward's families, (K,); 1: well separated, 0: not at all."""
-    from scipy.spatial.distance import pdist, squareform
-
-    distance = squareform(pdist(points))
+    distance = distances(points)
     return np.array([silhouette(distance, labels) for labels in cuts(ward_tree(points), ks)])
 
 
@@ -188,13 +194,9 @@ def _gap(points: Floats, ks: Sequence[int], random: np.random.Generator, draws: 
 
 
 def _log_within(points: Floats, ks: Sequence[int]) -> Floats:
-    """Log W(k): W is the sum of squared distances to the centres of the families."""
-    return np.log([_within(points, labels) for labels in cuts(ward_tree(points), ks)])
-
-
-def _within(points: Floats, labels: Labels) -> float:
-    families = (points[labels == c] for c in range(labels.max() + 1))
-    return float(sum(((family - family.mean(axis=0)) ** 2).sum() for family in families))
+    """Log W(k): W is the sum of squared distances to the centres; a merge at height h adds h^2 / 2 to it."""
+    within = (ward_tree(points)[:, 2] ** 2).cumsum() / 2
+    return np.log([within[len(points) - k - 1] for k in ks])
 
 
 def _subsamples(n: int, random: np.random.Generator, draws: int) -> list[Labels]:
@@ -239,35 +241,14 @@ def _best_overlap(family: NDArray[np.bool_], new: Labels) -> float:
     return max(float((family & (new == c)).sum() / (family | (new == c)).sum()) for c in range(new.max() + 1))
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of two divisions of the same elements.
-
-    Attributes:
-        ari: adjusted Rand index; 1: the same, 0: chance.
-        p: probability that chance gives as much.
-    """
-
-    ari: float
-    p: float
-
-
-def adjusted_rand(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+def adjusted_rand(one: ArrayLike, other: ArrayLike) -> float:
     """Adjusted Rand index of two divisions (E,) (Hubert and Arabie 1985); 1: the same, 0: chance on average."""
-    rows, columns = (np.unique(labels, return_inverse=True)[1] for labels in (one, other))
-    shared = np.eye(rows.max() + 1)[rows].T @ np.eye(columns.max() + 1)[columns]
-    together, in_one, in_other, pairs = (
-        float((count * (count - 1)).sum())
-        for count in (shared, shared.sum(axis=1), shared.sum(axis=0), shared.sum(keepdims=True))
-    )
-    expected, most = in_one * in_other / pairs, (in_one + in_other) / 2
-    return (together - expected) / (most - expected) if most > expected else 1.0
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(one, other))
 
 
-def agreement(labels: ArrayLike, others: ArrayLike, seed: int, draws: int = DRAWS) -> Agreement:
-    """Compare two divisions (E,) of the same elements; for the null one of them is permuted."""
-    one, other = np.asarray(labels), np.asarray(others)
-    random = np.random.default_rng(seed)
-    observed = adjusted_rand(one, other)
-    chance = [adjusted_rand(random.permutation(one), other) for _ in range(draws)]
-    return Agreement(observed, p_value(observed, chance))
+def agreement(labels: ArrayLike, others: ArrayLike, seed: int, draws: int = DRAWS) -> Likeness:
+    """Adjusted Rand index of two divisions (E,) of the same elements; for the null one of them is permuted."""
+    one = np.asarray(labels)
+    return permutation_test(lambda order: adjusted_rand(one[order], others), len(one), seed, draws)

@@ -9,31 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value
-
-
-def distances(vectors: ArrayLike) -> Floats:
-    """Euclidean distances between elements, (E, E)."""
-    from scipy.spatial.distance import pdist, squareform
-
-    return np.asarray(squareform(pdist(np.asarray(vectors, dtype=np.float64))))
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How much two tables have in common.
-
-    Attributes:
-        value: a correlation or a share of variance.
-        chance: the mean of what permuted elements give.
-        p: probability that permuted elements give as much.
-    """
-
-    value: float
-    chance: float
-    p: float
+from crystalformers.elements.analysis.spaces import DRAWS, Floats, Likeness, permutation_test
 
 
 def similarity(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAWS) -> Likeness:
@@ -50,27 +28,19 @@ def similarity(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAW
     Returns:
         The correlation; NaN with p = 1 if all distances in a table are equal, as between one-hot vectors.
     """
-    one, other = _ranks(distances(first)), _ranks(distances(second))
-    if not one.any() or not other.any():
-        return Likeness(float("nan"), float("nan"), 1.0)
-    random = np.random.default_rng(seed)
-    orders = [random.permutation(len(one)) for _ in range(draws)]
-    chance = [float((one[np.ix_(order, order)] * other).sum()) for order in orders]
-    observed = float((one * other).sum())
-    return Likeness(observed, float(np.mean(chance)), p_value(observed, chance))
-
-
-def _ranks(distance: Floats) -> Floats:
-    """Ranks of the distances as a symmetric matrix, (E, E), with sum 0 and sum of squares 1."""
+    from scipy.spatial.distance import pdist, squareform
     from scipy.stats import rankdata
 
-    pairs = np.triu_indices(len(distance), 1)
-    ranks = rankdata(distance[pairs].round(9))
-    ranks -= ranks.mean()
-    norm = np.sqrt(2 * (ranks**2).sum())
-    result = np.zeros_like(distance)
-    result[pairs] = ranks / (norm if norm > 0 else np.inf)
-    return result + result.T
+    # The ranks of distances that differ by rounding are equal.
+    one, other = (rankdata(pdist(np.asarray(vectors, dtype=np.float64)).round(9)) for vectors in (first, second))
+    if not np.ptp(one) or not np.ptp(other):
+        return Likeness(float("nan"), float("nan"), 1.0)
+    square = squareform(one)
+
+    def correlation(order: NDArray[np.int64]) -> float:
+        return float(np.corrcoef(squareform(square[np.ix_(order, order)]), other)[0, 1])
+
+    return permutation_test(correlation, len(square), seed, draws)
 
 
 def alignment(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAWS) -> Likeness:
@@ -86,10 +56,12 @@ def alignment(first: ArrayLike, second: ArrayLike, seed: int, draws: int = DRAWS
         draws: number of permutations.
     """
     one, other = _unit_cloud(first), _unit_cloud(second)
-    random = np.random.default_rng(seed)
-    chance = [_overlap(one[random.permutation(len(one))], other) for _ in range(draws)]
-    observed = _overlap(one, other)
-    return Likeness(observed, float(np.mean(chance)), p_value(observed, chance))
+
+    def overlap(order: NDArray[np.int64]) -> float:
+        """1 - Procrustes disparity."""
+        return float(np.linalg.svd(one[order].T @ other, compute_uv=False).sum() ** 2)
+
+    return permutation_test(overlap, len(one), seed, draws)
 
 
 def _unit_cloud(vectors: ArrayLike) -> Floats:
@@ -97,11 +69,6 @@ def _unit_cloud(vectors: ArrayLike) -> Floats:
     points = np.asarray(vectors, dtype=np.float64)
     points = points - points.mean(axis=0)
     return points / np.linalg.norm(points)
-
-
-def _overlap(one: Floats, other: Floats) -> float:
-    """1 - Procrustes disparity of two sets of points from `_unit_cloud`."""
-    return float(np.linalg.svd(one.T @ other, compute_uv=False).sum() ** 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +94,9 @@ def correlations(columns: Floats, values: Floats, seed: int, draws: int = DRAWS)
 
 
 def _spearman(columns: Floats, values: Floats) -> Floats:
-    from scipy.stats import rankdata
+    """Correlations (columns, P) over the elements with a value; 0 for a constant column."""
+    import pandas as pd
 
-    result = []
-    for value in values.T:
-        known = ~np.isnan(value)
-        x, y = rankdata(columns[known], axis=0), rankdata(value[known])
-        x, y = x - x.mean(axis=0), y - y.mean()
-        size = np.linalg.norm(x, axis=0) * np.linalg.norm(y)
-        result.append(y @ x / np.where(size > 0, size, np.inf))
-    return np.stack(result, axis=1)
+    frame = pd.DataFrame(np.column_stack([columns, values]))
+    width = columns.shape[1]
+    return np.nan_to_num(frame.corr("spearman").to_numpy()[:width, width:])

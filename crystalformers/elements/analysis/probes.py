@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from crystalformers.elements.analysis.spaces import DRAWS, Floats, p_value
 from crystalformers.errors import ConfigError
-
-Integers = NDArray[np.int64]
 
 PENALTIES = np.logspace(-3, 5, 17)
 """Ridge penalties to try, for columns of unit variance."""
@@ -31,44 +29,30 @@ LEAST_TRAINING = 5
 """Smallest number of elements in a training part."""
 
 
-def leave_one_out(n: int) -> list[Integers]:
-    """N parts of one element each."""
-    return [np.array([i]) for i in range(n)]
-
-
-def leave_one_class_out(classes: ArrayLike) -> list[Integers]:
-    """One part for each class, for example for each group of the periodic table.
-
-    Raises:
-        ConfigError: if there is only one class.
-    """
-    labels = np.asarray(classes)
-    found = np.unique(labels)
-    if len(found) < 2:
-        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out")
-    return [np.flatnonzero(labels == c) for c in found]
-
-
-def predict_left_out(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Integers]) -> tuple[Floats, Floats]:
-    """Predict each part of the elements from the others.
+def predict_left_out(vectors: ArrayLike, values: ArrayLike, classes: ArrayLike) -> tuple[Floats, Floats]:
+    """Predict the elements of each class from the others.
 
     Args:
         vectors: (E, D).
         values: one or several properties, (E, P), without NaN.
-        parts: elements to leave out together; every element is in one part.
+        classes: elements of one class are left out together, (E,): for example groups of the periodic table, or
+            atomic numbers to leave out single elements.
 
     Returns:
         Predictions (E, P), and the means of the training parts (E, P), which are predictions without vectors.
 
     Raises:
-        ConfigError: if a training part has fewer than five elements.
+        ConfigError: if there is only one class, or a training part has fewer than five elements.
     """
     x, y = np.asarray(vectors, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    labels, found = np.asarray(classes), np.unique(classes)
+    if len(found) < 2:
+        raise ConfigError("All elements are of one group; nothing is left to learn from when it is left out")
     predicted, mean = np.empty_like(y), np.empty_like(y)
-    for part in parts:
-        train = np.setdiff1d(np.arange(len(x)), part)
-        if len(train) < LEAST_TRAINING:
-            problem = f"{len(train)} elements are too few to learn a property from"
+    for part in (labels == c for c in found):
+        train = ~part
+        if train.sum() < LEAST_TRAINING:
+            problem = f"{train.sum()} elements are too few to learn a property from"
             raise ConfigError(problem, remedy=f"{LEAST_TRAINING} will do")
         mean[part] = y[train].mean(axis=0)
         predicted[part] = _ridge(x[train], y[train], x[part])
@@ -151,22 +135,22 @@ def interval(runs: Sequence[Probe], seed: int, draws: int = BOOTSTRAPS) -> tuple
     return float(low), float(high)
 
 
-def probe(vectors: ArrayLike, values: ArrayLike, parts: Sequence[Integers], seed: int, draws: int = DRAWS) -> Probe:
+def probe(vectors: ArrayLike, values: ArrayLike, classes: ArrayLike, seed: int, draws: int = DRAWS) -> Probe:
     """Predict a property of left-out elements from vectors by ridge regression.
 
     Args:
         vectors: (E, D).
         values: of the property, (E,), without NaN.
-        parts: elements to leave out together, from `leave_one_out` or `leave_one_class_out`.
+        classes: elements of one class are left out together, (E,).
         seed: of the permutations.
         draws: number of permutations of the values, each probed in the same way.
 
     Raises:
-        ConfigError: if a training part has fewer than five elements.
+        ConfigError: as `predict_left_out`.
     """
     known = np.asarray(values, dtype=np.float64)
     random = np.random.default_rng(seed)
     copies = np.stack([known, *(random.permutation(known) for _ in range(draws))], axis=1)
-    predicted, mean = predict_left_out(vectors, copies, parts)
+    predicted, mean = predict_left_out(vectors, copies, classes)
     chance = r_squared(copies, predicted, mean)[1:]
     return Probe(known, predicted[:, 0], mean[:, 0], chance)

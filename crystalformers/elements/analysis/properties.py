@@ -6,6 +6,7 @@ Electronegativities are Pauling's, atomic radii Slater's, ionisation energies th
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +48,17 @@ PROPERTIES = (
 """The properties that are probed."""
 
 
-def values(numbers: Integers, properties: tuple[Property, ...] = PROPERTIES) -> Floats:
-    """Values of properties of the elements with these atomic numbers, (E, P); NaN where pymatgen has none."""
+ATTRIBUTES = tuple(quantity.attribute for quantity in PROPERTIES)
+
+
+def values(numbers: Integers, attributes: Sequence[str] = ATTRIBUTES) -> Floats:
+    """Attributes of pymatgen's `Element` of the elements with these atomic numbers, (E, P); NaN where it has none."""
     from pymatgen.core import Element
 
     with warnings.catch_warnings():
         # pymatgen warns of every value that it lacks; here the value is NaN.
         warnings.simplefilter("ignore", UserWarning)
-        rows = [[getattr(Element.from_Z(int(z)), p.attribute) for p in properties] for z in numbers]
+        rows = [[getattr(Element.from_Z(int(z)), attribute) for attribute in attributes] for z in numbers]
     return np.array([[np.nan if value is None else float(value) for value in row] for row in rows])
 
 
@@ -78,9 +82,5 @@ def places(numbers: Integers) -> Places:
     from pymatgen.core import Element
 
     elements = [Element.from_Z(int(z)) for z in numbers]
-    blocks = ["s" if element.Z == HELIUM else str(element.block) for element in elements]
-    return Places(
-        np.array([element.row for element in elements]),
-        np.array([element.group for element in elements]),
-        np.array(blocks),
-    )
+    rows = [(e.row, e.group, "s" if e.Z == HELIUM else str(e.block)) for e in elements]
+    return Places(*map(np.array, zip(*rows, strict=True)))

@@ -6,6 +6,8 @@ distances from each other as soon as E <= D + 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,6 +24,13 @@ DRAWS = 99
 """Default number of random draws for chance; the smallest p-value is then 0.01."""
 
 PARALLEL_QUANTILE = 0.95
+
+
+def distances(vectors: ArrayLike) -> Floats:
+    """Euclidean distances between elements, (E, E)."""
+    from scipy.spatial.distance import pdist, squareform
+
+    return np.asarray(squareform(pdist(np.asarray(vectors, dtype=np.float64))))
 
 
 def principal_components(vectors: ArrayLike) -> Floats:
@@ -104,3 +113,35 @@ def p_value(observed: float, chance: ArrayLike) -> float:
     """Share of the draws that reach the observed value, which counts as a draw (Phipson and Smyth, 2010)."""
     draws = np.asarray(chance, dtype=np.float64)
     return float((1 + (draws >= observed - ROUNDING).sum()) / (1 + draws.size))
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How much two tables, or two divisions of the elements into families, have in common.
+
+    Attributes:
+        value: a correlation, a share of variance or an index of agreement.
+        chance: the mean of what permuted elements give.
+        p: probability that permuted elements give as much.
+    """
+
+    value: float
+    chance: float
+    p: float
+
+
+def permutation_test(
+    statistic: Callable[[NDArray[np.int64]], float], elements: int, seed: int, draws: int = DRAWS
+) -> Likeness:
+    """A statistic of two tables or divisions, and what it is when the elements of one are permuted.
+
+    Args:
+        statistic: gives the statistic for an order of the elements of one of the two.
+        elements: their number.
+        seed: of the permutations.
+        draws: number of permutations.
+    """
+    random = np.random.default_rng(seed)
+    observed = statistic(np.arange(elements))
+    chance = [statistic(random.permutation(elements)) for _ in range(draws)]
+    return Likeness(observed, float(np.mean(chance)), p_value(observed, chance))

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from crystalformers.elements.analysis import clusters, comparison, probes, spaces
-from crystalformers.elements.analysis.clusters import Agreement, Labels, Separation, Stability
-from crystalformers.elements.analysis.comparison import Correlations, Likeness
+from crystalformers.elements.analysis.clusters import Labels, Separation, Stability
+from crystalformers.elements.analysis.comparison import Correlations
 from crystalformers.elements.analysis.ensembles import Ensemble, common_elements, ensembles
 from crystalformers.elements.analysis.properties import PROPERTIES, Integers, Places, Property, places, values
-from crystalformers.elements.analysis.spaces import Floats
+from crystalformers.elements.analysis.spaces import Floats, Likeness
 from crystalformers.elements.table import ElementTable
+from crystalformers.periodic import ELEMENTS
 
 Progress = Callable[[str], None]
 T = TypeVar("T")
@@ -47,8 +48,8 @@ class Groups:
     labels: Labels
     density: Labels
     stability: Stability
-    agreement: dict[str, Agreement]
-    seeds: dict[tuple[str, str], Agreement]
+    agreement: dict[str, Likeness]
+    seeds: dict[tuple[str, str], Likeness]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,11 @@ class Study:
     alignment: dict[tuple[str, str], Likeness]
     correlations: Correlations
     correlated: tuple[str, ...]
+
+    @property
+    def symbols(self) -> list[str]:
+        """Of `numbers`."""
+        return [ELEMENTS[number - 1] for number in self.numbers]
 
     @property
     def subject(self) -> ElementTable:
@@ -187,7 +193,7 @@ def _groups(
     if (found := density >= 0).any():
         agreement["HDBSCAN"] = clusters.agreement(labels[found], density[found], seed, draws)
 
-    def of_seeds(first: Floats, second: Floats) -> Agreement:
+    def of_seeds(first: Floats, second: Floats) -> Likeness:
         one, other = (clusters.cluster(spaces.points_in("leading", v, seed), k) for v in (first, second))
         return clusters.agreement(one, other, seed, draws)
 
@@ -209,16 +215,13 @@ def _probe_property(
     sets: Sequence[Ensemble], shared: Integers, quantity: Property, seed: int, draws: int, progress: Progress
 ) -> list[ProbeResult]:
     progress(f"probes of {quantity.name}")
-    known = values(shared, (quantity,))[:, 0]
+    known = values(shared, [quantity.attribute])[:, 0]
     numbers, known = shared[~np.isnan(known)], known[~np.isnan(known)]
-    parts = {
-        "element": probes.leave_one_out(len(numbers)),
-        "group": probes.leave_one_class_out(places(numbers).group),
-    }
+    classes = {"element": numbers, "group": places(numbers).group}
     results = []
     for ensemble in sets:
         for split in SPLITS:
-            runs = [probes.probe(table.rows(numbers), known, parts[split], seed, draws) for table in ensemble.tables]
+            runs = [probes.probe(table.rows(numbers), known, classes[split], seed, draws) for table in ensemble.tables]
             given = probes.is_given(ensemble.tables[0].rows(numbers), known)
             results.append(
                 ProbeResult(ensemble.name, quantity, split, tuple(runs), *probes.interval(runs, seed), given)

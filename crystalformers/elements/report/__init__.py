@@ -55,8 +55,8 @@ def write_report(
     _check_packages()
     found = study(tables, seed, draws, n_clusters, progress)
     progress("pictures")
-    drawn, numbers = list(pictures(found)), results(found)
-    files = {f"{picture.name}.png": picture.content for picture in drawn}
+    drawn, numbers = pictures(found), results(found)
+    files = {f"{name}.png": png for name, png in drawn.items()}
     files[NUMBERS] = (json.dumps(numbers, indent=1, ensure_ascii=False) + "\n").encode()
     files[PAGE] = page(found, numbers, drawn).encode()
     _write_folder(out, files)

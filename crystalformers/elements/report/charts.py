@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.elements.analysis.clusters import Separation
-from crystalformers.elements.analysis.comparison import Correlations, Likeness
+from crystalformers.elements.analysis.comparison import Correlations
 from crystalformers.elements.analysis.ensembles import Ensemble
 from crystalformers.elements.analysis.properties import PROPERTIES
-from crystalformers.elements.analysis.spaces import Floats
+from crystalformers.elements.analysis.spaces import Floats, Likeness
 from crystalformers.elements.analysis.study import SPLITS, ProbeResult
 from crystalformers.elements.report.style import (
     CONTROL_COLOUR,

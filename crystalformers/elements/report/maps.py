@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crystalformers.elements.analysis.clusters import Labels, ward_tree
-from crystalformers.elements.analysis.comparison import distances
-from crystalformers.elements.analysis.spaces import Floats
+from crystalformers.elements.analysis.spaces import Floats, distances
 from crystalformers.elements.report.style import RULE, SEQUENTIAL, family_colour, ink_on
 
 if TYPE_CHECKING:

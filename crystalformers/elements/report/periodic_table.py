@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crystalformers.elements.analysis.properties import places
 from crystalformers.elements.report.style import DIVERGING, PALE, RULE, family_colour, ink_on, signed
-from crystalformers.periodic import ELEMENTS
+from crystalformers.periodic import ELEMENTS, NUMBER_OF
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,61 +34,66 @@ def tiles(last: int = len(ELEMENTS)) -> NDArray[np.float64]:
     return np.stack([column, row], axis=1).astype(float)
 
 
-def draw_table(axes: Axes, colours: Mapping[int, str], notes: Mapping[int, str], rare: Collection[int] = ()) -> None:
+def draw_table(axes: Axes, colours: Mapping[str, str], notes: Mapping[str, str], rare: Collection[str] = ()) -> None:
     """Draw all elements; the tile of an element without a colour is empty.
 
     Args:
         axes: to draw on.
-        colours: atomic number -> colour of its tile.
-        notes: atomic number -> text at the bottom of its tile.
-        rare: atomic numbers of elements whose tiles get a dashed border.
+        colours: symbol -> colour of its tile.
+        notes: symbol -> text at the bottom of its tile.
+        rare: symbols of elements whose tiles get a dashed border.
     """
     from matplotlib.patches import Rectangle
 
-    last = max(103, *colours)
-    for z, (x, y) in enumerate(tiles(last), start=1):
-        known = z in colours
-        fill = colours.get(z, "white")
+    last = max(103, *(NUMBER_OF[symbol] for symbol in colours))
+    for symbol, (x, y) in zip(ELEMENTS, tiles(last), strict=False):
+        known = symbol in colours
+        fill = colours.get(symbol, "white")
         ink = ink_on(fill) if known else RULE
         edge = "none" if known else PALE
         corner = (x - SIDE / 2, y - SIDE / 2)
         axes.add_patch(Rectangle(corner, SIDE, SIDE, facecolor=fill, edgecolor=edge, linewidth=0.8))
-        if z in rare:
+        if symbol in rare:
             inner = (x - SIDE / 2 + 0.05, y - SIDE / 2 + 0.05)
             axes.add_patch(Rectangle(inner, SIDE - 0.1, SIDE - 0.1, fill=False, edgecolor=ink, linewidth=1, ls="--"))
         style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center"}
-        axes.text(x, y - 0.04, ELEMENTS[z - 1], fontsize=10.5, fontweight="bold" if known else "normal", **style)
-        axes.text(x - (0.36 if z in rare else 0.42), y - 0.28, str(z), fontsize=5.5, color=ink, ha="left", va="center")
-        axes.text(x, y + 0.32, notes.get(z, ""), fontsize=6, **style)
+        axes.text(x, y - 0.04, symbol, fontsize=10.5, fontweight="bold" if known else "normal", **style)
+        left = x - (0.36 if symbol in rare else 0.42)
+        axes.text(left, y - 0.28, str(NUMBER_OF[symbol]), fontsize=5.5, color=ink, ha="left", va="center")
+        axes.text(x, y + 0.32, notes.get(symbol, ""), fontsize=6, **style)
     axes.set(xlim=(0.4, 18.6), ylim=(9 + GAP + 0.6, 0.4), aspect="equal")
     axes.axis("off")
 
 
-def families_picture(numbers: NDArray[np.int64], labels: NDArray[np.int64], rare: Collection[int] = ()) -> Figure:
+def families_picture(symbols: Sequence[str], labels: NDArray[np.int64], rare: Collection[str] = ()) -> Figure:
     """The elements coloured by family.
 
     Args:
-        numbers: atomic numbers, (E,).
+        symbols: of the elements.
         labels: families, (E,), from 0; numbered from 1 at the bottom of the tiles.
-        rare: atomic numbers of elements whose tiles get a dashed border.
+        rare: symbols of elements whose tiles get a dashed border.
     """
-    colours = {int(z): family_colour(int(c)) for z, c in zip(numbers, labels, strict=True)}
-    notes = {int(z): str(c + 1) for z, c in zip(numbers, labels, strict=True)}
+    family_of = dict(zip(symbols, labels.tolist(), strict=True))
     figure, axes = _sheet()
-    draw_table(axes, colours, notes, rare)
+    draw_table(
+        axes,
+        {symbol: family_colour(label) for symbol, label in family_of.items()},
+        {symbol: str(label + 1) for symbol, label in family_of.items()},
+        rare,
+    )
     return figure
 
 
 def values_picture(
-    numbers: NDArray[np.int64], values: NDArray[np.float64], label: str, rare: Collection[int] = ()
+    symbols: Sequence[str], values: NDArray[np.float64], label: str, rare: Collection[str] = ()
 ) -> Figure:
     """The elements coloured by a number: blue below 0, red above.
 
     Args:
-        numbers: atomic numbers, (E,).
+        symbols: of the elements.
         values: (E,).
         label: of the colour bar.
-        rare: atomic numbers of elements whose tiles get a dashed border.
+        rare: symbols of elements whose tiles get a dashed border.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -97,10 +102,9 @@ def values_picture(
     largest = float(abs(values).max())
     norm = Normalize(-largest, largest)
     figure, axes = _sheet()
-    colours = {
-        int(z): to_hex(colormaps[DIVERGING](norm(float(value)))) for z, value in zip(numbers, values, strict=True)
-    }
-    draw_table(axes, colours, {int(z): signed(value) for z, value in zip(numbers, values, strict=True)}, rare)
+    value_of = dict(zip(symbols, values.tolist(), strict=True))
+    colours = {symbol: to_hex(colormaps[DIVERGING](norm(value))) for symbol, value in value_of.items()}
+    draw_table(axes, colours, {symbol: signed(value) for symbol, value in value_of.items()}, rare)
     bar = figure.colorbar(
         ScalarMappable(norm, DIVERGING), cax=axes.inset_axes((0.2, 0.88, 0.42, 0.025)), orientation="horizontal"
     )

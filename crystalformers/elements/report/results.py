@@ -24,7 +24,6 @@ SUBSTITUTES = 5
 
 def results(study: Study) -> dict[str, Any]:
     """All numbers of a study, as `json.dump` takes them."""
-    symbols = [ELEMENTS[z - 1] for z in study.numbers]
     found = study.correlations
     content = {
         "kind": KIND,
@@ -32,10 +31,10 @@ def results(study: Study) -> dict[str, Any]:
         "seed": study.seed,
         "draws": study.draws,
         "tables": [_ensemble(ensemble) for ensemble in study.ensembles],
-        "elements": symbols,
+        "elements": list(study.symbols),
         "elements_in_all_tables": [ELEMENTS[z - 1] for z in study.shared],
-        "training_crystals": _seen(study.subject),
-        "families": _groups(study.groups, symbols),
+        "training_crystals": study.subject.counts_by_symbol,
+        "families": _groups(study.groups, study.symbols),
         "probes": [_probe(result) for result in study.probes],
         "likeness": [{"tables": list(pair), **asdict(like)} for pair, like in study.likeness.items()],
         "alignment_of_seeds": [{"tables": list(pair), **asdict(like)} for pair, like in study.alignment.items()],
@@ -55,11 +54,6 @@ def results(study: Study) -> dict[str, Any]:
     }
     rounded: dict[str, Any] = _plain(content)
     return rounded
-
-
-def _seen(table: ElementTable) -> dict[str, int] | None:
-    """Symbol -> training crystals with the element; None for a table that was not trained."""
-    return None if table.counts is None else dict(zip(table.symbols, table.counts.tolist(), strict=True))
 
 
 def _ensemble(ensemble: Ensemble) -> dict[str, Any]:
@@ -91,8 +85,8 @@ def _groups(groups: Groups, symbols: list[str]) -> dict[str, Any]:
         "silhouette": dict(zip(map(str, separation.ks), separation.silhouette.tolist(), strict=True)),
         "silhouette_p": {null: separation.p_value(null) for null in separation.chance},
         "gap": dict(zip(map(str, separation.ks), separation.gap.tolist(), strict=True)),
-        "agreement": {name: asdict(value) for name, value in groups.agreement.items()},
-        "seeds": [{"tables": list(pair), **asdict(value)} for pair, value in groups.seeds.items()],
+        "agreement": {name: {"ari": like.value, "p": like.p} for name, like in groups.agreement.items()},
+        "seeds": [{"tables": list(pair), "ari": like.value, "p": like.p} for pair, like in groups.seeds.items()],
     }
 
 
