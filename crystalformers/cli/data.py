@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crystalformers.cli.output import print_table
-from crystalformers.cli.progress import SECONDS_BETWEEN_LINES
+from crystalformers.cli.progress import counted, progress_of_several
 from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,14 +41,9 @@ def list_command(
 
 
 def _print_sets(store: Store) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from crystalformers.data.sets import SETS
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("name", "rows", "labels", "licence", "size here", "source", "here"):
-        table.add_column(header, justify="right" if header in ("rows", "size here") else "left")
+    table = []
     here = {name: store.about(name) for name in store.names()}
     for name in [*SETS, *(name for name in here if name not in SETS)]:
         about, entry = here.get(name), SETS.get(name)
@@ -63,9 +54,10 @@ def _print_sets(store: Store) -> None:
         size = f"{_bytes(about) / 1e6:,.1f} MB" if about else "-"
         source = entry.source.host if entry else about["sources"][0]["from"] if about else "-"
         licence = entry.licence if entry else "see source"
-        cells = (name, f"{rows:,}" if rows else "-", ", ".join(listed), licence, size, source, "yes" if about else "no")
-        table.add_row(*map(escape, cells))
-    print_table(table)
+        count, is_here = f"{rows:,}" if rows else "-", "yes" if about else "no"
+        table.append((name, count, ", ".join(listed), licence, size, source, is_here))
+    headers = ("name", "rows", "labels", "licence", "size here", "source", "here")
+    print_table(headers, table, right=("rows", "size here"))
     typer.echo(f"folder: {store.root}")
 
 
@@ -111,22 +103,14 @@ def _print_about(store: Store, name: str) -> None:
     missing = [label for label, facts in about["labels"].items() if not facts["values"]]
     if missing:
         typer.echo(f"labels without a single value in the source: {', '.join(missing)}")
-    _print_splits(about["splits"])
-
-
-def _print_splits(splits: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("split", "part", "rows", "in the table", "SHA-256 of the rows", "published"):
-        table.add_column(header, overflow="fold")
-    for column, parts in splits.items():
+    table = []
+    for column, parts in about["splits"].items():
         for part, facts in parts.items():
             same = {None: "-", facts["sha256"]: "the same"}.get(facts["published"], "DIFFERENT")
-            cells = (column, part, str(facts["rows"]), str(facts["in_table"]), f"{facts['sha256'][:12]}...", same)
-            table.add_row(*cells)
-    if table.row_count:
-        print_table(table)
+            counts = (str(facts["rows"]), str(facts["in_table"]))
+            table.append((column, part, *counts, f"{facts['sha256'][:12]}...", same))
+    if table:
+        print_table(("split", "part", "rows", "in the table", "SHA-256 of the rows", "published"), table)
 
 
 @data_app.command("get")
@@ -171,7 +155,7 @@ def get_command(
     store = Store()
     if store.about(dataset.name) and not again:
         typer.echo(f"{dataset.name} is here; fetch it again with --again.", err=True)
-    with _transfers() as report:
+    with progress_of_several(_amount) as report:
         trusted = frozenset(digest.strip().lower() for digest in sha256 or ())
         request = Request(store.folder(dataset.name), tuple(given or ()), {}, trusted, _say, report)
         about = store.get(dataset, request, again=again)
@@ -200,45 +184,10 @@ ROW_COUNTS = ("rows", "pages.jsonl", "documents.jsonl")
 """What is counted in rows; everything else is counted in bytes."""
 
 
-@contextmanager
-def _transfers() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show how far files and rows have come: bars in a terminal, now and then a line elsewhere."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    amount = TextColumn("{task.fields[amount]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, amount="")
-            bars.update(tasks[what], completed=done, total=total, amount=_amount(what, done, total))
-
-        yield report
-
-
 def _amount(what: str, done: int, total: int | None) -> str:
-    """`done of total`, as far as the total is known."""
     if what in ROW_COUNTS:
-        return f"{done:,}" if total is None else f"{done:,} of {total:,}"
+        return counted(what, done, total)
     return f"{done / 1e6:,.1f} MB" if total is None else f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
-
-
-def _lines() -> Callable[[str, int, int | None], None]:
-    said = time.monotonic()
-
-    def report(what: str, done: int, total: int | None) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            typer.echo(f"{what}: {_amount(what, done, total)}", err=True)
-
-    return report
 
 
 @data_app.command("verify")

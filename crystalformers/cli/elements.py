@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crystalformers.cli.options import (
+    Epochs,
     Overwrite,
+    ResumeTraining,
     RunFolder,
+    Seed,
     SplitName,
     TargetBases,
     TargetNames,
@@ -44,10 +48,7 @@ elements_app = typer.Typer(
 @elements_app.command("train")
 def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: TrainingTable,
-    config: Annotated[
-        Path,
-        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml."),
-    ],
+    config: Annotated[Path, typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml.")],
     target: TargetNames,
     output: RunFolder,
     unit: TargetUnits = None,
@@ -60,12 +61,12 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
             help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.", show_default=False
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the table. Default: that of the run folder.", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: ResumeTraining = False,
 ) -> None:
     """Train a model and write its element vectors to elements.safetensors in the run folder.
 
@@ -129,12 +130,9 @@ def export_command(
     vectors = load_elements(table) if counted is None else _counted(table, counted)
     written = export(vectors, output, fmt, dim=dim, fill=fill)  # type: ignore[arg-type] # checked above
     if filled := written.metadata.get("filled"):
-        typer.echo(f"{len(filled)} elements have no vector and got {_filling(fill)}: {', '.join(filled)}", err=True)
+        got = "zeros" if fill == "zero" else "the mean of all others"
+        typer.echo(f"{len(filled)} elements have no vector and got {got}: {', '.join(filled)}", err=True)
     typer.echo(f"{output}: {len(written)} elements, {written.dim} numbers each")
-
-
-def _filling(fill: str) -> str:
-    return "zeros" if fill == "zero" else "the mean of all others"
 
 
 def _counted(model: str, training_table: Path) -> ElementTable:
@@ -182,12 +180,10 @@ def report(
     from crystalformers.elements.analysis.spaces import DRAWS
     from crystalformers.elements.report import write_report
 
-    def progress(step: str) -> None:
-        typer.echo(step, err=True)
-
     loaded = [load_elements(name) for name in tables]
     draws = DRAWS if draws is None else draws
-    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, progress=progress)
+    say = partial(typer.echo, err=True)
+    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, progress=say)
     typer.echo(f"page: {page}")
 
 
@@ -215,12 +211,12 @@ def show(
 def _show_names() -> None:
     from crystalformers.elements import library, load_elements, sources
 
-    rows = _grid("bundled table", "elements", "numbers each", "learned from")
+    rows = []
     for name in library.bundled_names():
         table = load_elements(name)
         properties = ", ".join(target["name"] for target in table.metadata.get("targets", []))
-        rows.add_row(name, str(len(table)), str(table.dim), properties or "-")
-    print_table(rows)
+        rows.append((name, str(len(table)), str(table.dim), properties or "-"))
+    print_table(("bundled table", "elements", "numbers each", "learned from"), rows)
     typer.echo(f"for comparison: {', '.join(sources.names())}")
 
 
@@ -245,18 +241,9 @@ def _show_neighbours(table: ElementTable, element: str, count: int) -> None:
     neighbours = nearest(table, element, count)
     own = set(oxidation_states(element))
     seen: dict[str, Any] = {} if table.counts is None else dict(zip(table, table.counts.tolist(), strict=True))
-    rows = _grid("element", "cosine", "oxidation states in common", "training crystals")
+    rows = []
     for other in neighbours:
         common = sorted(own & set(oxidation_states(other.symbol)))
         states = " ".join(f"{state:+d}" for state in common) or "-"
-        rows.add_row(other.symbol, f"{other.cosine:.3f}", states, str(seen.get(other.symbol, "-")))
-    print_table(rows)
-
-
-def _grid(*headers: str) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in headers:
-        table.add_column(header)
-    return table
+        rows.append((other.symbol, f"{other.cosine:.3f}", states, str(seen.get(other.symbol, "-"))))
+    print_table(("element", "cosine", "oxidation states in common", "training crystals"), rows)

@@ -73,18 +73,13 @@ def evaluate_command(
 
 
 def _print_scores(result: Evaluation) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"split: {result.split}", box=None, header_style="bold", pad_edge=False, title_justify="left")
-    table.add_column("target")
-    for header in ("unit", "n", "MAE", "RMSE", "R2", "baseline MAE", "baseline RMSE"):
-        table.add_column(header, justify="right")
+    rows = []
     for score in result.scores:
         numbers = (score.mae, score.rmse, score.r2, score.baseline_mae, score.baseline_rmse)
-        cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
-        table.add_row(escape(score.target), escape(score.unit), str(score.n), *cells)
-    print_table(table)
+        cells = ("-" if number is None else f"{number:.4g}" for number in numbers)
+        rows.append((score.target, score.unit, str(score.n), *cells))
+    headers = ("unit", "n", "MAE", "RMSE", "R2", "baseline MAE", "baseline RMSE")
+    print_table(("target", *headers), rows, right=headers, title=f"split: {result.split}")
 
 
 def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Overwrite, Tolerance
+from crystalformers.cli.options import OneModel, Overwrite, Tolerance
 from crystalformers.cli.output import check_output, print_table
 
 if TYPE_CHECKING:
@@ -20,15 +20,7 @@ SUFFIXES = (".json", ".csv", *PICTURES)
 
 def explain_command(
     file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).", show_default=False)],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Bundled name, run folder or weight file. Default: the bundled model, if there is only one.",
-            show_default=False,
-        ),
-    ] = None,
+    model: OneModel = None,
     atom: Annotated[
         int | None,
         typer.Option(
@@ -81,20 +73,19 @@ def explain_command(
 
 
 def _print(explanation: Explanation, threshold: float) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("atom", "block", "head", "sigma (Å)", "attends to", "n", "distance (Å)", "weight"):
-        table.add_column(header, justify="left" if header in ("atom", "attends to") else "right")
+    rows = []
     for row in explanation.frame(threshold).to_dict("records"):
         single = row["space"] == "real"
-        table.add_row(
+        cells = (
             f"{row['symbol']} {row['atom']}",
-            *(str(row[name]) for name in ("block", "head")),
-            format(row["sigma (Å)"], ".3f"),
+            str(row["block"]),
+            str(row["head"]),
+            f"{row['sigma (Å)']:.3f}",
             f"{row['source_symbol']} {row['source']}",
             " ".join(str(row[f"n{k}"]) for k in (1, 2, 3)) if single else "all",
-            format(row["distance (Å)"], ".3f") if single else "",
-            format(row["weight"], ".4f"),
+            f"{row['distance (Å)']:.3f}" if single else "",
+            f"{row['weight']:.4f}",
         )
-    print_table(table)
+        rows.append(cells)
+    right = ("block", "head", "sigma (Å)", "n", "distance (Å)", "weight")
+    print_table(("atom", *right[:3], "attends to", *right[3:]), rows, right=right)

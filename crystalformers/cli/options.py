@@ -14,6 +14,15 @@ Files = Annotated[
         show_default=False,
     ),
 ]
+OneModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Bundled name, run folder or weight file. Default: the bundled model, if there is only one.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1...")]
 Tolerance = Annotated[
     float, typer.Option(help="Share of the attention to distant images (no unit, 0 to 1) that may be left out.")
@@ -60,3 +69,8 @@ TargetTransforms = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")]
+ResumeTraining = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag.")
+]
