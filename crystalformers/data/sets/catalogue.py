@@ -66,8 +66,7 @@ JARVIS = DataSet(
             }
         ),
         ShuffledSplit(
-            "energy_above_hull",
-            "energy_above_hull",
+            name="energy_above_hull",
             published={
                 "train": "432b42d169da3342cb59ea42e85eb80657e16bf5fd1466b6fd8574d7ffccd5cf",
                 "val": "2f0d0217d7cf96e451c6ca0ae21608d774486ea011e3349185293e414ce88873",
@@ -75,8 +74,7 @@ JARVIS = DataSet(
             },
         ),
         ShuffledSplit(
-            "band_gap_mbj",
-            "band_gap_mbj",
+            name="band_gap_mbj",
             published={
                 "train": "32f6442317fd924ff9657da051ddb6da2d400403be6eb9cdb5f62838aa42af7e",
                 "val": "7d2be5b2dbeab7fc7135239a37c4a621b80cec0b18918f2c8caa2d4eefd1fe14",
@@ -128,8 +126,7 @@ OQMD = DataSet(
             }
         ),
         ShuffledSplit(
-            "band_gap",
-            "band_gap",
+            name="band_gap",
             published={
                 "val": "f81c946ff8f9422d11a461b77a38f19bdd8cfe693d868bc99900e56f2b45b1c6",
                 "test": "9dba4a89f1855eea382f352601a187b40f47a35d1642759d9aa61e01b496d076",
@@ -164,7 +161,7 @@ def _matbench(task: str, rows: int, sha256: str, title: str, label: Label) -> Da
         source=Files((RemoteFile(f"{name}.json.gz", (address,), "gzip", sha256),)),
         read=matbench_gzip(f"mb-{task.replace('_', '-')}", len(str(rows))),
         rows=rows,
-        splits=(MatbenchFold(0), *(MatbenchFold(fold, f"fold_{fold}") for fold in range(MATBENCH_FOLDS))),
+        splits=(MatbenchFold(0), *(MatbenchFold(fold, name=f"fold_{fold}") for fold in range(MATBENCH_FOLDS))),
         notes="The column split is that of fold 0; split_fold_0 to split_fold_4 are the five folds. In each, a tenth "
         "of the training rows, drawn here, is for validation. The hash is the one that matminer publishes; a published "
         "hash has once disagreed with the served file.",

@@ -26,7 +26,6 @@ from crystalformers.data.sets.network import (
     check_online,
     chunks_of,
     open_answer,
-    range_start,
     try_often,
     version_of,
 )
@@ -138,9 +137,10 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
     have = part.size
     headers = {"Range": f"bytes={have}-", "If-Range": part.version} if have else {}
     with open_answer(part.address, headers) as response, on_disk(part.path, part.discard):
-        if have and response.headers.get("Content-Range") == f"bytes */{have}":
+        content_range = response.headers.get("Content-Range", "")
+        if have and content_range == f"bytes */{have}":
             return  # an earlier try had it all
-        if response.status_code != HTTPStatus.OK and range_start(response) != have:
+        if response.status_code != HTTPStatus.OK and not content_range.startswith(f"bytes {have}-"):
             part.discard()
             raise BrokenOffError("the server cannot go on where the file broke off")
         if response.status_code == HTTPStatus.OK:
@@ -153,14 +153,12 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
             raise RefusedError(f"the file has {total} bytes, published are {file.size}")
         _check_space(part.path, (total or 0) - have)
         with part.path.open("ab") as target:
-            head = b"" if have == 0 else None
             for chunk in chunks_of(response):
+                if have == 0 and len(chunk) >= HEAD:  # a shorter file is looked at when it is whole
+                    _check_form(chunk, file, part.address)
                 target.write(chunk)
                 have += len(chunk)
                 request.report(file.name, have, total)
-                if head is not None and len(head := head + chunk) >= HEAD:
-                    _check_form(head, file, part.address)
-                    head = None
     if total is not None and have != total:
         raise BrokenOffError(f"the connection closed after {have} of {total} bytes")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any, Protocol
 
 CHUNK = 1 << 20
 """Bytes read at once."""
@@ -20,7 +20,14 @@ MAX_ELEMENT = 64 << 20
 _WHITESPACE = " \t\r\n"
 
 
-def stream_json(file: IO[bytes]) -> Iterator[tuple[str | None, Any]]:
+class Readable(Protocol):
+    """An open binary file."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, empty at the end."""
+
+
+def stream_json(file: Readable) -> Iterator[tuple[str | None, Any]]:
     """The elements of a file that holds an array, or an object whose larger values are arrays.
 
     Args:
@@ -53,7 +60,7 @@ def stream_json(file: IO[bytes]) -> Iterator[tuple[str | None, Any]]:
 class _Text:
     """The text of a file that has been read and not yet decoded."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode

@@ -102,9 +102,11 @@ class Store:
                 return about
             for unfinished in folder.glob(".convert-*"):
                 shutil.rmtree(unfinished)
-            if again or request.given:
+            if again and not request.given:
                 shutil.rmtree(request.folder, ignore_errors=True)
             sources = dataset.source.fetch(request)
+            for other in set(request.folder.iterdir()).difference(source.path for source in sources):
+                other.unlink()
             try:
                 about = self._convert(dataset, sources, request)
             except SourceFileError:
@@ -135,13 +137,7 @@ class Store:
                 "crystalformers": version("crystalformers"),
                 "sources": [{**_facts(source.path, source.sha256), "from": source.address} for source in sources],
                 "table": _facts(work / TABLE, sha256_of(work / TABLE)),
-                "source_rows": converted.source_rows,
-                "rows": converted.rows,
-                "labels": {
-                    label.name: {"unit": label.unit, "basis": label.basis, "values": converted.values[label.name]}
-                    for label in dataset.labels
-                },
-                "splits": converted.splits,
+                **converted,
             }
             (folder / ABOUT).unlink(missing_ok=True)
             for part in (REJECTED, TABLE):
@@ -151,8 +147,9 @@ class Store:
 
     def verify(self, name: str) -> list[str]:
         """What is wrong with the files of a set, one sentence each; raises DataSetError if it is not here."""
-        about = self._here(name)
-        folder = self.folder(name)
+        folder, about = self.folder(name), self.about(name)
+        if about is None:
+            raise DataSetError("it is not here", where=name, remedy=f"run 'crystalformers data get {name}'")
         files = {folder / TABLE: about["table"]}
         files |= {folder / SOURCE / source["file"]: source for source in about["sources"]}
         wrong = []
@@ -185,12 +182,6 @@ class Store:
                 hashes.unlink(missing_ok=True)
         return freed
 
-    def _here(self, name: str) -> About:
-        about = self.about(name)
-        if about is None:
-            raise DataSetError("it is not here", where=name, remedy=f"run 'crystalformers data get {name}'")
-        return about
-
     def _hashes(self, name: str) -> Path:
         return self.root / "hashes" / f"{name}.json"
 
@@ -213,14 +204,12 @@ class Store:
         self.folder(name).mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / f".{name}.lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             say(f"another process works on {name}; waiting for it")
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             yield
-        finally:
-            lock.release()
 
 
 def _facts(path: Path, sha256: str) -> dict[str, Any]:

@@ -223,6 +223,21 @@ def test_encryption_is_not_given_up(host: Host, store: Store) -> None:
         network._check_answer(answer, "https://here.example/file")
 
 
+def test_encryption_is_not_given_up_on_the_way_or_in_a_resumed_transfer() -> None:
+    def answer(url: str, status: int, **headers: str) -> requests.Response:
+        made = requests.Response()
+        made.status_code, made.url = status, url
+        made.request = requests.PreparedRequest()
+        made.request.headers = requests.structures.CaseInsensitiveDict(headers)
+        return made
+
+    last = answer("https://there.example/file", 200)
+    last.history = [answer("http://elsewhere.example/file", 302)]
+    for refused in (last, answer("http://elsewhere.example/file", 206, Range="bytes=500-")):
+        with pytest.raises(network.RefusedError, match="without encryption, http://elsewhere"):
+            network._check_answer(refused, "https://here.example/file")
+
+
 # Going on where a transfer ended
 
 
@@ -409,6 +424,17 @@ def test_given_files_are_told_apart_by_their_names(host: Host, store: Store, tmp
     assert open_table("megnet-bulk").split == ["train"] * 12 + ["val"] * 4 + ["test"] * 4
 
 
+def test_the_own_source_of_a_set_may_be_given(host: Host, store: Store) -> None:
+    """It is not deleted before it is read, and what else lies beside it does not stay."""
+    dataset = jarvis(host)
+    complete(store, dataset)
+    given = store.folder(JARVIS) / "source" / "jdft_3d-8-18-2021.json.zip"
+    (given.parent / ".jdft_3d-8-18-2021.json.zip.part").write_bytes(b"half")
+    host.pages.clear()
+    store.get(dataset, Request(store.root, given=(given,)), again=True)
+    complete(store, dataset)
+
+
 # The disk
 
 
@@ -541,6 +567,14 @@ def test_gzip_bomb(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert visible(store.root) == []
     dataset = play(host, "matbench_phonons", [matbench_gzip("last phdos peak", 20)], 20)
     complete(store, dataset)
+
+
+def test_a_gzip_file_with_a_wrong_checksum(host: Host, store: Store) -> None:
+    content = bytearray(matbench_gzip("last phdos peak", 20))
+    content[-8] ^= 1
+    with pytest.raises(DataSetError, match=r"matbench_phonons\.json\.gz: the file is broken \(CRC.*download it again"):
+        store.get(play(host, "matbench_phonons", [bytes(content)], 20))
+    assert visible(store.root) == []
 
 
 def test_names_that_are_no_names(store: Store) -> None:
