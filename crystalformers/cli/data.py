@@ -22,9 +22,7 @@ data_app = typer.Typer(help="Public data sets by name: list, fetch, check and re
 
 @data_app.command("list")
 def list_command(
-    name: Annotated[
-        str | None, typer.Argument(help="A set: tell all about it. Default: list all sets.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="A set: tell all about it. Default: list all sets.")] = None,
 ) -> None:
     """List the sets that are known by name, and those that are here."""
     from crystalformers.data.sets import SETS, Store, find
@@ -115,10 +113,7 @@ def _print_about(store: Store, name: str) -> None:
 
 @data_app.command("get")
 def get_command(
-    name: Annotated[
-        str,
-        typer.Argument(help="A set that `list` names, or the base URL of an OPTIMADE provider.", show_default=False),
-    ],
+    name: Annotated[str, typer.Argument(help="A set that `list` names, or the base URL of an OPTIMADE provider.")],
     given: Annotated[
         list[Path] | None,
         typer.Option("--from", help="A source file fetched by other means; repeat if the set has several."),
@@ -128,9 +123,7 @@ def get_command(
         list[str] | None,
         typer.Option("--sha256", help="Accept a source file of this hash although another is published or recorded."),
     ] = None,
-    called: Annotated[
-        str | None, typer.Option("--name", help="OPTIMADE: what to call the set.", show_default=False)
-    ] = None,
+    called: Annotated[str | None, typer.Option("--name", help="OPTIMADE: what to call the set.")] = None,
     optimade_filter: Annotated[
         str, typer.Option("--filter", help="OPTIMADE: which structures, e.g. 'elements HAS \"O\"'. Default: all.")
     ] = "",
@@ -192,9 +185,7 @@ def _amount(what: str, done: int, total: int | None) -> str:
 
 @data_app.command("verify")
 def verify_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Sets to check. Default: all that are here.", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Sets to check. Default: all that are here.")] = None,
 ) -> None:
     """Check that the files of sets are as they were written."""
     from crystalformers.data.sets import Store
@@ -213,7 +204,7 @@ def verify_command(
 
 @data_app.command("remove")
 def remove_command(
-    name: Annotated[str, typer.Argument(help="The set.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The set.")],
     sources_only: Annotated[
         bool, typer.Option("--sources", help="Only the files it was converted from; the table stays.")
     ] = False,

@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import (
-    Epochs,
-    Overwrite,
-    ResumeTraining,
-    RunFolder,
-    Seed,
-    SplitName,
-    TargetBases,
-    TargetNames,
-    TargetTransforms,
-    TargetUnits,
-    TrainingTable,
-)
+from crystalformers.cli import options
 from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.train import merged_recipe, run_training, table_targets
 
@@ -33,8 +21,7 @@ TABLE_OF_RUN = "elements.safetensors"
 TableName = Annotated[
     str,
     typer.Argument(
-        help="A table by name (`elements show` lists them), a file of any export format, weights or a run folder.",
-        show_default=False,
+        help="A table by name (`elements show` lists them), a file of any export format, weights or a run folder."
     ),
 ]
 
@@ -47,26 +34,21 @@ elements_app = typer.Typer(
 
 @elements_app.command("train")
 def train(  # noqa: PLR0913, PLR0917 - an option is an argument
-    table: TrainingTable,
+    table: options.TrainingTable,
     config: Annotated[Path, typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml.")],
-    target: TargetNames,
-    output: RunFolder,
-    unit: TargetUnits = None,
-    basis: TargetBases = None,
-    transform: TargetTransforms = None,
-    split: SplitName = None,
+    target: options.TargetNames,
+    output: options.RunFolder,
+    unit: options.TargetUnits = None,
+    basis: options.TargetBases = None,
+    transform: options.TargetTransforms = None,
+    split: options.SplitName = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.", show_default=False
-        ),
+        str | None, typer.Option(help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.")
     ] = None,
-    epochs: Epochs = None,
-    seed: Seed = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the table. Default: that of the run folder.", show_default=False)
-    ] = None,
-    resume: ResumeTraining = False,
+    epochs: options.Epochs = None,
+    seed: options.Seed = None,
+    name: Annotated[str | None, typer.Option(help="Name of the table. Default: that of the run folder.")] = None,
+    resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model and write its element vectors to elements.safetensors in the run folder.
 
@@ -88,30 +70,21 @@ def export_command(
     table: TableName,
     fmt: Annotated[
         str,
-        typer.Option(
-            "--format",
-            "-f",
-            help="cgcnn, alignn, json, csv, crabnet, matgl, parquet, npz or safetensors.",
-            show_default=False,
-        ),
+        typer.Option("--format", "-f", help="cgcnn, alignn, json, csv, crabnet, matgl, parquet, npz or safetensors."),
     ],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="File to write.", show_default=False)],
-    dim: Annotated[
-        int | None, typer.Option(help="Reduce the vectors to this many principal components.", show_default=False)
-    ] = None,
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="File to write.")],
+    dim: Annotated[int | None, typer.Option(help="Reduce the vectors to this many principal components.")] = None,
     fill: Annotated[
-        str,
-        typer.Option(help="For elements that the format needs and the table lacks: raise (refuse), mean or zero."),
+        str, typer.Option(help="For elements that the format needs and the table lacks: raise (refuse), mean or zero.")
     ] = "raise",
     counted: Annotated[
         Path | None,
         typer.Option(
             "--training-table",
             help="For weights without element counts: count the elements in the train rows of this table.",
-            show_default=False,
         ),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Export a table to the format of another library."""
     from typing import get_args
@@ -155,25 +128,18 @@ def report(
     tables: Annotated[
         list[str],
         typer.Argument(
-            help="Tables, as for export. The first is the subject; NAME-seed0, NAME-seed1... are its seeds.",
-            show_default=False,
+            help="Tables, as for export. The first is the subject; NAME-seed0, NAME-seed1... are its seeds."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     draws: Annotated[
-        int | None,
-        typer.Option(
-            help="Random draws for each comparison with chance. Default: 99, for p = 0.01.",
-            show_default=False,
-            min=1,
-        ),
+        int | None, typer.Option(help="Random draws for each comparison with chance. Default: 99, for p = 0.01.", min=1)
     ] = None,
     families: Annotated[
-        int | None,
-        typer.Option(help="Number of families of elements. Default: by the silhouette.", show_default=False, min=2),
+        int | None, typer.Option(help="Number of families of elements. Default: by the silhouette.", min=2)
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Analyse tables and write a page: families of elements, maps, probes of properties, similar elements."""
     from crystalformers.elements import load_elements
@@ -189,12 +155,8 @@ def report(
 
 @elements_app.command("show")
 def show(
-    table: Annotated[
-        str | None, typer.Argument(help="A table, as for export. Default: list the known ones.", show_default=False)
-    ] = None,
-    element: Annotated[
-        str | None, typer.Argument(help="A chemical symbol: list the most similar elements.", show_default=False)
-    ] = None,
+    table: Annotated[str | None, typer.Argument(help="A table, as for export. Default: list the known ones.")] = None,
+    element: Annotated[str | None, typer.Argument(help="A chemical symbol: list the most similar elements.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", help="How many of them.", min=1)] = 10,
 ) -> None:
     """List the known tables, the elements of a table, or the neighbours of an element."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def embed_command(
     files: Files,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     model: OneModel = None,
     per_atom: Annotated[bool, typer.Option("--per-atom", help="One row per atom, not one per crystal.")] = False,
     device: Device = "cpu",

@@ -20,26 +20,17 @@ if TYPE_CHECKING:
 
 def evaluate_command(
     table: Annotated[
-        Path,
-        typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets."),
+        Path, typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets.")
     ],
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="Run folder, weight file or bundled name.", show_default=False),
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, weight file or bundled name.")],
     split: Annotated[
-        str | None,
-        typer.Option(
-            help="train, val, test, or all. Default: test if the split is known, else all.",
-            show_default=False,
-        ),
+        str | None, typer.Option(help="train, val, test, or all. Default: test if the split is known, else all.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the errors as JSON to this file.")
     ] = None,
     predictions: Annotated[
-        Path | None,
-        typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file."),
+        Path | None, typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file.")
     ] = None,
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,

@@ -19,21 +19,15 @@ SUFFIXES = (".json", ".csv", *PICTURES)
 
 
 def explain_command(
-    file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).")],
     model: OneModel = None,
     atom: Annotated[
-        int | None,
-        typer.Option(
-            help="Atom of the file, counted from 0. Default: all; the first in a picture.", show_default=False
-        ),
+        int | None, typer.Option(help="Atom of the file, counted from 0. Default: all; the first in a picture.")
     ] = None,
     block: Annotated[
-        int | None,
-        typer.Option(help="Block of the model, from 0. Default: all; the last in a picture.", show_default=False),
+        int | None, typer.Option(help="Block of the model, from 0. Default: all; the last in a picture.")
     ] = None,
-    head: Annotated[
-        int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.", show_default=False)
-    ] = None,
+    head: Annotated[int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.")] = None,
     threshold: Annotated[float, typer.Option(help="Smallest weight (no unit, 0 to 1) that is listed.")] = 0.01,
     output: Annotated[
         Path | None,

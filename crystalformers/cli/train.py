@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import (
-    Epochs,
-    ResumeTraining,
-    RunFolder,
-    Seed,
-    SplitName,
-    TargetBases,
-    TargetNames,
-    TargetTransforms,
-    TargetUnits,
-    TrainingTable,
-)
+from crystalformers.cli import options
 from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,24 +17,24 @@ if TYPE_CHECKING:
 
 
 def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
-    table: TrainingTable,
-    target: TargetNames,
-    output: RunFolder,
-    unit: TargetUnits = None,
-    basis: TargetBases = None,
-    transform: TargetTransforms = None,
-    split: SplitName = None,
+    table: options.TrainingTable,
+    target: options.TargetNames,
+    output: options.RunFolder,
+    unit: options.TargetUnits = None,
+    basis: options.TargetBases = None,
+    transform: options.TargetTransforms = None,
+    split: options.SplitName = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
     ] = None,
-    epochs: Epochs = None,
+    epochs: options.Epochs = None,
     average_epochs: Annotated[
         int | None, typer.Option(help="Last epochs whose weights are averaged; overrides the recipe.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crystals per step; overrides the recipe.")] = None,
-    seed: Seed = None,
+    seed: options.Seed = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; overrides the recipe.")] = None,
-    resume: ResumeTraining = False,
+    resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model on your own table, or on a public data set by its name.
 
