@@ -28,49 +28,39 @@ def list_command(
     from crystalformers.data.sets import SETS, Store, find
 
     store = Store()
-    if name is not None and name not in SETS and store.about(name):
-        _print_about(store, name)
-    elif name is not None:
-        _print_entry(find(name))
-        if store.about(name):
-            _print_about(store, name)
-    else:
+    if name is None:
         _print_sets(store)
+        return
+    about = store.about(name)
+    if name in SETS or about is None:
+        _print_entry(find(name))
+    if about is not None:
+        _print_about(store, name, about)
 
 
 def _print_sets(store: Store) -> None:
     from crystalformers.data.sets import SETS
+    from crystalformers.prediction.rows import header
 
     table = []
-    here = {name: store.about(name) for name in store.names()}
-    for name in [*SETS, *(name for name in here if name not in SETS)]:
-        about, entry = here.get(name), SETS.get(name)
-        units = _units(entry, about)
-        listed = [_with_unit(label, unit) for label, unit in list(units.items())[:LABELS_LISTED]]
-        listed += [f"{len(units) - LABELS_LISTED} more"] if len(units) > LABELS_LISTED else []
-        rows = about["rows"] if about else entry.rows if entry else None
-        size = f"{_bytes(about) / 1e6:,.1f} MB" if about else "-"
-        source = entry.source.host if entry else about["sources"][0]["from"] if about else "-"
-        licence = entry.licence if entry else "see source"
+    here = {name: store.about(name) or {} for name in store.names()}
+    for name in dict.fromkeys((*SETS, *here)):
+        about, entry = here.get(name, {}), SETS.get(name)
+        rows, size = about.get("rows"), "-"
+        if about:
+            size = f"{sum(part['bytes'] for part in (about['table'], *about['sources'])) / 1e6:,.1f} MB"
+        if entry:
+            rows, licence, source = rows or entry.rows, entry.licence, entry.source.host
+            labels = [header(label.name, label.unit) for label in entry.labels]
+        else:
+            licence, source = about["licence"], about["sources"][0]["from"]
+            labels = [header(label, facts["unit"]) for label, facts in about["labels"].items()]
+        listed = labels[:LABELS_LISTED] + [f"{len(labels) - LABELS_LISTED} more"] * (len(labels) > LABELS_LISTED)
         count, is_here = f"{rows:,}" if rows else "-", "yes" if about else "no"
         table.append((name, count, ", ".join(listed), licence, size, source, is_here))
     headers = ("name", "rows", "labels", "licence", "size here", "source", "here")
     print_table(headers, table, right=("rows", "size here"))
     typer.echo(f"folder: {store.root}")
-
-
-def _units(entry: DataSet | None, about: dict[str, Any] | None) -> dict[str, str]:
-    if entry is not None:
-        return {label.name: label.unit for label in entry.labels}
-    return {name: facts["unit"] for name, facts in about["labels"].items()} if about else {}
-
-
-def _with_unit(label: str, unit: str) -> str:
-    return f"{label} ({unit})" if unit else label
-
-
-def _bytes(about: dict[str, Any]) -> int:
-    return sum(part["bytes"] for part in (about["table"], *about["sources"]))
 
 
 def _print_entry(entry: DataSet) -> None:
@@ -83,16 +73,12 @@ def _print_entry(entry: DataSet) -> None:
         typer.echo(f"    SHA-256: {file.sha256 or 'not published; recorded at the first download'}")
     typer.echo("labels:")
     for label in entry.labels:
-        typer.echo(
-            f"  {_with_unit(label.name, label.unit or 'unit not stated')}: '{label.source_column}' in the source"
-        )
+        typer.echo(f"  {label.name} ({label.unit or 'unit not stated'}): '{label.source_column}' in the source")
     if entry.notes:
         typer.echo(entry.notes)
 
 
-def _print_about(store: Store, name: str) -> None:
-    about = store.about(name)
-    assert about is not None
+def _print_about(store: Store, name: str, about: dict[str, Any]) -> None:
     typer.echo(f"table: {store.table(name)}")
     rejected = about["source_rows"] - about["rows"]
     typer.echo(f"rows: {about['rows']:,} of {about['source_rows']:,}; fetched {about['fetched']}")
@@ -152,7 +138,7 @@ def get_command(
         trusted = frozenset(digest.strip().lower() for digest in sha256 or ())
         request = Request(store.folder(dataset.name), tuple(given or ()), {}, trusted, _say, report)
         about = store.get(dataset, request, again=again)
-    _print_about(store, dataset.name)
+    _print_about(store, dataset.name, about)
     parts = [facts for parts in about["splits"].values() for facts in parts.values()]
     if any(facts["published"] not in (None, facts["sha256"]) for facts in parts):
         typer.echo("A split is not the published one: the source differs from what its authors had.", err=True)

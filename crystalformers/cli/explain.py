@@ -57,13 +57,13 @@ def explain_command(
         assert atom is not None
         draw(explanation, atom, output, block=block, head=head)
     else:
-        from crystalformers.files import replacing
+        from crystalformers.files import write_atomically
 
-        with replacing(output) as temporary:
-            if output.suffix == ".json":
-                temporary.write_text(json.dumps(explanation.to_dict(threshold), indent=1) + "\n", encoding="utf-8")
-            else:
-                explanation.frame(threshold).to_csv(temporary, index=False, float_format="%.7g")
+        if output.suffix == ".json":
+            text = json.dumps(explanation.to_dict(threshold), indent=1) + "\n"
+        else:
+            text = explanation.frame(threshold).to_csv(index=False, float_format="%.7g")
+        write_atomically(output, text.encode())
 
 
 def _print(explanation: Explanation, threshold: float) -> None:
