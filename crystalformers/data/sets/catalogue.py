@@ -8,15 +8,8 @@ from __future__ import annotations
 
 import difflib
 
+from crystalformers.data.sets import formats
 from crystalformers.data.sets.entry import DataSet, Label, RemoteFile
-from crystalformers.data.sets.formats import (
-    divided_pickles,
-    jarvis_zip,
-    matbench_gzip,
-    materials_project_lines,
-    optimade_pages,
-    optimade_parquet,
-)
 from crystalformers.data.sets.sources import Files, HubParquet, MaterialsProject, Optimade
 from crystalformers.data.sets.splits import MATBENCH_FOLDS, DividedSource, MatbenchFold, ShuffledSplit
 from crystalformers.errors import DataSetError
@@ -55,7 +48,7 @@ JARVIS = DataSet(
         ),
     ),
     source=Files((_figshare(29204826, "jdft_3d-8-18-2021.json.zip", "zip"),)),
-    read=jarvis_zip("jdft_3d-8-18-2021.json", "jid"),
+    read=formats.jarvis_zip("jdft_3d-8-18-2021.json", "jid"),
     rows=55_723,
     splits=(
         ShuffledSplit(
@@ -93,7 +86,7 @@ MEGNET = DataSet(
         Label("band_gap", "eV", column="gap pbe"),
     ),
     source=Files((_figshare(26724977, "megnet.json.zip", "zip"),)),
-    read=jarvis_zip("megnet.json", "id"),
+    read=formats.jarvis_zip("megnet.json", "id"),
     rows=69_239,
     splits=(
         ShuffledSplit(
@@ -116,7 +109,7 @@ OQMD = DataSet(
         Label("energy_above_hull", "eV/atom", "per_atom", "_oqmd_stability"),
     ),
     source=Files((_figshare(26790182, "all_oqmd.json.zip", "zip"),)),
-    read=jarvis_zip("all_oqmd.json", "_oqmd_entry_id"),
+    read=formats.jarvis_zip("all_oqmd.json", "_oqmd_entry_id"),
     rows=817_636,
     splits=(
         ShuffledSplit(
@@ -144,7 +137,7 @@ def _megnet_modulus(kind: str, numbers: tuple[int, int, int], sizes: tuple[int, 
         f"{kind.capitalize()} moduli of the Materials Project as of 2018, as split by Matformer",
         labels=(Label(f"log10_{kind}_modulus", "log10(GPa)", column=f"{kind} modulus"),),
         source=Files(tuple(_figshare(n, f"{kind}_modulus_megnet_{part}.pkl", "pickle") for part, n in parts)),
-        read=divided_pickles("id"),
+        read=formats.divided_pickles("id"),
         rows=sum(sizes) if sizes else None,
         splits=(DividedSource(sizes),),
         notes="Published as pickles, which are read as data: nothing in them is run.",
@@ -159,7 +152,7 @@ def _matbench(task: str, rows: int, sha256: str, title: str, label: Label) -> Da
         f"Matbench: {title}",
         labels=(label,),
         source=Files((RemoteFile(f"{name}.json.gz", (address,), "gzip", sha256),)),
-        read=matbench_gzip(f"mb-{task.replace('_', '-')}", len(str(rows))),
+        read=formats.matbench_gzip(f"mb-{task.replace('_', '-')}", len(str(rows))),
         rows=rows,
         splits=(MatbenchFold(0), *(MatbenchFold(fold, name=f"fold_{fold}") for fold in range(MATBENCH_FOLDS))),
         notes="The column split is that of fold 0; split_fold_0 to split_fold_4 are the five folds. In each, a tenth "
@@ -175,7 +168,7 @@ def _lemat(functional: str, suffix: str) -> DataSet:
         f"LeMat-Bulk, calculations with {functional}",
         labels=labels,
         source=HubParquet("LeMaterial/LeMat-Bulk", f"compatible_{functional.lower()}"),
-        read=optimade_parquet("immutable_id", labels),
+        read=formats.optimade_parquet("immutable_id", labels),
         licence="CC BY 4.0",
         notes="All functionals together are 6.7 million structures. There is doubt about the order of lattice axes in "
         "some rows: rows with a cell too small, or two atoms on one spot, are left out and listed.",
@@ -190,7 +183,7 @@ def optimade(name: str, source: Optimade, title: str = "", labels: tuple[Label, 
         title or f"Structures of {source.base_url}",
         labels=labels,
         source=source,
-        read=optimade_pages,
+        read=formats.optimade_pages,
         notes="Grows; two downloads at different times need not be the same.",
     )
 
@@ -222,7 +215,7 @@ MATERIALS_PROJECT = DataSet(
         Label("energy_above_hull", "eV/atom", "per_atom"),
     ),
     source=MaterialsProject(("formation_energy_per_atom", "band_gap", "energy_above_hull")),
-    read=materials_project_lines,
+    read=formats.materials_project_lines,
     notes="Needs the extra 'mp' and a key in MP_API_KEY. Grows; two downloads need not be the same.",
 )
 

@@ -19,16 +19,9 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
+from crystalformers.data.sets import network
 from crystalformers.data.sets.entry import RemoteFile, Request, SourceFile, SourceFileError
-from crystalformers.data.sets.network import (
-    BrokenOffError,
-    RefusedError,
-    check_online,
-    chunks_of,
-    open_answer,
-    try_often,
-    version_of,
-)
+from crystalformers.data.sets.network import BrokenOffError, RefusedError
 from crystalformers.errors import DataSetError
 from crystalformers.files import replacing, write_atomically
 
@@ -55,13 +48,13 @@ def fetch_file(file: RemoteFile, request: Request) -> SourceFile:
         except SourceFileError as error:
             request.say(f"{error}")
             path.unlink()
-    check_online(file.name)
+    network.check_online(file.name)
     request.folder.mkdir(parents=True, exist_ok=True)
     reasons, remedy = [], BY_OTHER_MEANS
     for address in file.addresses:
         part = _Part(path, address)
         try:
-            try_often(partial(_transfer, part, file, request), request.say)
+            network.try_often(partial(_transfer, part, file, request), request.say)
             digest = _checked(part.path, file, request)
         except (RefusedError, BrokenOffError) as error:
             reasons.append(f"{address}: {error}")
@@ -136,7 +129,7 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
     """Download what is missing of a file."""
     have = part.size
     headers = {"Range": f"bytes={have}-", "If-Range": part.version} if have else {}
-    with open_answer(part.address, headers) as response, on_disk(part.path, part.discard):
+    with network.open_answer(part.address, headers) as response, on_disk(part.path, part.discard):
         content_range = response.headers.get("Content-Range", "")
         if have and content_range == f"bytes */{have}":
             return  # an earlier try had it all
@@ -145,7 +138,7 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
             raise BrokenOffError("the server cannot go on where the file broke off")
         if response.status_code == HTTPStatus.OK:
             have = 0
-            part.restart(version_of(response))
+            part.restart(network.version_of(response))
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else file.size
         if file.size not in (None, total):
@@ -153,7 +146,7 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
             raise RefusedError(f"the file has {total} bytes, published are {file.size}")
         _check_space(part.path, (total or 0) - have)
         with part.path.open("ab") as target:
-            for chunk in chunks_of(response):
+            for chunk in network.chunks_of(response):
                 if have == 0 and len(chunk) >= HEAD:  # a shorter file is looked at when it is whole
                     _check_form(chunk, file, part.address)
                 target.write(chunk)
