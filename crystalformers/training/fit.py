@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crystalformers.checkpoint import save_model
+from crystalformers.data.table import CrystalTable
+from crystalformers.elements.table import ElementTable
 from crystalformers.errors import ConfigError
 from crystalformers.models import build_model
 from crystalformers.target import Target
@@ -29,9 +31,6 @@ from crystalformers.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-    from crystalformers.data.table import CrystalTable
-    from crystalformers.elements.table import ElementTable
 
 
 def fit(
