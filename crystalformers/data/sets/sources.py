@@ -154,13 +154,12 @@ class Optimade:
 
     def fetch(self, request: Request) -> list[SourceFile]:
         """Ask for page after page; each is a line of the file."""
-        path = request.folder / "pages.jsonl"
+        path, part = request.folder / "pages.jsonl", request.folder / ".pages.jsonl.part"
         if request.given:
             raise DataSetError("an OPTIMADE API has no file to be given", where=self.base_url)
-        if path.is_file():
-            return [SourceFile(path, sha256_of(path), self.address)]
         request.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(".pages.jsonl.part")
+        if path.is_file():
+            path.replace(part)  # it may be of another request
         with on_disk(part, lambda: part.unlink(missing_ok=True)), part.open("ab+") as file:
             self._complete(file, request)
         part.replace(path)
@@ -168,7 +167,8 @@ class Optimade:
 
     def _complete(self, file: IO[bytes], request: Request) -> None:
         """Append the pages that are missing, a line each."""
-        address, count, asked = *_last_page(file, self.address), set[str]()
+        address, count = self._resumed(file)
+        asked = set()
         while address and (self.limit is None or count < self.limit):
             answer = fetch_json(address, request.say)
             if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
@@ -180,26 +180,25 @@ class Optimade:
             if following in asked:
                 raise DataSetError("its pages lead in a circle", where=address, remedy="tell the provider")
             address, count = following, count + len(data)
-            page = {"first": self.address, "next": address, "count": count, "data": data}
+            page = {"first": self.address, "limit": self.limit, "next": address, "count": count, "data": data}
             file.write(json.dumps(page).encode() + b"\n")
             file.flush()
             request.report("pages.jsonl", count, self.limit or (answer.get("meta") or {}).get("data_returned"))
 
+    def _resumed(self, file: IO[bytes]) -> tuple[str, int]:
+        """Address of the page after the last one that is in the file, and structures so far.
 
-def _last_page(file: IO[bytes], first: str) -> tuple[str, int]:
-    """Address of the page after the last one that an earlier request wrote, and structures so far.
-
-    What comes after that page, torn or of another request, is cut off.
-    """
-    following, count, end = first, 0, 0
-    file.seek(0)
-    for line in file:
-        page = json.loads(line) if line.endswith(b"\n") else {}
-        if page.get("first") != first:
-            break
-        following, count, end = page["next"], page["count"], end + len(line)
-    file.truncate(end)
-    return following, count
+        What comes after that page, torn or of another request, is cut off.
+        """
+        following, count, end = self.address, 0, 0
+        file.seek(0)
+        for line in file:
+            page = json.loads(line) if line.endswith(b"\n") else {}
+            if (page.get("first"), page.get("limit")) != (self.address, self.limit):
+                break
+            following, count, end = page["next"], page["count"], end + len(line)
+        file.truncate(end)
+        return following, count
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,18 @@ def test_optimade_goes_on_at_the_page_where_it_ended(host: Host, store: Store) -
     assert [path for path, _ in host.asked] == ["/pbe/v1/structures/page20"]
 
 
+def test_optimade_pages_of_another_request_are_not_taken_for_these(host: Host, store: Store) -> None:
+    """Pages may be left when their conversion failed; a request for more, or for others, begins anew."""
+    optimade_pages(host, 25, 10)
+    for limit in (12, None, 15, 15):
+        store.get(dataset := optimade("mine", Optimade(f"{host.url}/pbe", limit=limit, page_limit=10)))
+        same_crystals(open_table("mine"), limit or 25)
+        (store.folder("mine") / "about.json").unlink()
+    asked = len(host.asked)
+    store.get(dataset)  # but those of this one are
+    assert len(host.asked) == asked == 2 + 3 + 2
+
+
 def test_optimade_pages_in_a_circle(host: Host, store: Store) -> None:
     optimade_pages(host, 25, 10)
     host.pages["/pbe/v1/structures/page20"] = host.pages["/pbe/v1/structures/page10"]
