@@ -75,7 +75,7 @@ def _lines(amount: Amount) -> Report:
         nonlocal said
         now = time.monotonic()
         said = now if said is None else said
-        if what not in began or done <= began[what][1]:  # the beginning, or a download that starts anew
+        if what not in began or done <= began[what][1]:  # the beginning, or a download that starts again
             began[what] = now, done
         elif now - said >= SECONDS_BETWEEN_LINES:
             said, (start, before) = now, began[what]

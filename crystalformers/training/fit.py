@@ -71,7 +71,9 @@ def fit(
     if is_first_process() and folder.is_finished(resume=resume):
         _tell(observers, f"{folder.path}: this run is finished already.")
         return folder.weights
-    _check_tensorboard(recipe)
+    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        remedy = "pip install 'crystalformers[tensorboard]'"
+        raise ConfigError("the package is not installed", where="tensorboard", remedy=remedy)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     fabric = fabric_for(recipe)
@@ -95,13 +97,6 @@ def fit(
 def _tell(observers: Sequence[Observer], text: str) -> None:
     for observer in observers:
         observer.message(text)
-
-
-def _check_tensorboard(recipe: Recipe) -> None:
-    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "the package is not installed", where="tensorboard", remedy="pip install 'crystalformers[tensorboard]'"
-        )
 
 
 def _begin_or_resume(

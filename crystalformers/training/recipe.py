@@ -65,7 +65,7 @@ class Elements(Section):
 
 
 class Augment(Section):
-    """Random poses for a model that sees Cartesian coordinates, anew in every training batch and never elsewhere.
+    """Random poses for a model that sees Cartesian coordinates, drawn for every training batch and for nothing else.
 
     A pose is a rotation or rotation with reflection, uniform over all of O(3), and a translation.
 

@@ -126,7 +126,7 @@ OQMD = DataSet(
             },
         ),
     ),
-    notes="energy_above_hull is OQMD's stability, negative for what lies below the hull of the others.",
+    notes="energy_above_hull is OQMD's stability, negative for structures below the hull of all others.",
 )
 
 

@@ -52,7 +52,7 @@ def convert(dataset: DataSet, sources: Sequence[Path], folder: Path, advance: Ca
         dataset: what the sources hold.
         sources: its files.
         folder: where to write; it exists and is the caller's to remove if this fails.
-        advance: is told of every number of rows done.
+        advance: called with the number of rows in each batch that is done.
 
     Returns:
         `source_rows`: rows of the source; `rows`: of them in the table; `labels`: label -> unit, basis and how many

@@ -1,9 +1,11 @@
-"""Files from the network: checked while they come, resumed where they broke off, and in place only when they are whole.
+"""Downloads that are checked as they arrive, resumed after an interruption, and renamed only once they are complete.
 
-A file grows under a temporary name, and its address and version beside it, so that a later try goes on where this one
-ended. It gets its name when its size and SHA-256 are right. Every address is tried several times, then the next one.
+A file is downloaded under a temporary name, and its address and version are recorded next to it, so that the next
+attempt resumes where this one stopped. It is renamed when its size and SHA-256 are right. Each address is tried several
+times before the next one.
 
-`pooch` would do the hashes; it neither resumes, nor looks at content types, nor notices a connection that drips.
+`pooch` would compare the hashes, but it cannot resume a download, does not look at content types, and waits forever
+for a connection that delivers a byte now and then.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def fetch_file(file: RemoteFile, request: Request) -> SourceFile:
 
     Raises:
         DataSetError: if no address gives it, it is not the published or recorded file, the disk is full, or the
-            network is switched off. What has come is kept under a temporary name only where a later try can go on.
+            network is switched off. A partial file is left only where a later attempt can resume it.
     """
     path = request.folder / file.name
     if path.is_file():
@@ -89,7 +91,7 @@ def take_file(file: RemoteFile, given: Path, request: Request) -> SourceFile:
 
 
 class _Part:
-    """A file that is still growing, and beside it the address and version it comes from."""
+    """A file that is not yet complete, with a record of the address and version that it comes from."""
 
     def __init__(self, path: Path, address: str) -> None:
         self.path = path.with_name(f".{path.name}.part")
@@ -106,20 +108,20 @@ class _Part:
         return self.path.stat().st_size if self.version and self.path.is_file() else 0
 
     def restart(self, version: str) -> None:
-        """Begin anew with a version of the file; an empty one cannot be resumed."""
+        """Start again from the first byte; without a version the download cannot be resumed."""
         self.version = version
         self.path.write_bytes(b"")
         write_atomically(self._origin, json.dumps({"address": self.address, "version": version}).encode())
 
     def become(self, path: Path) -> None:
-        """Take the file's own name."""
+        """Give the complete file its final name."""
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
         self.path.replace(path)
         self._origin.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove what has come."""
+        """Delete the partial file and its record."""
         self.path.unlink(missing_ok=True)
         self._origin.unlink(missing_ok=True)
         self.version = ""

@@ -97,7 +97,7 @@ def check_online(what: str) -> None:
     """Raise DataSetError if the network is switched off."""
     if os.environ.get(OFFLINE_VARIABLE, "0") not in ("", "0"):
         raise DataSetError(
-            f"it is not here, and {OFFLINE_VARIABLE} forbids to download it",
+            f"it is not here, and {OFFLINE_VARIABLE} forbids downloading it",
             where=what,
             remedy="unset the variable, or pass the file with --from FILE",
         )

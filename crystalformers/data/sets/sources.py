@@ -1,4 +1,4 @@
-"""Where data sets come from: published files, a repository of the Hugging Face hub, an OPTIMADE API, an own client."""
+"""Where data sets come from: published files, the Hugging Face hub, OPTIMADE APIs, the Materials Project."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class HubParquet:
             api = HfApi()
             commit = api.dataset_info(self.repository, revision=self.revision).sha
             tree = list(api.list_repo_tree(self.repository, self.folder, revision=commit, repo_type="dataset"))
-        except Exception as error:  # a foreign client: any exception means that it has not got the list
+        except Exception as error:  # a foreign client, which may raise anything
             raise _client_failed(self.repository, error) from error
         request.say(f"{self.repository}: revision {commit}")
         found = []
@@ -238,7 +238,7 @@ class MaterialsProject:
                 self._write(client.materials.summary, file, partial(request.report, path.name))
         except DataSetError:
             raise
-        except Exception as error:  # a foreign client: any exception means that it has not got the documents
+        except Exception as error:  # a foreign client, which may raise anything
             raise _client_failed(self.host, error) from error
         return [SourceFile(path, sha256_of(path), self.host)]
 

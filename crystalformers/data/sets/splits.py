@@ -154,7 +154,7 @@ def check_parts(parts: Parts, n: int) -> None:
     """Refuse parts that do not fit n rows.
 
     Raises:
-        TableError: if a row number is out of range or stands in two parts, or twice in one.
+        TableError: if a row number is out of range, or is named twice.
     """
     drawn = np.concatenate(list(parts.values()))
     outside = drawn[(drawn < 0) | (drawn >= n)]

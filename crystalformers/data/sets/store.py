@@ -84,7 +84,7 @@ class Store:
 
         Args:
             dataset: the set.
-            request: files given, hashes trusted, whom to tell; folder and recorded hashes are filled in.
+            request: given files, trusted hashes and callbacks; folder and recorded hashes are filled in here.
             again: fetch and convert it although it is here.
 
         Returns:

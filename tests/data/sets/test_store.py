@@ -101,7 +101,7 @@ def test_a_damaged_table_is_noticed(host: Host, store: Store) -> None:
 def test_offline(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dataset = jarvis(host)
     monkeypatch.setenv(OFFLINE_VARIABLE, "1")
-    with pytest.raises(DataSetError, match="OFFLINE forbids to download it; unset the variable, or pass"):
+    with pytest.raises(DataSetError, match="OFFLINE forbids downloading it; unset the variable, or pass"):
         store.get(dataset)
     assert host.asked == []
     given = tmp_path / "29204826"
