@@ -38,23 +38,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 About = dict[str, Any]
 
 
-def default_root() -> Path:
-    """The folder of all sets."""
-    import platformdirs
-
-    named = os.environ.get(ROOT_VARIABLE)
-    return Path(named) if named else platformdirs.user_cache_path("crystalformers", appauthor=False) / "data"
-
-
 class Store:
     """Fetched data sets.
 
     Args:
-        root: their folder; by default that of `default_root`.
+        root: their folder; by default the one that the variable names, or `data` in the platform's cache folder.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = default_root() if root is None else root
+        import platformdirs
+
+        named = root or os.environ.get(ROOT_VARIABLE)
+        self.root = Path(named or platformdirs.user_cache_path("crystalformers", appauthor=False) / "data")
 
     def folder(self, name: str) -> Path:
         """The folder of a set; raises DataSetError if it could not be called so."""
