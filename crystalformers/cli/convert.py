@@ -26,12 +26,10 @@ def convert_command(
             "--output",
             "-o",
             help="Weight file of this library (.safetensors) or of the authors' (.ckpt, .pt, .pth, .safetensors).",
-            show_default=False,
         ),
     ],
     preset: Annotated[
-        str | None,
-        typer.Option(help="The published model that a state dict holds, e.g. crystalformer.", show_default=False),
+        str | None, typer.Option(help="The published model that a state dict holds, e.g. crystalformer.")
     ] = None,
     target: Annotated[
         list[str] | None,

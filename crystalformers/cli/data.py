@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crystalformers.cli.output import print_table
-from crystalformers.cli.progress import SECONDS_BETWEEN_LINES
+from crystalformers.cli.progress import counted, progress_of_several
 from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,61 +22,45 @@ data_app = typer.Typer(help="Public data sets by name: list, fetch, check and re
 
 @data_app.command("list")
 def list_command(
-    name: Annotated[
-        str | None, typer.Argument(help="A set: tell all about it. Default: list all sets.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="A set: tell all about it. Default: list all sets.")] = None,
 ) -> None:
     """List the sets that are known by name, and those that are here."""
     from crystalformers.data.sets import SETS, Store, find
 
     store = Store()
-    if name is not None and name not in SETS and store.about(name):
-        _print_about(store, name)
-    elif name is not None:
-        _print_entry(find(name))
-        if store.about(name):
-            _print_about(store, name)
-    else:
+    if name is None:
         _print_sets(store)
+        return
+    about = store.about(name)
+    if name in SETS or about is None:
+        _print_entry(find(name))
+    if about is not None:
+        _print_about(store, name, about)
 
 
 def _print_sets(store: Store) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from crystalformers.data.sets import SETS
+    from crystalformers.prediction.rows import header
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("name", "rows", "labels", "licence", "size here", "source", "here"):
-        table.add_column(header, justify="right" if header in ("rows", "size here") else "left")
-    here = {name: store.about(name) for name in store.names()}
-    for name in [*SETS, *(name for name in here if name not in SETS)]:
-        about, entry = here.get(name), SETS.get(name)
-        units = _units(entry, about)
-        listed = [_with_unit(label, unit) for label, unit in list(units.items())[:LABELS_LISTED]]
-        listed += [f"{len(units) - LABELS_LISTED} more"] if len(units) > LABELS_LISTED else []
-        rows = about["rows"] if about else entry.rows if entry else None
-        size = f"{_bytes(about) / 1e6:,.1f} MB" if about else "-"
-        source = entry.source.host if entry else about["sources"][0]["from"] if about else "-"
-        licence = entry.licence if entry else "see source"
-        cells = (name, f"{rows:,}" if rows else "-", ", ".join(listed), licence, size, source, "yes" if about else "no")
-        table.add_row(*map(escape, cells))
-    print_table(table)
+    table = []
+    here = {name: store.about(name) or {} for name in store.names()}
+    for name in dict.fromkeys((*SETS, *here)):
+        about, entry = here.get(name, {}), SETS.get(name)
+        rows, size = about.get("rows"), "-"
+        if about:
+            size = f"{sum(part['bytes'] for part in (about['table'], *about['sources'])) / 1e6:,.1f} MB"
+        if entry:
+            rows, licence, source = rows or entry.rows, entry.licence, entry.source.host
+            labels = [header(label.name, label.unit) for label in entry.labels]
+        else:
+            licence, source = about["licence"], about["sources"][0]["from"]
+            labels = [header(label, facts["unit"]) for label, facts in about["labels"].items()]
+        listed = labels[:LABELS_LISTED] + [f"{len(labels) - LABELS_LISTED} more"] * (len(labels) > LABELS_LISTED)
+        count, is_here = f"{rows:,}" if rows else "-", "yes" if about else "no"
+        table.append((name, count, ", ".join(listed), licence, size, source, is_here))
+    headers = ("name", "rows", "labels", "licence", "size here", "source", "here")
+    print_table(headers, table, right=("rows", "size here"))
     typer.echo(f"folder: {store.root}")
-
-
-def _units(entry: DataSet | None, about: dict[str, Any] | None) -> dict[str, str]:
-    if entry is not None:
-        return {label.name: label.unit for label in entry.labels}
-    return {name: facts["unit"] for name, facts in about["labels"].items()} if about else {}
-
-
-def _with_unit(label: str, unit: str) -> str:
-    return f"{label} ({unit})" if unit else label
-
-
-def _bytes(about: dict[str, Any]) -> int:
-    return sum(part["bytes"] for part in (about["table"], *about["sources"]))
 
 
 def _print_entry(entry: DataSet) -> None:
@@ -93,16 +73,12 @@ def _print_entry(entry: DataSet) -> None:
         typer.echo(f"    SHA-256: {file.sha256 or 'not published; recorded at the first download'}")
     typer.echo("labels:")
     for label in entry.labels:
-        typer.echo(
-            f"  {_with_unit(label.name, label.unit or 'unit not stated')}: '{label.source_column}' in the source"
-        )
+        typer.echo(f"  {label.name} ({label.unit or 'unit not stated'}): '{label.source_column}' in the source")
     if entry.notes:
         typer.echo(entry.notes)
 
 
-def _print_about(store: Store, name: str) -> None:
-    about = store.about(name)
-    assert about is not None
+def _print_about(store: Store, name: str, about: dict[str, Any]) -> None:
     typer.echo(f"table: {store.table(name)}")
     rejected = about["source_rows"] - about["rows"]
     typer.echo(f"rows: {about['rows']:,} of {about['source_rows']:,}; fetched {about['fetched']}")
@@ -111,30 +87,19 @@ def _print_about(store: Store, name: str) -> None:
     missing = [label for label, facts in about["labels"].items() if not facts["values"]]
     if missing:
         typer.echo(f"labels without a single value in the source: {', '.join(missing)}")
-    _print_splits(about["splits"])
-
-
-def _print_splits(splits: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("split", "part", "rows", "in the table", "SHA-256 of the rows", "published"):
-        table.add_column(header, overflow="fold")
-    for column, parts in splits.items():
+    table = []
+    for column, parts in about["splits"].items():
         for part, facts in parts.items():
             same = {None: "-", facts["sha256"]: "the same"}.get(facts["published"], "DIFFERENT")
-            cells = (column, part, str(facts["rows"]), str(facts["in_table"]), f"{facts['sha256'][:12]}...", same)
-            table.add_row(*cells)
-    if table.row_count:
-        print_table(table)
+            counts = (str(facts["rows"]), str(facts["in_table"]))
+            table.append((column, part, *counts, f"{facts['sha256'][:12]}...", same))
+    if table:
+        print_table(("split", "part", "rows", "in the table", "SHA-256 of the rows", "published"), table)
 
 
 @data_app.command("get")
 def get_command(
-    name: Annotated[
-        str,
-        typer.Argument(help="A set that `list` names, or the base URL of an OPTIMADE provider.", show_default=False),
-    ],
+    name: Annotated[str, typer.Argument(help="A set that `list` names, or the base URL of an OPTIMADE provider.")],
     given: Annotated[
         list[Path] | None,
         typer.Option("--from", help="A source file fetched by other means; repeat if the set has several."),
@@ -144,9 +109,7 @@ def get_command(
         list[str] | None,
         typer.Option("--sha256", help="Accept a source file of this hash although another is published or recorded."),
     ] = None,
-    called: Annotated[
-        str | None, typer.Option("--name", help="OPTIMADE: what to call the set.", show_default=False)
-    ] = None,
+    called: Annotated[str | None, typer.Option("--name", help="OPTIMADE: what to call the set.")] = None,
     optimade_filter: Annotated[
         str, typer.Option("--filter", help="OPTIMADE: which structures, e.g. 'elements HAS \"O\"'. Default: all.")
     ] = "",
@@ -171,11 +134,11 @@ def get_command(
     store = Store()
     if store.about(dataset.name) and not again:
         typer.echo(f"{dataset.name} is here; fetch it again with --again.", err=True)
-    with _transfers() as report:
+    with progress_of_several(_amount) as report:
         trusted = frozenset(digest.strip().lower() for digest in sha256 or ())
         request = Request(store.folder(dataset.name), tuple(given or ()), {}, trusted, _say, report)
         about = store.get(dataset, request, again=again)
-    _print_about(store, dataset.name)
+    _print_about(store, dataset.name, about)
     parts = [facts for parts in about["splits"].values() for facts in parts.values()]
     if any(facts["published"] not in (None, facts["sha256"]) for facts in parts):
         typer.echo("A split is not the published one: the source differs from what its authors had.", err=True)
@@ -200,52 +163,15 @@ ROW_COUNTS = ("rows", "pages.jsonl", "documents.jsonl")
 """What is counted in rows; everything else is counted in bytes."""
 
 
-@contextmanager
-def _transfers() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show how far files and rows have come: bars in a terminal, now and then a line elsewhere."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    amount = TextColumn("{task.fields[amount]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, amount="")
-            bars.update(tasks[what], completed=done, total=total, amount=_amount(what, done, total))
-
-        yield report
-
-
 def _amount(what: str, done: int, total: int | None) -> str:
-    """`done of total`, as far as the total is known."""
     if what in ROW_COUNTS:
-        return f"{done:,}" if total is None else f"{done:,} of {total:,}"
+        return counted(what, done, total)
     return f"{done / 1e6:,.1f} MB" if total is None else f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
-
-
-def _lines() -> Callable[[str, int, int | None], None]:
-    said = time.monotonic()
-
-    def report(what: str, done: int, total: int | None) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            typer.echo(f"{what}: {_amount(what, done, total)}", err=True)
-
-    return report
 
 
 @data_app.command("verify")
 def verify_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Sets to check. Default: all that are here.", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Sets to check. Default: all that are here.")] = None,
 ) -> None:
     """Check that the files of sets are as they were written."""
     from crystalformers.data.sets import Store
@@ -264,7 +190,7 @@ def verify_command(
 
 @data_app.command("remove")
 def remove_command(
-    name: Annotated[str, typer.Argument(help="The set.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The set.")],
     sources_only: Annotated[
         bool, typer.Option("--sources", help="Only the files it was converted from; the table stays.")
     ] = False,

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import (
-    Overwrite,
-    RunFolder,
-    SplitName,
-    TargetBases,
-    TargetNames,
-    TargetTransforms,
-    TargetUnits,
-    TrainingTable,
-)
+from crystalformers.cli import options
 from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.train import merged_recipe, run_training, table_targets
 
@@ -29,8 +21,7 @@ TABLE_OF_RUN = "elements.safetensors"
 TableName = Annotated[
     str,
     typer.Argument(
-        help="A table by name (`elements show` lists them), a file of any export format, weights or a run folder.",
-        show_default=False,
+        help="A table by name (`elements show` lists them), a file of any export format, weights or a run folder."
     ),
 ]
 
@@ -43,29 +34,21 @@ elements_app = typer.Typer(
 
 @elements_app.command("train")
 def train(  # noqa: PLR0913, PLR0917 - an option is an argument
-    table: TrainingTable,
-    config: Annotated[
-        Path,
-        typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml."),
-    ],
-    target: TargetNames,
-    output: RunFolder,
-    unit: TargetUnits = None,
-    basis: TargetBases = None,
-    transform: TargetTransforms = None,
-    split: SplitName = None,
+    table: options.TrainingTable,
+    config: Annotated[Path, typer.Option("--config", help="Recipe (YAML), e.g. recipes/elements.yaml.")],
+    target: options.TargetNames,
+    output: options.RunFolder,
+    unit: options.TargetUnits = None,
+    basis: options.TargetBases = None,
+    transform: options.TargetTransforms = None,
+    split: options.SplitName = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.", show_default=False
-        ),
+        str | None, typer.Option(help="Model to train, e.g. crystaltransformer-composition; overrides the recipe.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the table. Default: that of the run folder.", show_default=False)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    epochs: options.Epochs = None,
+    seed: options.Seed = None,
+    name: Annotated[str | None, typer.Option(help="Name of the table. Default: that of the run folder.")] = None,
+    resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model and write its element vectors to elements.safetensors in the run folder.
 
@@ -87,30 +70,21 @@ def export_command(
     table: TableName,
     fmt: Annotated[
         str,
-        typer.Option(
-            "--format",
-            "-f",
-            help="cgcnn, alignn, json, csv, crabnet, matgl, parquet, npz or safetensors.",
-            show_default=False,
-        ),
+        typer.Option("--format", "-f", help="cgcnn, alignn, json, csv, crabnet, matgl, parquet, npz or safetensors."),
     ],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="File to write.", show_default=False)],
-    dim: Annotated[
-        int | None, typer.Option(help="Reduce the vectors to this many principal components.", show_default=False)
-    ] = None,
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="File to write.")],
+    dim: Annotated[int | None, typer.Option(help="Reduce the vectors to this many principal components.")] = None,
     fill: Annotated[
-        str,
-        typer.Option(help="For elements that the format needs and the table lacks: raise (refuse), mean or zero."),
+        str, typer.Option(help="For elements that the format needs and the table lacks: raise (refuse), mean or zero.")
     ] = "raise",
     counted: Annotated[
         Path | None,
         typer.Option(
             "--training-table",
             help="For weights without element counts: count the elements in the train rows of this table.",
-            show_default=False,
         ),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Export a table to the format of another library."""
     from typing import get_args
@@ -129,12 +103,9 @@ def export_command(
     vectors = load_elements(table) if counted is None else _counted(table, counted)
     written = export(vectors, output, fmt, dim=dim, fill=fill)  # type: ignore[arg-type] # checked above
     if filled := written.metadata.get("filled"):
-        typer.echo(f"{len(filled)} elements have no vector and got {_filling(fill)}: {', '.join(filled)}", err=True)
+        got = "zeros" if fill == "zero" else "the mean of all others"
+        typer.echo(f"{len(filled)} elements have no vector and got {got}: {', '.join(filled)}", err=True)
     typer.echo(f"{output}: {len(written)} elements, {written.dim} numbers each")
-
-
-def _filling(fill: str) -> str:
-    return "zeros" if fill == "zero" else "the mean of all others"
 
 
 def _counted(model: str, training_table: Path) -> ElementTable:
@@ -157,48 +128,35 @@ def report(
     tables: Annotated[
         list[str],
         typer.Argument(
-            help="Tables, as for export. The first is the subject; NAME-seed0, NAME-seed1... are its seeds.",
-            show_default=False,
+            help="Tables, as for export. The first is the subject; NAME-seed0, NAME-seed1... are its seeds."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     draws: Annotated[
-        int | None,
-        typer.Option(
-            help="Random draws for each comparison with chance. Default: 99, for p = 0.01.",
-            show_default=False,
-            min=1,
-        ),
+        int | None, typer.Option(help="Random draws for each comparison with chance. Default: 99, for p = 0.01.", min=1)
     ] = None,
     families: Annotated[
-        int | None,
-        typer.Option(help="Number of families of elements. Default: by the silhouette.", show_default=False, min=2),
+        int | None, typer.Option(help="Number of families of elements. Default: by the silhouette.", min=2)
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Analyse tables and write a page: families of elements, maps, probes of properties, similar elements."""
     from crystalformers.elements import load_elements
     from crystalformers.elements.analysis.spaces import DRAWS
     from crystalformers.elements.report import write_report
 
-    def progress(step: str) -> None:
-        typer.echo(step, err=True)
-
     loaded = [load_elements(name) for name in tables]
     draws = DRAWS if draws is None else draws
-    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, progress=progress)
+    say = partial(typer.echo, err=True)
+    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, progress=say)
     typer.echo(f"page: {page}")
 
 
 @elements_app.command("show")
 def show(
-    table: Annotated[
-        str | None, typer.Argument(help="A table, as for export. Default: list the known ones.", show_default=False)
-    ] = None,
-    element: Annotated[
-        str | None, typer.Argument(help="A chemical symbol: list the most similar elements.", show_default=False)
-    ] = None,
+    table: Annotated[str | None, typer.Argument(help="A table, as for export. Default: list the known ones.")] = None,
+    element: Annotated[str | None, typer.Argument(help="A chemical symbol: list the most similar elements.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", help="How many of them.", min=1)] = 10,
 ) -> None:
     """List the known tables, the elements of a table, or the neighbours of an element."""
@@ -215,12 +173,12 @@ def show(
 def _show_names() -> None:
     from crystalformers.elements import library, load_elements, sources
 
-    rows = _grid("bundled table", "elements", "numbers each", "learned from")
+    rows = []
     for name in library.bundled_names():
         table = load_elements(name)
         properties = ", ".join(target["name"] for target in table.metadata.get("targets", []))
-        rows.add_row(name, str(len(table)), str(table.dim), properties or "-")
-    print_table(rows)
+        rows.append((name, str(len(table)), str(table.dim), properties or "-"))
+    print_table(("bundled table", "elements", "numbers each", "learned from"), rows)
     typer.echo(f"for comparison: {', '.join(sources.names())}")
 
 
@@ -245,18 +203,9 @@ def _show_neighbours(table: ElementTable, element: str, count: int) -> None:
     neighbours = nearest(table, element, count)
     own = set(oxidation_states(element))
     seen: dict[str, Any] = {} if table.counts is None else dict(zip(table, table.counts.tolist(), strict=True))
-    rows = _grid("element", "cosine", "oxidation states in common", "training crystals")
+    rows = []
     for other in neighbours:
         common = sorted(own & set(oxidation_states(other.symbol)))
         states = " ".join(f"{state:+d}" for state in common) or "-"
-        rows.add_row(other.symbol, f"{other.cosine:.3f}", states, str(seen.get(other.symbol, "-")))
-    print_table(rows)
-
-
-def _grid(*headers: str) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in headers:
-        table.add_column(header)
-    return table
+        rows.append((other.symbol, f"{other.cosine:.3f}", states, str(seen.get(other.symbol, "-"))))
+    print_table(("element", "cosine", "oxidation states in common", "training crystals"), rows)

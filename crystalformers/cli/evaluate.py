@@ -20,26 +20,17 @@ if TYPE_CHECKING:
 
 def evaluate_command(
     table: Annotated[
-        Path,
-        typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets."),
+        Path, typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets.")
     ],
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="Run folder, weight file or bundled name.", show_default=False),
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, weight file or bundled name.")],
     split: Annotated[
-        str | None,
-        typer.Option(
-            help="train, val, test, or all. Default: test if the split is known, else all.",
-            show_default=False,
-        ),
+        str | None, typer.Option(help="train, val, test, or all. Default: test if the split is known, else all.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the errors as JSON to this file.")
     ] = None,
     predictions: Annotated[
-        Path | None,
-        typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file."),
+        Path | None, typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file.")
     ] = None,
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
@@ -73,18 +64,13 @@ def evaluate_command(
 
 
 def _print_scores(result: Evaluation) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"split: {result.split}", box=None, header_style="bold", pad_edge=False, title_justify="left")
-    table.add_column("target")
-    for header in ("unit", "n", "MAE", "RMSE", "R2", "baseline MAE", "baseline RMSE"):
-        table.add_column(header, justify="right")
+    rows = []
     for score in result.scores:
         numbers = (score.mae, score.rmse, score.r2, score.baseline_mae, score.baseline_rmse)
-        cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
-        table.add_row(escape(score.target), escape(score.unit), str(score.n), *cells)
-    print_table(table)
+        cells = ("-" if number is None else f"{number:.4g}" for number in numbers)
+        rows.append((score.target, score.unit, str(score.n), *cells))
+    headers = ("unit", "n", "MAE", "RMSE", "R2", "baseline MAE", "baseline RMSE")
+    print_table(("target", *headers), rows, right=headers, title=f"split: {result.split}")
 
 
 def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Overwrite, Species, Tolerance, symbols
+from crystalformers.cli.options import OneModel, Overwrite, Species, Tolerance, symbols
 from crystalformers.cli.output import check_output, print_table
 
 if TYPE_CHECKING:
@@ -19,29 +19,15 @@ SUFFIXES = (".json", ".csv", *PICTURES)
 
 
 def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
-    file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).", show_default=False)],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Bundled name, run folder or weight file. Default: the bundled model, if there is only one.",
-            show_default=False,
-        ),
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="Structure file (CIF, POSCAR, extxyz, JSON).")],
+    model: OneModel = None,
     atom: Annotated[
-        int | None,
-        typer.Option(
-            help="Atom of the file, counted from 0. Default: all; the first in a picture.", show_default=False
-        ),
+        int | None, typer.Option(help="Atom of the file, counted from 0. Default: all; the first in a picture.")
     ] = None,
     block: Annotated[
-        int | None,
-        typer.Option(help="Block of the model, from 0. Default: all; the last in a picture.", show_default=False),
+        int | None, typer.Option(help="Block of the model, from 0. Default: all; the last in a picture.")
     ] = None,
-    head: Annotated[
-        int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.", show_default=False)
-    ] = None,
+    head: Annotated[int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.")] = None,
     threshold: Annotated[float, typer.Option(help="Smallest weight (no unit, 0 to 1) that is listed.")] = 0.01,
     output: Annotated[
         Path | None,
@@ -74,30 +60,29 @@ def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         assert atom is not None
         draw(explanation, atom, output, block=block, head=head)
     else:
-        from crystalformers.files import replacing
+        from crystalformers.files import write_atomically
 
-        with replacing(output) as temporary:
-            if output.suffix == ".json":
-                temporary.write_text(json.dumps(explanation.to_dict(threshold), indent=1) + "\n", encoding="utf-8")
-            else:
-                explanation.frame(threshold).to_csv(temporary, index=False, float_format="%.7g")
+        if output.suffix == ".json":
+            text = json.dumps(explanation.to_dict(threshold), indent=1) + "\n"
+        else:
+            text = explanation.frame(threshold).to_csv(index=False, float_format="%.7g")
+        write_atomically(output, text.encode())
 
 
 def _print(explanation: Explanation, threshold: float) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("atom", "block", "head", "sigma (Å)", "attends to", "n", "distance (Å)", "weight"):
-        table.add_column(header, justify="left" if header in ("atom", "attends to") else "right")
+    rows = []
     for row in explanation.frame(threshold).to_dict("records"):
         single = row["space"] == "real"
-        table.add_row(
+        cells = (
             f"{row['symbol']} {row['atom']}",
-            *(str(row[name]) for name in ("block", "head")),
-            format(row["sigma (Å)"], ".3f"),
+            str(row["block"]),
+            str(row["head"]),
+            f"{row['sigma (Å)']:.3f}",
             f"{row['source_symbol']} {row['source']}",
             " ".join(str(row[f"n{k}"]) for k in (1, 2, 3)) if single else "all",
-            format(row["distance (Å)"], ".3f") if single else "",
-            format(row["weight"], ".4f"),
+            f"{row['distance (Å)']:.3f}" if single else "",
+            f"{row['weight']:.4f}",
         )
-    print_table(table)
+        rows.append(cells)
+    right = ("block", "head", "sigma (Å)", "n", "distance (Å)", "weight")
+    print_table(("atom", *right[:3], "attends to", *right[3:]), rows, right=right)

@@ -9,9 +9,6 @@ import typer
 
 def models_command() -> None:
     """List the bundled models and their measured errors."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from crystalformers.checkpoint import read_description
     from crystalformers.cli.output import print_table
     from crystalformers.prediction import bundled
@@ -20,16 +17,12 @@ def models_command() -> None:
     if not bundled.names():
         typer.echo("No model is bundled with this installation.")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for header in ("model", "property", "unit", "training data", "test error (MAE)"):
-        table.add_column(header)
+    rows = []
     for name in bundled.names():
         description = read_description(find_weights(name))
         for target in description["targets"]:
-            data, error = data_and_error(description["card"], target["name"])
-            cells = (name, target["name"], target["unit"], data, error)
-            table.add_row(*map(escape, cells))
-    print_table(table)
+            rows.append((name, target["name"], target["unit"], *data_and_error(description["card"], target["name"])))
+    print_table(("model", "property", "unit", "training data", "test error (MAE)"), rows)
 
 
 def data_and_error(card: dict[str, Any], target: str) -> tuple[str, str]:

@@ -11,9 +11,14 @@ from crystalformers.errors import ConfigError
 
 Files = Annotated[
     list[Path],
-    typer.Argument(
-        help="Structure files (CIF, POSCAR, extxyz, JSON), directories or tables (.parquet, .csv, .jsonl).",
-        show_default=False,
+    typer.Argument(help="Structure files (CIF, POSCAR, extxyz, JSON), directories or tables (.parquet, .csv, .jsonl)."),
+]
+OneModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Bundled name, run folder or weight file. Default: the bundled model, if there is only one.",
     ),
 ]
 Species = Annotated[
@@ -21,7 +26,6 @@ Species = Annotated[
     typer.Option(
         "--species",
         help="Elements of POSCAR files that name none (VASP 4), one for each count, as in Na,Cl.",
-        show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1...")]
@@ -31,8 +35,7 @@ Tolerance = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 
 TrainingTable = Annotated[
-    Path,
-    typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl), or a data set by its name."),
+    Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl), or a data set by its name.")
 ]
 SplitName = Annotated[
     str | None,
@@ -40,18 +43,13 @@ SplitName = Annotated[
         "--split",
         help="Of a table with several splits: NAME for the column split_NAME. Default: the split that is published for "
         "the target, else the column split.",
-        show_default=False,
     ),
 ]
-TargetNames = Annotated[
-    list[str], typer.Option("--target", help="Column to learn; repeat for several.", show_default=False)
-]
+TargetNames = Annotated[list[str], typer.Option("--target", help="Column to learn; repeat for several.")]
 TargetUnits = Annotated[
     list[str] | None,
     typer.Option(
-        "--unit",
-        help="Unit of each target, e.g. eV/atom, GPa, or dimensionless. Default: that of the data set.",
-        show_default=False,
+        "--unit", help="Unit of each target, e.g. eV/atom, GPa, or dimensionless. Default: that of the data set."
     ),
 ]
 TargetBases = Annotated[
@@ -60,16 +58,17 @@ TargetBases = Annotated[
         "--basis",
         help="Of each target: intensive, per_atom, or per_cell (grows with the cell). Default: that of the data "
         "set, else intensive.",
-        show_default=False,
     ),
 ]
 TargetTransforms = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--transform", help="Of each target before learning: none or log10. Default: none.", show_default=False
-    ),
+    list[str] | None, typer.Option("--transform", help="Of each target before learning: none or log10. Default: none.")
 ]
-RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)]
+RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")]
+ResumeTraining = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag.")
+]
 
 
 def symbols(species: str) -> list[str]:

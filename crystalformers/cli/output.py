@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.table import Table
 
     from crystalformers.io import Rejected
     from crystalformers.prediction.rows import Row
@@ -50,10 +49,26 @@ def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> 
             writer.write_table(table)
 
 
-def print_table(table: Table) -> None:
-    """Print a rich table on stdout; in a file or pipe no line is broken."""
-    from rich.console import Console
+def print_table(
+    headers: Iterable[str], rows: Iterable[Iterable[str]], *, right: Container[str] = (), title: str | None = None
+) -> None:
+    """Print a table on stdout; in a file or pipe no line is broken.
 
+    Args:
+        headers: of the columns.
+        rows: the cells of each row.
+        right: headers of the columns that are aligned to the right.
+        title: line above the table.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, box=None, header_style="bold", pad_edge=False, title_justify="left")
+    for header in headers:
+        table.add_column(escape(header), justify="right" if header in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     Console(width=None if sys.stdout.isatty() else UNFOLDED).print(table)
 
 
@@ -64,23 +79,14 @@ def print_predictions(units: Mapping[str, str], rows: Iterable[Row]) -> None:
         units: unit of each target, by its name.
         rows: predictions and rejected structures.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from crystalformers.prediction.rows import Prediction, as_json, columns
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
     printed = [column for column in columns(units) if column.title]
-    for column in printed:
-        if column.type == "string":
-            table.add_column(escape(column.title), overflow="fold")
-        else:
-            table.add_column(escape(column.title), justify="right")
-    for row in rows:
-        if isinstance(row, Prediction):
-            table.add_row(*(escape(column.text(as_json(row), digits=4)) for column in printed))
-    if table.row_count:
-        print_table(table)
+    numbers = [column.title for column in printed if column.type != "string"]
+    predicted = [as_json(row) for row in rows if isinstance(row, Prediction)]
+    if predicted:
+        cells = ([column.text(row, digits=4) for column in printed] for row in predicted)
+        print_table([column.title for column in printed], cells, right=numbers)
 
 
 def complain(rejected: Sequence[Rejected], output: Path | None = None) -> None:

@@ -29,7 +29,6 @@ def predict_command(
             "--model",
             "-m",
             help="Bundled name, run folder or weight file; repeat for several. Default: all bundled models.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import (
-    RunFolder,
-    SplitName,
-    TargetBases,
-    TargetNames,
-    TargetTransforms,
-    TargetUnits,
-    TrainingTable,
-)
+from crystalformers.cli import options
 from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,27 +17,24 @@ if TYPE_CHECKING:
 
 
 def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
-    table: TrainingTable,
-    target: TargetNames,
-    output: RunFolder,
-    unit: TargetUnits = None,
-    basis: TargetBases = None,
-    transform: TargetTransforms = None,
-    split: SplitName = None,
+    table: options.TrainingTable,
+    target: options.TargetNames,
+    output: options.RunFolder,
+    unit: options.TargetUnits = None,
+    basis: options.TargetBases = None,
+    transform: options.TargetTransforms = None,
+    split: options.SplitName = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
+    epochs: options.Epochs = None,
     average_epochs: Annotated[
         int | None, typer.Option(help="Last epochs whose weights are averaged; overrides the recipe.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crystals per step; overrides the recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
+    seed: options.Seed = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; overrides the recipe.")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag."),
-    ] = False,
+    resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model on your own table, or on a public data set by its name.
 
@@ -53,16 +42,9 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     once by repeating --target and --unit (and --basis, --transform) in the same order; a label may be missing in some
     rows.
     """
-    overrides = {
-        "epochs": epochs,
-        "average_epochs": average_epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "threads": threads,
-    }
     targets = table_targets(table, target, unit, basis, transform)
-    recipe = merged_recipe(config, overrides)
-
+    settings = {"epochs": epochs, "average_epochs": average_epochs, "batch_size": batch_size}
+    recipe = merged_recipe(config, {**settings, "seed": seed, "threads": threads})
     typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume)}")
 
 
@@ -110,7 +92,9 @@ def run_training(
 def table_targets(
     table: Path, names: list[str], units: list[str] | None, bases: list[str] | None, transforms: list[str] | None
 ) -> list[Target]:
-    """One target per name; unit and basis are those that the table states, where the options are not given.
+    """One target per name, with the unit, basis and transform given at the same place.
+
+    Unit and basis are those that the table states, where the options are not given.
 
     Raises:
         ConfigError: if the numbers of options do not fit, or the unit of a target is neither given nor stated.
@@ -118,13 +102,23 @@ def table_targets(
         DataSetError: if the data set has not been fetched.
     """
     from crystalformers.data.sets import resolve
+    from crystalformers.target import Target
 
     labels = resolve(table).labels
-    if units is None and labels:
-        units = [_stated_unit(labels, name, table) for name in names]
-    if bases is None and labels:
-        bases = [labels[name].basis if name in labels else "intensive" for name in names]
-    return paired_targets(names, units or [], bases, transforms)
+    if units is None:
+        units = [_stated_unit(labels, name, table) for name in names] if labels else []
+    given: dict[str, list[Any]] = {
+        "--unit": units,
+        "--basis": bases or [labels[name].basis if name in labels else "intensive" for name in names],
+        "--transform": transforms or ["none"] * len(names),
+    }
+    for option, values in given.items():
+        if len(values) != len(names):
+            problem = f"{len(names)} --target but {len(values)} {option}"
+            raise ConfigError(problem, remedy=f"give one {option} per --target, in order")
+    if len(set(names)) < len(names):
+        raise ConfigError("a --target is named twice", remedy="name each column once")
+    return [Target(*values) for values in zip(names, *given.values(), strict=True)]
 
 
 def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
@@ -136,32 +130,6 @@ def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
         where=str(table),
         remedy="choose one of these, or give one --unit per --target, in order",
     )
-
-
-def paired_targets(
-    names: list[str], units: list[str], bases: list[str] | None, transforms: list[str] | None
-) -> list[Target]:
-    """One target per name, with the unit, basis and transform given at the same place.
-
-    Raises:
-        ConfigError: if the numbers of options do not fit.
-        TargetError: if a basis or transform is unknown.
-    """
-    from crystalformers.target import Target
-
-    given: dict[str, list[Any]] = {
-        "--unit": units,
-        "--basis": bases or ["intensive"] * len(names),
-        "--transform": transforms or ["none"] * len(names),
-    }
-    for option, values in given.items():
-        if len(values) != len(names):
-            raise ConfigError(
-                f"{len(names)} --target but {len(values)} {option}; give one {option} per --target, in order."
-            )
-    if len(set(names)) < len(names):
-        raise ConfigError("A --target is named twice; name each column once.")
-    return [Target(*values) for values in zip(names, *given.values(), strict=True)]
 
 
 def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:

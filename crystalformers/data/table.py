@@ -85,33 +85,26 @@ class CrystalTable:
         self._split_column = f"{SPLIT_COLUMN}_{split}" if split else SPLIT_COLUMN
         self.columns = list(source.labels)
         self._rows: list[TableRows] = []
-        self._first: list[int] = []
-        total = 0
+        self.ids: list[str] = []
         for batch in map(file.get_batch, range(file.num_record_batches)):
-            self._rows.append(TableRows(batch, str(self.path), total))
-            self._first.append(total)
-            total += batch.num_rows
-        self._length = total
-        self.ids: list[str] = [name for rows in self._rows for name in rows.batch.column("id").to_pylist()]
+            self._rows.append(TableRows(batch, str(self.path), len(self.ids)))
+            self.ids += batch.column("id").to_pylist()
+        self._first = [rows.first for rows in self._rows]
         self._check_ids()
 
     def _check_ids(self) -> None:
+        remedy = "give every row an id of its own"
         seen: dict[str, int] = {}
         for row, name in enumerate(self.ids):
             if not name:
-                raise TableError(
-                    "the id is missing", where=f"{self.path} row {row}", remedy="give every row an id of its own"
-                )
+                raise TableError("the id is missing", where=f"{self.path} row {row}", remedy=remedy)
             if name in seen:
-                raise TableError(
-                    f"rows {seen[name]} and {row} have the same id '{name}'",
-                    where=str(self.path),
-                    remedy="give every row an id of its own",
-                )
+                problem = f"rows {seen[name]} and {row} have the same id '{name}'"
+                raise TableError(problem, where=str(self.path), remedy=remedy)
             seen[name] = row
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.ids)
 
     def __getitem__(self, row: int) -> Crystal:
         """The crystal of a row, named by its id; raises StructureError naming file and row."""

@@ -38,21 +38,15 @@ def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         raise CheckpointError(problem, remedy=f"write '{path.absolute()}' for the path")
     if name in bundled:
         return FOLDER / f"{name}.safetensors"
+    weights = path / WEIGHTS if path.is_dir() else path
+    if weights.is_file():
+        return weights
     if path.is_dir():
-        return _weights_of_run(path)
-    if path.is_file():
-        return path
+        remedy = "finish the training (--resume), or name a weight file"
+        raise CheckpointError(f"the folder holds no {WEIGHTS}", where=str(path), remedy=remedy)
     known = ", ".join(bundled) or "none is bundled"
     problem = f"No model '{name}': it is neither a weight file, nor a run folder, nor a bundled model ({known})."
     raise CheckpointError(problem + _similar_name(name, path, bundled))
-
-
-def _weights_of_run(run: Path) -> Path:
-    weights = run / WEIGHTS
-    if not weights.is_file():
-        remedy = "finish the training (--resume), or name a weight file"
-        raise CheckpointError(f"the folder holds no {WEIGHTS}", where=str(run), remedy=remedy)
-    return weights
 
 
 def _similar_name(name: str, path: Path, bundled: list[str]) -> str:

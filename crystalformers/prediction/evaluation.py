@@ -10,19 +10,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalformers.crystal import Crystal
+from crystalformers.data.table import CrystalTable
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io import Rejected
 from crystalformers.prediction.batching import Advance, no_progress, windows
 from crystalformers.prediction.model import WINDOW, Model
-
-if TYPE_CHECKING:
-    from crystalformers.crystal import Crystal
-    from crystalformers.data.table import CrystalTable
 
 FloatArray = NDArray[np.float64]
 

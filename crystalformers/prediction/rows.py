@@ -68,7 +68,7 @@ class Column:
     @property
     def header(self) -> str:
         """Its name in frames and CSV."""
-        return header(self.name, self.unit) if self.unit else self.name
+        return header(self.name, self.unit)
 
     def value(self, row: dict[str, Any]) -> Any:
         """The value in a row as `as_json` gives it; None if the row has none."""
@@ -88,8 +88,8 @@ class Column:
 
 
 def header(name: str, unit: str) -> str:
-    """Name and unit of a quantity, `band_gap (eV)`."""
-    return f"{name} ({unit})"
+    """Name and unit of a quantity, `band_gap (eV)`; the name alone if it has no unit."""
+    return f"{name} ({unit})" if unit else name
 
 
 def columns(units: Mapping[str, str]) -> list[Column]:

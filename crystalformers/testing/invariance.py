@@ -37,6 +37,33 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import batches_by_cost, expected_images
 
+__all__ = [
+    "ALL",
+    "CONTROL",
+    "E3",
+    "REFLECTION",
+    "SE3",
+    "Predict",
+    "Row",
+    "Transformation",
+    "assert_invariant",
+    "invariance_report",
+    "network_predictor",
+    "niggli",
+    "other_handed",
+    "randomly_rebased",
+    "rebased",
+    "reflected",
+    "reordered",
+    "repeated",
+    "rotated",
+    "sheared",
+    "strained",
+    "table",
+    "translated",
+    "unwrapped",
+]
+
 Array = NDArray[np.float64]
 
 Predict = Callable[[list[Crystal]], ArrayLike]

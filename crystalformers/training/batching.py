@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -90,8 +90,10 @@ class LabelledBatch:
         return LabelledBatch(self.rows, self.crystals.to(device), self.labels.to(device))
 
 
-class Loader:
-    """Iterates over given batches; one background thread builds them ahead.
+def load(
+    store: ImageStore, labels: Tensor, batches: Iterable[IntArray], change: Change | None = None
+) -> Iterator[LabelledBatch]:
+    """Iterate over given batches; one background thread builds them ahead.
 
     A thread rather than worker processes: nothing is forked or pickled, the images stay shared, and the order
     cannot depend on who finishes first.
@@ -103,32 +105,23 @@ class Loader:
         change: what happens to the crystals of a batch, if anything.
     """
 
-    def __init__(
-        self, store: ImageStore, labels: Tensor, batches: list[IntArray], change: Change | None = None
-    ) -> None:
-        self.store = store
-        self.labels = labels
-        self.batches = batches
-        self.change = change
+    def build(rows: IntArray) -> LabelledBatch:
+        crystals = store.batch(rows)
+        if change is not None:
+            crystals = change(crystals, rows)
+        return LabelledBatch(rows, crystals, labels[torch.from_numpy(rows)])
 
-    def __iter__(self) -> Iterator[LabelledBatch]:
-        executor = ThreadPoolExecutor(1, thread_name_prefix="crystalformers-batches")
-        waiting: deque[Future[LabelledBatch]] = deque()
-        upcoming = iter(self.batches)
-        try:
-            waiting.extend(executor.submit(self._build, rows) for rows in islice(upcoming, PREFETCH))
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(executor.submit(self._build, rows) for rows in islice(upcoming, 1))
-                yield batch
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
-
-    def _build(self, rows: IntArray) -> LabelledBatch:
-        crystals = self.store.batch(rows)
-        if self.change is not None:
-            crystals = self.change(crystals, rows)
-        return LabelledBatch(rows, crystals, self.labels[torch.from_numpy(rows)])
+    executor = ThreadPoolExecutor(1, thread_name_prefix="crystalformers-batches")
+    waiting: deque[Future[LabelledBatch]] = deque()
+    upcoming = iter(batches)
+    try:
+        waiting.extend(executor.submit(build, rows) for rows in islice(upcoming, PREFETCH))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(executor.submit(build, rows) for rows in islice(upcoming, 1))
+            yield batch
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 class Batches:
@@ -175,15 +168,15 @@ class Batches:
         rows, n_atoms = self.dataset.splits[split], self.dataset.n_atoms(split)
         return evaluation_order(rows, n_atoms, self.recipe.batch_size, self.recipe.max_atoms)
 
-    def train(self, epoch: int, start: int, rank: int = 0, world: int = 1) -> Loader:
+    def train(self, epoch: int, start: int, rank: int = 0, world: int = 1) -> Iterator[LabelledBatch]:
         """Batches of an epoch from number `start` on; of each, the share of one of `world` processes."""
         order = self.train_order(epoch)[start:]
-        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(epoch))
+        return load(self.store, self.labels, (rows[rank::world] for rows in order), self._poses(epoch))
 
-    def evaluation(self, split: str, rank: int = 0, world: int = 1) -> Loader:
+    def evaluation(self, split: str, rank: int = 0, world: int = 1) -> Iterator[LabelledBatch]:
         """All rows of a split once; of each batch, the share of one of `world` processes."""
         order = self.evaluation_order(split)
-        return Loader(self.store, self.labels, [rows[rank::world] for rows in order], self._poses(None))
+        return load(self.store, self.labels, (rows[rank::world] for rows in order), self._poses(None))
 
     def _poses(self, epoch: int | None) -> Change | None:
         """What puts the crystals of a batch into random poses, if anything; the epoch is None in evaluation."""

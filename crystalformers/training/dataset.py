@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.data.split import IntArray, split_rows
+from crystalformers.data.table import CrystalTable
 from crystalformers.errors import TargetError
 from crystalformers.io import Rejected
 from crystalformers.target import Target
 from crystalformers.training.exclusion import Excluded, element_counts, exclude
 from crystalformers.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from crystalformers.data.table import CrystalTable
 
 
 @dataclass(frozen=True)

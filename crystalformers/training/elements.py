@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import torch
 
+from crystalformers.elements.table import ElementTable
 from crystalformers.errors import TableError
 from crystalformers.models import CrystalModel
 from crystalformers.models.element_vectors import ROWS
 from crystalformers.training.dataset import Dataset
 from crystalformers.training.recipe import Elements
-
-if TYPE_CHECKING:
-    from crystalformers.elements.table import ElementTable
 
 
 def load_for(dataset: Dataset, settings: Elements | None) -> ElementTable | None:

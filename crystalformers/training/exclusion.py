@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crystalformers.crystal import SYMBOLS
 from crystalformers.data.split import IntArray
+from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import TableError
 from crystalformers.training.recipe import Exclude
-
-if TYPE_CHECKING:
-    from crystalformers.data.table import CrystalTable
 
 Composition = tuple[tuple[int, int], ...]
 
@@ -39,10 +36,6 @@ class Excluded:
     by: str
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON."""
-        return asdict(self)
-
 
 def exclude(
     table: CrystalTable, splits: dict[str, IntArray], settings: tuple[Exclude, ...]
@@ -59,8 +52,6 @@ def exclude(
     """
     remaining, report = np.union1d(splits["train"], splits["val"]), []
     for setting in settings:
-        from crystalformers.data.table import open_table
-
         other = open_table(Path(setting.table))
         rows = _rows(other, setting)
         if setting.by == "id":

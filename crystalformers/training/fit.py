@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crystalformers.checkpoint import save_model
+from crystalformers.data.table import CrystalTable
+from crystalformers.elements.table import ElementTable
 from crystalformers.errors import ConfigError, TableError, TargetError
 from crystalformers.models import build_model
 from crystalformers.target import Target
@@ -29,9 +31,6 @@ from crystalformers.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-    from crystalformers.data.table import CrystalTable
-    from crystalformers.elements.table import ElementTable
 
 
 def fit(
@@ -83,8 +82,6 @@ def fit(
 
 
 def _check_kinds(table: object, targets: object, recipe: object) -> None:
-    from crystalformers.data.table import CrystalTable
-
     if not isinstance(table, CrystalTable):
         kind = type(table).__name__
         written = "write it with to_parquet(path), then " if kind == "DataFrame" else ""
@@ -98,7 +95,9 @@ def _check_kinds(table: object, targets: object, recipe: object) -> None:
 def _fit(
     table: CrystalTable, targets: Sequence[Target], folder: RunFolder, recipe: Recipe, observers: list[Observer]
 ) -> Path:
-    _check_tensorboard(recipe)
+    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        remedy = "pip install 'crystalformers[tensorboard]'"
+        raise ConfigError("the package is not installed", where="tensorboard", remedy=remedy)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     fabric = fabric_for(recipe)
@@ -122,13 +121,6 @@ def _fit(
 def _tell(observers: Sequence[Observer], text: str) -> None:
     for observer in observers:
         observer.message(text)
-
-
-def _check_tensorboard(recipe: Recipe) -> None:
-    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "the package is not installed", where="tensorboard", remedy="pip install 'crystalformers[tensorboard]'"
-        )
 
 
 def _begin_or_resume(

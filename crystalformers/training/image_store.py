@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.data.split import IntArray
+from crystalformers.data.table import CrystalTable
 from crystalformers.images import CrystalBatch, Images, with_images
-
-if TYPE_CHECKING:
-    from crystalformers.data.table import CrystalTable
-
 
 Integers = NDArray[np.integer[Any]]
 

@@ -50,7 +50,7 @@ class TrainingLoop:
         batches: training and validation data, and the recipe.
         fabric: devices and processes, launched.
         folder: where metrics and the state are saved.
-        observers: told of every step and epoch.
+        observers: notified after every step and epoch.
         signals: asked after every step.
     """
 

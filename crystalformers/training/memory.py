@@ -29,17 +29,12 @@ def memory_named(crystals: CrystalBatch, recipe: Recipe, where: str) -> Iterator
     except (MemoryError, RuntimeError) as error:
         if not is_about_memory(error):
             raise
-        raise memory_error(crystals, recipe, where) from error
-
-
-def memory_error(crystals: CrystalBatch, recipe: Recipe, where: str) -> BatchMemoryError:
-    """The size of the batch, and the settings to lower."""
-    images = 0 if crystals.images is None else len(crystals.images.distance)
-    size, atoms = counted(len(crystals), "crystal"), counted(crystals.n_atoms, "atom")
-    largest = int(crystals.ptr.diff().max())
-    bound = "none" if recipe.max_atoms is None else str(recipe.max_atoms)
-    return BatchMemoryError(
-        f"Out of memory at {where}: a batch of {size}, {atoms} (the largest crystal has {largest}) and {images} images",
-        remedy=f"start a new run with max_atoms below {crystals.n_atoms} (now {bound}) or a batch_size below "
-        f"{len(crystals)}",
-    )
+        images = 0 if crystals.images is None else len(crystals.images.distance)
+        size, atoms = counted(len(crystals), "crystal"), counted(crystals.n_atoms, "atom")
+        largest, bound = int(crystals.ptr.diff().max()), recipe.max_atoms or "none"
+        raise BatchMemoryError(
+            f"Out of memory at {where}: a batch of {size}, {atoms} (the largest crystal has {largest}) "
+            f"and {images} images",
+            remedy=f"start a new run with max_atoms below {crystals.n_atoms} (now {bound}) or a batch_size below "
+            f"{len(crystals)}",
+        ) from error

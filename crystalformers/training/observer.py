@@ -1,4 +1,4 @@
-"""What is told about a training run while it goes on."""
+"""Observers of a training run: messages and progress."""
 
 from __future__ import annotations
 

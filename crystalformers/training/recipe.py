@@ -65,7 +65,7 @@ class Elements(Section):
 
 
 class Augment(Section):
-    """Random poses for a model that sees Cartesian coordinates, anew in every training batch and never elsewhere.
+    """Random poses for a model that sees Cartesian coordinates, drawn for every training batch and for nothing else.
 
     A pose is a rotation or rotation with reflection, uniform over all of O(3), and a translation.
 
@@ -80,8 +80,8 @@ class Augment(Section):
     jitter: float = Field(0.0, ge=0)
 
 
-class Recipe(BaseModel):
-    """All settings of a training run. Unknown keys are refused.
+class Recipe(Section):
+    """All settings of a training run.
 
     Attributes:
         architecture: name of the model, as `crystalformers.models.MODELS` lists it.
@@ -132,7 +132,7 @@ class Recipe(BaseModel):
         tensorboard: also write TensorBoard event files into the run folder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     architecture: str = "crystalformer"
     preset: str | None = Field(None, exclude=True)
@@ -218,9 +218,7 @@ class Recipe(BaseModel):
             ConfigError: naming `source`, the setting and what is wrong with it.
         """
         try:
-            return cls(**settings)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from None
+            return cls.model_validate(settings)
         except ValidationError as error:
             raise ConfigError(f"{source}: {_first_problem(error)}") from None
 

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
 from crystalformers.data.split import SPLITS
+from crystalformers.elements.table import ElementTable
 from crystalformers.files import write_atomically
 from crystalformers.target import Target
 from crystalformers.training.batching import Batches
@@ -22,9 +23,6 @@ from crystalformers.training.evaluation import SplitResult
 from crystalformers.training.recipe import Recipe
 from crystalformers.training.state import Progress, TrainingState
 from crystalformers.training.wording import counted
-
-if TYPE_CHECKING:
-    from crystalformers.elements.table import ElementTable
 
 SHOWN = 10
 """Rows left out that are printed; the summary lists all of them."""
@@ -196,7 +194,7 @@ def card(dataset: Dataset, recipe: Recipe, vectors: ElementTable | None) -> dict
             "rows": {split: len(rows) for split, rows in dataset.splits.items()},
             "left_out": len(dataset.left_out),
             "unlabelled": dataset.unlabelled,
-            "excluded": [excluded.to_dict() for excluded in dataset.excluded],
+            "excluded": [asdict(excluded) for excluded in dataset.excluded],
         },
         "element_counts": dataset.element_counts,
         "seed": recipe.seed,

@@ -362,6 +362,18 @@ def test_progress_outside_a_terminal_is_a_line_with_the_time_left(
     assert capsys.readouterr().err == "predicting: 600 of 1000, 0:08:00 left\n"
 
 
+def test_progress_of_a_download_that_starts_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time left is that of the last beginning, and one line tells of whichever file is next."""
+    clock = iter([0.0, 10.0, 15.0, 40.0, 45.0, 80.0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
+    with progress_module.progress_of_several() as report:
+        for what, done in (("a", 500), ("a", 600), ("a", 100), ("a", 200), ("b", 0), ("b", 350)):
+            report(what, done, 1000)
+    assert capsys.readouterr().err == "a: 200 of 1000, 0:03:20 left\nb: 350 of 1000, 0:01:05 left\n"
+
+
 def test_a_bug_keeps_its_traceback(weights: Path, mixed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crystalformers.prediction.loading, "load_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

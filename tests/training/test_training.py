@@ -1,4 +1,4 @@
-"""Training: recipe, order of the data, images kept in memory, averaging, the run folder and its refusals."""
+"""Training: runs, what is told of them, their data, their folder and its refusals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,79 +15,20 @@ import numpy as np
 import pytest
 import torch
 from command import invoke, rows_of
+from runs import ENERGY, GAP, TINY, Listener, recipe, table_of
 from samples import many, rock_salt, write_table
 
 from crystalformers import load_model
 from crystalformers.checkpoint import load_checkpoint
-from crystalformers.data.table import CrystalTable, open_table
+from crystalformers.data.table import open_table
 from crystalformers.errors import CheckpointError, ConfigError, CrystalformersError, TableError, TargetError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.prediction.evaluation import evaluate_model
 from crystalformers.target import Target
 from crystalformers.training import Observer, Recipe, TrainingInterrupted, fit
-from crystalformers.training.averaging import WeightAverage, other_weights
-from crystalformers.training.batching import Batches, Loader, evaluation_order, training_order
 from crystalformers.training.dataset import Dataset
-from crystalformers.training.image_store import ImageStore
 from crystalformers.training.interruption import Signals
 from crystalformers.training.state import Progress
-
-TINY = {"dim": 8, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8}
-SETTINGS: dict[str, Any] = {
-    "epochs": 3,
-    "average_epochs": 1,
-    "batch_size": 4,
-    "lr": 0.01,
-    "threads": 1,
-    "accelerator": "cpu",
-    "tolerance": 1e-3,
-    "model": TINY,
-}
-ENERGY = Target("energy", "eV/atom", "per_atom")
-GAP = Target("gap", "eV")
-
-
-def recipe(**changes: Any) -> Recipe:
-    return Recipe.parse({**SETTINGS, **changes})
-
-
-def table_of(folder: Path, count: int = 24, split: Any = True, **columns: Any) -> CrystalTable:
-    """Crystals of 2 to 8 atoms with an energy that can be learned and a gap with missing labels."""
-    crystals = many(count)
-    energy = [float(crystal.numbers[0] % 7) for crystal in crystals]
-    gap = [None if k % 5 == 0 else k / count for k in range(count)]
-    labels: dict[str, Any] = {"energy": energy, "gap": gap, **columns}
-    if split is True:
-        split = ["train"] * (count - 8) + ["val"] * 4 + ["test"] * 4
-    if split:
-        labels["split"] = split
-    return open_table(write_table(folder / "table.parquet", crystals, **labels))
-
-
-class Listener(Observer):
-    """Remembers what it is told; raises an error after a step if it is asked to."""
-
-    def __init__(self, fail_after: int = 0) -> None:
-        self.messages: list[str] = []
-        self.calls: list[str] = []
-        self.fail_after = fail_after
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def begin(self, progress: Progress, targets: Sequence[Target]) -> None:
-        self.calls.append("begin " + ", ".join(target.name for target in targets))
-
-    def step(self, progress: Progress) -> None:
-        self.calls.append(f"step {progress.step}")
-        if progress.step == self.fail_after:
-            raise ZeroDivisionError
-
-    def epoch(self, progress: Progress) -> None:
-        self.calls.append(f"epoch {progress.epoch}")
-
-    def end(self) -> None:
-        self.calls.append("end")
 
 
 @pytest.fixture(scope="module")
@@ -98,204 +37,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     fit(table_of(folder), [ENERGY, GAP], folder / "run", recipe())
     return folder
-
-
-class TestRecipe:
-    def test_defaults_are_the_published_ones(self) -> None:
-        published = Recipe.parse({})
-        assert (published.lr, published.betas, published.eps) == (5e-4, (0.9, 0.98), 1e-8)
-        assert (published.weight_decay, published.clip_norm) == (1e-5, 1.0)
-        assert (published.schedule, published.schedule_steps, published.warmup_steps) == ("inverse-sqrt", 4000, 0)
-        assert (published.batch_size, published.epochs, published.average_epochs) == (128, 500, 50)
-        assert (published.seed, published.precision, published.early_stopping) == (123, "32", None)
-        assert published.model["dim"] == 128
-        assert "n_targets" not in published.model
-
-    def test_average_is_a_tenth_of_the_epochs(self) -> None:
-        assert Recipe.parse({"epochs": 40}).average_epochs == 4
-
-    @pytest.mark.parametrize(
-        ("settings", "message"),
-        [
-            ({"epoch": 3}, "Unknown setting 'epoch'; did you mean 'epochs'"),
-            ({"model": {"dims": 3}}, "Unknown crystalformer setting 'dims'; did you mean 'dim'"),
-            ({"model": {"n_targets": 3}}, "n_targets follows from the targets"),
-            ({"model": {"dim": "wide"}}, "dim = 'wide'"),
-            ({"model": {"dim": 30}}, "multiple of heads"),
-            ({"model": 3}, "'model' must be a mapping"),
-            ({"lr": -1}, "lr = -1"),
-            ({"schedule": "linear"}, "schedule = 'linear'"),
-            ({"epochs": 3, "average_epochs": 4}, "average_epochs = 4 exceeds epochs = 3"),
-            ({"betas": [0.9, 1.0]}, r"betas = \(0.9, 1.0\) must lie"),
-            ({"architecture": "transformer"}, "Architecture 'transformer'"),
-        ],
-    )
-    def test_wrong_settings_are_named(self, settings: dict[str, Any], message: str) -> None:
-        with pytest.raises(ConfigError, match=message):
-            Recipe.parse(settings)
-
-    def test_saved_recipe_reads_back(self, tmp_path: Path) -> None:
-        path = tmp_path / "recipe.yaml"
-        path.write_text(recipe().to_yaml(), encoding="utf-8")
-        assert Recipe.load(path) == recipe()
-        assert Recipe.load(path, {"seed": 5}) == recipe(seed=5)
-
-    @pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "epochs: many\n"])
-    def test_bad_files_are_named(self, tmp_path: Path, text: str) -> None:
-        path = tmp_path / "recipe.yaml"
-        path.write_text(text, encoding="utf-8")
-        with pytest.raises(ConfigError, match=r"recipe\.yaml"):
-            Recipe.load(path)
-
-    def test_shipped_recipes_are_valid(self) -> None:
-        folder = Path(__file__).parents[2] / "recipes"
-        assert Recipe.load(folder / "published.yaml") == Recipe.parse({})
-        for path in folder.glob("*.yaml"):
-            Recipe.load(path)
-
-
-class TestOrder:
-    rows = np.arange(100, 1100)
-    n_atoms = np.random.default_rng(0).integers(1, 200, 1000)
-
-    def order(self, epoch: int = 0, max_atoms: int | None = None, seed: int = 1) -> list[np.ndarray]:
-        return training_order(self.rows, self.n_atoms, 64, max_atoms, seed, epoch)
-
-    def test_depends_on_seed_and_epoch_alone(self) -> None:
-        assert np.array_equal(self.order(), self.order())
-        assert not np.array_equal(self.order(), self.order(epoch=1))
-        assert not np.array_equal(self.order(), self.order(seed=2))
-
-    def test_no_row_twice_and_full_batches(self) -> None:
-        order = self.order()
-        assert [len(batch) for batch in order] == [64] * 15
-        assert len(np.unique(np.concatenate(order))) == 960
-
-    def test_every_row_has_its_turn(self) -> None:
-        left_out = [set(self.rows) - set(np.concatenate(self.order(epoch)).tolist()) for epoch in range(2)]
-        assert left_out[0] != left_out[1]
-
-    def test_batches_cost_the_same(self) -> None:
-        cost = [self.n_atoms[batch - 100].sum() for batch in self.order()]
-        assert max(cost) < 1.05 * min(cost)
-
-    def test_batches_are_mixed_anew_each_epoch(self) -> None:
-        first = {frozenset(batch) for batch in self.order()}
-        assert not first & {frozenset(batch) for batch in self.order(1)}
-
-    def test_atoms_per_batch_are_bounded(self) -> None:
-        cost = [self.n_atoms[batch - 100].sum() for batch in self.order(max_atoms=2000)]
-        assert max(cost) <= 2100
-
-    def test_fewer_rows_than_a_batch(self) -> None:
-        order = training_order(np.arange(3), np.ones(3, int), 64, None, 0, 0)
-        assert [sorted(batch) for batch in order] == [[0, 1, 2]]
-
-    def test_evaluation_covers_all_rows_once(self) -> None:
-        order = evaluation_order(self.rows, self.n_atoms, 64, None)
-        assert max(map(len, order)) <= 64
-        assert sorted(np.concatenate(order)) == sorted(self.rows)
-
-
-class TestImageStore:
-    def test_kept_rebuilt_and_direct_images_are_the_same_bits(self, tmp_path: Path) -> None:
-        table = table_of(tmp_path)
-        kept, rebuilt = (ImageStore(table, 6.0, budget, directions=True) for budget in (1e9, 0))
-        kept.batch(np.array([3, 4, 5, 6]))  # with other mates
-        for rows in (np.array([0, 5, 3]), np.array([5, 0, 3, 7])):
-            direct = with_images(CrystalBatch.from_crystals([table[int(row)] for row in rows]), 6.0, directions=True)
-            direct = direct.to(torch.float32)
-            for batch in (kept.batch(rows), rebuilt.batch(rows)):
-                for name in ("numbers", "positions", "lattice", "ptr"):
-                    assert torch.equal(getattr(batch, name), getattr(direct, name))
-                for name in ("distance", "pair", "ptr", "pair_target", "pair_source", "vectors"):
-                    ours, theirs = getattr(batch.images, name), getattr(direct.images, name)
-                    assert ours.dtype == theirs.dtype
-                    assert torch.equal(ours, theirs)
-
-    def test_budget_is_kept(self, tmp_path: Path) -> None:
-        table = table_of(tmp_path)
-        store = ImageStore(table, 6.0, 1e9)
-        store.batch(np.arange(10))
-        small = ImageStore(table, 6.0, store.used / 2)
-        small.batch(np.arange(10))
-        assert store.used / 4 < small.used <= store.used / 2
-
-
-class TestLoader:
-    def loader(self, folder: Path, batches: int = 9) -> Loader:
-        store = ImageStore(table_of(folder), 5.0, 1e9)
-        return Loader(store, torch.zeros(24, 1), [np.array([k, k + 1]) for k in range(batches)])
-
-    def test_order_is_kept(self, tmp_path: Path) -> None:
-        loader = self.loader(tmp_path)
-        assert [batch.rows.tolist() for batch in loader] == [[k, k + 1] for k in range(9)]
-
-    def test_thread_ends_when_the_loop_is_left(self, tmp_path: Path) -> None:
-        others = set(threading.enumerate())  # of tests before, until Python collects them
-        for _ in self.loader(tmp_path):
-            break
-        assert not [thread.name for thread in set(threading.enumerate()) - others if "batches" in thread.name]
-
-    def test_errors_of_the_thread_arrive(self, tmp_path: Path) -> None:
-        loader = self.loader(tmp_path)
-        loader.batches[5] = np.array([999])
-        with pytest.raises(IndexError):
-            list(loader)
-
-
-class TestStep:
-    def test_loss_is_the_mean_over_present_labels(self) -> None:
-        from crystalformers.training.loss import Loss
-
-        predicted = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-        loss = Loss("l1", "none", 2)(predicted, torch.tensor([[0.0, float("nan")], [1.0, 3.5]]))
-        assert loss.item() == pytest.approx((1 + 2 + 0.5) / 3)
-        loss.backward()
-        assert predicted.grad is not None
-        assert predicted.grad[0, 1] == 0
-
-    def test_loss_without_labels_is_zero(self) -> None:
-        from crystalformers.training.loss import Loss
-
-        assert Loss("l1", "none", 1)(torch.ones(2, 1), torch.full((2, 1), float("nan"))).item() == 0
-
-    def test_learning_rates(self) -> None:
-        from crystalformers.training.optimisation import learning_rate
-
-        published = Recipe.parse({})
-        assert learning_rate(published, 0, 0.0) == 5e-4
-        assert learning_rate(published, 12000, 0.5) == pytest.approx(2.5e-4)
-        cosine = Recipe.parse({"schedule": "cosine", "warmup_steps": 10})
-        assert learning_rate(cosine, 0, 0.0) == pytest.approx(5e-5)
-        assert learning_rate(cosine, 50, 0.5) == pytest.approx(2.5e-4)
-        assert learning_rate(cosine, 99, 1.0) == pytest.approx(0)
-
-    def test_average_is_the_mean_of_the_weights(self) -> None:
-        model = torch.nn.Linear(3, 2)
-        average = WeightAverage(model)
-        seen = []
-        for _ in range(5):
-            with torch.no_grad():
-                model.weight.add_(torch.randn(2, 3))
-            seen.append(model.weight.detach().clone())
-            average.update()
-        own = model.weight.detach().clone()
-        with other_weights(model, average.mean):
-            torch.testing.assert_close(model.weight.detach(), torch.stack(seen).mean(0))
-        assert torch.equal(model.weight.detach(), own)
-
-    def test_biases_do_not_decay(self, tmp_path: Path) -> None:
-        from crystalformers.models import build_model
-        from crystalformers.training.state import TrainingState
-
-        dataset = Dataset.of(table_of(tmp_path), [ENERGY], recipe())
-        model = build_model("crystalformer", TINY)
-        state = TrainingState(model, Batches(dataset, 5.0, recipe(weight_decay=0.1)), {})
-        weights, biases = state.optimizer.param_groups
-        assert (weights["weight_decay"], biases["weight_decay"]) == (0.1, 0)
-        assert all(parameter.dim() == 1 for parameter in biases["params"])
-        assert len(weights["params"]) + len(biases["params"]) == len(list(model.parameters()))
 
 
 class TestRun:

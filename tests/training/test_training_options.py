@@ -394,7 +394,9 @@ class TestMemory:
     def test_numbers_are_those_of_the_batch(self) -> None:
         batch = with_images(CrystalBatch.from_crystals([rock_salt(), *many(2)]), 4.0)
         assert batch.images is not None
-        said = str(memory.memory_error(batch, recipe(max_atoms=None), "here"))
+        with pytest.raises(BatchMemoryError) as caught, memory.memory_named(batch, recipe(max_atoms=None), "here"):
+            raise MemoryError
+        said = str(caught.value)
         assert f"3 crystals, {batch.n_atoms} atoms" in said
         assert f"and {len(batch.images.distance)} images" in said
         assert "(now none)" in said

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import io
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
 
 from crystalformers.data.sets.entry import SourceFileError
+from crystalformers.data.sets.json_stream import Readable
 
 MAX_RATIO = 100
 """How many times its own size an archive may hold; the published ones hold about 10 times."""
 
 FREE_BYTES = 64 << 20
 """What any archive may hold, whatever its size."""
+
+DAMAGE = (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile)
+"""Errors of decompressors; that of gzip is an OSError, which would otherwise pass for one of the disk."""
 
 _AGAIN = "download it again"
 
@@ -29,13 +31,13 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except SourceFileError:
         raise
-    except (EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except (EOFError, ValueError, NotImplementedError, RuntimeError, *DAMAGE) as error:
         raise SourceFileError(f"the file is broken ({error})", where=str(path), remedy=_AGAIN) from error
 
 
 @contextmanager
-def open_zip(path: Path, member: str) -> Iterator[IO[bytes]]:
-    """A file inside a zip archive, open for reading.
+def open_zip(path: Path, member: str) -> Iterator[LimitedStream]:
+    """A file inside a zip archive, open for reading; inside the block `reading` is in force.
 
     Args:
         path: the archive.
@@ -53,11 +55,10 @@ def open_zip(path: Path, member: str) -> Iterator[IO[bytes]]:
                     f"the archive holds '{name}', a path that leads out of its folder", where=str(path), remedy=_AGAIN
                 )
         info = _member(archive, path, member)
-        limit = unpacked_limit(path)
-        if info.file_size > limit:
-            raise _too_large(path, limit)
+        if info.file_size > unpacked_limit(path):
+            raise _too_large(path)
         with archive.open(info) as file:
-            yield io.BufferedReader(_Limited(file, path, limit), 1 << 16)
+            yield LimitedStream(file, path)
 
 
 def _member(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:
@@ -70,10 +71,10 @@ def _member(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInf
 
 
 @contextmanager
-def open_gzip(path: Path) -> Iterator[IO[bytes]]:
-    """A gzip-compressed file, open for reading; raises SourceFileError as `open_zip` does."""
+def open_gzip(path: Path) -> Iterator[LimitedStream]:
+    """A gzip-compressed file, open for reading as by `open_zip`; raises SourceFileError as that does."""
     with reading(path), gzip.open(path) as file:
-        yield io.BufferedReader(_Limited(file, path, unpacked_limit(path)), 1 << 16)
+        yield LimitedStream(file, path)
 
 
 def unpacked_limit(path: Path) -> int:
@@ -81,35 +82,22 @@ def unpacked_limit(path: Path) -> int:
     return max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
 
 
-def _too_large(path: Path, limit: int) -> SourceFileError:
-    return SourceFileError(
-        f"the archive unpacks to more than {limit >> 20} MB, {MAX_RATIO} times its own size: it is not what was "
-        "published",
-        where=str(path),
-        remedy=_AGAIN,
-    )
+def _too_large(path: Path) -> SourceFileError:
+    problem = f"the archive unpacks to more than {unpacked_limit(path) >> 20} MB, {MAX_RATIO} times its own size"
+    return SourceFileError(f"{problem}: it is not what was published", where=str(path), remedy=_AGAIN)
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+class LimitedStream:
+    """The unpacked content of an archive, which is given only up to `unpacked_limit`."""
 
+    def __init__(self, file: Readable, path: Path) -> None:
+        self._file, self._path = file, path
+        self._left = unpacked_limit(path)
 
-class _Limited(io.RawIOBase):
-    """A stream that refuses to give more than a limit."""
-
-    def __init__(self, file: _Readable, path: Path, limit: int) -> None:
-        self._file, self._path, self._limit = file, path, limit
-        self._given = 0
-
-    def readable(self) -> bool:
-        """It is for reading."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # the buffer that BufferedReader passes
-        """Fill a buffer; raises SourceFileError past the limit."""
-        data = self._file.read(len(buffer))
-        self._given += len(data)
-        if self._given > self._limit:
-            raise _too_large(self._path, self._limit)
-        buffer[: len(data)] = data
-        return len(data)
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`; raises SourceFileError past the limit."""
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise _too_large(self._path)
+        return data

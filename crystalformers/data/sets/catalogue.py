@@ -8,15 +8,8 @@ from __future__ import annotations
 
 import difflib
 
+from crystalformers.data.sets import formats
 from crystalformers.data.sets.entry import DataSet, Label, RemoteFile
-from crystalformers.data.sets.formats import (
-    divided_pickles,
-    jarvis_zip,
-    matbench_gzip,
-    materials_project_lines,
-    optimade_pages,
-    optimade_parquet,
-)
 from crystalformers.data.sets.sources import Files, HubParquet, MaterialsProject, Optimade
 from crystalformers.data.sets.splits import MATBENCH_FOLDS, DividedSource, MatbenchFold, ShuffledSplit
 from crystalformers.errors import DataSetError
@@ -55,7 +48,7 @@ JARVIS = DataSet(
         ),
     ),
     source=Files((_figshare(29204826, "jdft_3d-8-18-2021.json.zip", "zip"),)),
-    read=jarvis_zip("jdft_3d-8-18-2021.json", "jid"),
+    read=formats.jarvis_zip("jdft_3d-8-18-2021.json", "jid"),
     rows=55_723,
     splits=(
         ShuffledSplit(
@@ -66,8 +59,7 @@ JARVIS = DataSet(
             }
         ),
         ShuffledSplit(
-            "energy_above_hull",
-            "energy_above_hull",
+            name="energy_above_hull",
             published={
                 "train": "432b42d169da3342cb59ea42e85eb80657e16bf5fd1466b6fd8574d7ffccd5cf",
                 "val": "2f0d0217d7cf96e451c6ca0ae21608d774486ea011e3349185293e414ce88873",
@@ -75,8 +67,7 @@ JARVIS = DataSet(
             },
         ),
         ShuffledSplit(
-            "band_gap_mbj",
-            "band_gap_mbj",
+            name="band_gap_mbj",
             published={
                 "train": "32f6442317fd924ff9657da051ddb6da2d400403be6eb9cdb5f62838aa42af7e",
                 "val": "7d2be5b2dbeab7fc7135239a37c4a621b80cec0b18918f2c8caa2d4eefd1fe14",
@@ -95,7 +86,7 @@ MEGNET = DataSet(
         Label("band_gap", "eV", column="gap pbe"),
     ),
     source=Files((_figshare(26724977, "megnet.json.zip", "zip"),)),
-    read=jarvis_zip("megnet.json", "id"),
+    read=formats.jarvis_zip("megnet.json", "id"),
     rows=69_239,
     splits=(
         ShuffledSplit(
@@ -118,7 +109,7 @@ OQMD = DataSet(
         Label("energy_above_hull", "eV/atom", "per_atom", "_oqmd_stability"),
     ),
     source=Files((_figshare(26790182, "all_oqmd.json.zip", "zip"),)),
-    read=jarvis_zip("all_oqmd.json", "_oqmd_entry_id"),
+    read=formats.jarvis_zip("all_oqmd.json", "_oqmd_entry_id"),
     rows=817_636,
     splits=(
         ShuffledSplit(
@@ -128,15 +119,14 @@ OQMD = DataSet(
             }
         ),
         ShuffledSplit(
-            "band_gap",
-            "band_gap",
+            name="band_gap",
             published={
                 "val": "f81c946ff8f9422d11a461b77a38f19bdd8cfe693d868bc99900e56f2b45b1c6",
                 "test": "9dba4a89f1855eea382f352601a187b40f47a35d1642759d9aa61e01b496d076",
             },
         ),
     ),
-    notes="energy_above_hull is OQMD's stability, negative for what lies below the hull of the others.",
+    notes="energy_above_hull is OQMD's stability, negative for structures below the hull of all others.",
 )
 
 
@@ -147,7 +137,7 @@ def _megnet_modulus(kind: str, numbers: tuple[int, int, int], sizes: tuple[int, 
         f"{kind.capitalize()} moduli of the Materials Project as of 2018, as split by Matformer",
         labels=(Label(f"log10_{kind}_modulus", "log10(GPa)", column=f"{kind} modulus"),),
         source=Files(tuple(_figshare(n, f"{kind}_modulus_megnet_{part}.pkl", "pickle") for part, n in parts)),
-        read=divided_pickles("id"),
+        read=formats.divided_pickles("id"),
         rows=sum(sizes) if sizes else None,
         splits=(DividedSource(sizes),),
         notes="Published as pickles, which are read as data: nothing in them is run.",
@@ -162,9 +152,9 @@ def _matbench(task: str, rows: int, sha256: str, title: str, label: Label) -> Da
         f"Matbench: {title}",
         labels=(label,),
         source=Files((RemoteFile(f"{name}.json.gz", (address,), "gzip", sha256),)),
-        read=matbench_gzip(f"mb-{task.replace('_', '-')}", len(str(rows))),
+        read=formats.matbench_gzip(f"mb-{task.replace('_', '-')}", len(str(rows))),
         rows=rows,
-        splits=(MatbenchFold(0), *(MatbenchFold(fold, f"fold_{fold}") for fold in range(MATBENCH_FOLDS))),
+        splits=(MatbenchFold(0), *(MatbenchFold(fold, name=f"fold_{fold}") for fold in range(MATBENCH_FOLDS))),
         notes="The column split is that of fold 0; split_fold_0 to split_fold_4 are the five folds. In each, a tenth "
         "of the training rows, drawn here, is for validation. The hash is the one that matminer publishes; a published "
         "hash has once disagreed with the served file.",
@@ -178,7 +168,7 @@ def _lemat(functional: str, suffix: str) -> DataSet:
         f"LeMat-Bulk, calculations with {functional}",
         labels=labels,
         source=HubParquet("LeMaterial/LeMat-Bulk", f"compatible_{functional.lower()}"),
-        read=optimade_parquet("immutable_id", labels),
+        read=formats.optimade_parquet("immutable_id", labels),
         licence="CC BY 4.0",
         notes="All functionals together are 6.7 million structures. There is doubt about the order of lattice axes in "
         "some rows: rows with a cell too small, or two atoms on one spot, are left out and listed.",
@@ -193,7 +183,7 @@ def optimade(name: str, source: Optimade, title: str = "", labels: tuple[Label, 
         title or f"Structures of {source.base_url}",
         labels=labels,
         source=source,
-        read=optimade_pages,
+        read=formats.optimade_pages,
         notes="Grows; two downloads at different times need not be the same.",
     )
 
@@ -225,7 +215,7 @@ MATERIALS_PROJECT = DataSet(
         Label("energy_above_hull", "eV/atom", "per_atom"),
     ),
     source=MaterialsProject(("formation_energy_per_atom", "band_gap", "energy_above_hull")),
-    read=materials_project_lines,
+    read=formats.materials_project_lines,
     notes="Needs the extra 'mp' and a key in MP_API_KEY. Grows; two downloads need not be the same.",
 )
 

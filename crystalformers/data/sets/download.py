@@ -1,9 +1,11 @@
-"""Files from the network: checked while they come, resumed where they broke off, and in place only when they are whole.
+"""Downloads that are checked as they arrive, resumed after an interruption, and renamed only once they are complete.
 
-A file grows under a temporary name, and its address and version beside it, so that a later try goes on where this one
-ended. It gets its name when its size and SHA-256 are right. Every address is tried several times, then the next one.
+A file is downloaded under a temporary name, and its address and version are recorded next to it, so that the next
+attempt resumes where this one stopped. It is renamed when its size and SHA-256 are right. Each address is tried several
+times before the next one.
 
-`pooch` would do the hashes; it neither resumes, nor looks at content types, nor notices a connection that drips.
+`pooch` would compare the hashes, but it cannot resume a download, does not look at content types, and waits forever
+for a connection that delivers a byte now and then.
 """
 
 from __future__ import annotations
@@ -19,17 +21,9 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
+from crystalformers.data.sets import network
 from crystalformers.data.sets.entry import RemoteFile, Request, SourceFile, SourceFileError
-from crystalformers.data.sets.network import (
-    BrokenOffError,
-    RefusedError,
-    check_online,
-    chunks_of,
-    open_answer,
-    range_start,
-    try_often,
-    version_of,
-)
+from crystalformers.data.sets.network import BrokenOffError, RefusedError
 from crystalformers.errors import DataSetError
 from crystalformers.files import replacing, write_atomically
 
@@ -47,7 +41,7 @@ def fetch_file(file: RemoteFile, request: Request) -> SourceFile:
 
     Raises:
         DataSetError: if no address gives it, it is not the published or recorded file, the disk is full, or the
-            network is switched off. What has come is kept under a temporary name only where a later try can go on.
+            network is switched off. A partial file is left only where a later attempt can resume it.
     """
     path = request.folder / file.name
     if path.is_file():
@@ -56,13 +50,13 @@ def fetch_file(file: RemoteFile, request: Request) -> SourceFile:
         except SourceFileError as error:
             request.say(f"{error}")
             path.unlink()
-    check_online(file.name)
+    network.check_online(file.name)
     request.folder.mkdir(parents=True, exist_ok=True)
     reasons, remedy = [], BY_OTHER_MEANS
     for address in file.addresses:
         part = _Part(path, address)
         try:
-            try_often(partial(_transfer, part, file, request), request.say)
+            network.try_often(partial(_transfer, part, file, request), request.say)
             digest = _checked(part.path, file, request)
         except (RefusedError, BrokenOffError) as error:
             reasons.append(f"{address}: {error}")
@@ -97,7 +91,7 @@ def take_file(file: RemoteFile, given: Path, request: Request) -> SourceFile:
 
 
 class _Part:
-    """A file that is still growing, and beside it the address and version it comes from."""
+    """A file that is not yet complete, with a record of the address and version that it comes from."""
 
     def __init__(self, path: Path, address: str) -> None:
         self.path = path.with_name(f".{path.name}.part")
@@ -114,20 +108,20 @@ class _Part:
         return self.path.stat().st_size if self.version and self.path.is_file() else 0
 
     def restart(self, version: str) -> None:
-        """Begin anew with a version of the file; an empty one cannot be resumed."""
+        """Start again from the first byte; without a version the download cannot be resumed."""
         self.version = version
         self.path.write_bytes(b"")
         write_atomically(self._origin, json.dumps({"address": self.address, "version": version}).encode())
 
     def become(self, path: Path) -> None:
-        """Take the file's own name."""
+        """Give the complete file its final name."""
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
         self.path.replace(path)
         self._origin.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove what has come."""
+        """Delete the partial file and its record."""
         self.path.unlink(missing_ok=True)
         self._origin.unlink(missing_ok=True)
         self.version = ""
@@ -137,15 +131,16 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
     """Download what is missing of a file."""
     have = part.size
     headers = {"Range": f"bytes={have}-", "If-Range": part.version} if have else {}
-    with open_answer(part.address, headers) as response, on_disk(part.path, part.discard):
-        if have and response.headers.get("Content-Range") == f"bytes */{have}":
+    with network.open_answer(part.address, headers) as response, on_disk(part.path, part.discard):
+        content_range = response.headers.get("Content-Range", "")
+        if have and content_range == f"bytes */{have}":
             return  # an earlier try had it all
-        if response.status_code != HTTPStatus.OK and range_start(response) != have:
+        if response.status_code != HTTPStatus.OK and not content_range.startswith(f"bytes {have}-"):
             part.discard()
             raise BrokenOffError("the server cannot go on where the file broke off")
         if response.status_code == HTTPStatus.OK:
             have = 0
-            part.restart(version_of(response))
+            part.restart(network.version_of(response))
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else file.size
         if file.size not in (None, total):
@@ -153,14 +148,12 @@ def _transfer(part: _Part, file: RemoteFile, request: Request) -> None:
             raise RefusedError(f"the file has {total} bytes, published are {file.size}")
         _check_space(part.path, (total or 0) - have)
         with part.path.open("ab") as target:
-            head = b"" if have == 0 else None
-            for chunk in chunks_of(response):
+            for chunk in network.chunks_of(response):
+                if have == 0 and len(chunk) >= HEAD:  # a shorter file is looked at when it is whole
+                    _check_form(chunk, file, part.address)
                 target.write(chunk)
                 have += len(chunk)
                 request.report(file.name, have, total)
-                if head is not None and len(head := head + chunk) >= HEAD:
-                    _check_form(head, file, part.address)
-                    head = None
     if total is not None and have != total:
         raise BrokenOffError(f"the connection closed after {have} of {total} bytes")
 

@@ -14,7 +14,7 @@ from crystalformers.target import Basis
 
 
 class SourceFileError(DataSetError):
-    """A source file is broken, or not the file that it should be; it is not kept."""
+    """A source file is damaged, or is not the file that was expected; it is deleted."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Row:
     Attributes:
         name: its id.
         crystal: builds the structure, or raises StructureError.
-        values: what the source holds in its columns, as it stands there.
+        values: the columns of the source, unconverted.
         part: train, val or test where the source comes divided into these, else empty.
     """
 
@@ -63,7 +63,7 @@ class RemoteFile:
     Attributes:
         name: what it is called here.
         addresses: where it can be had, tried in this order.
-        form: zip, gzip, pickle or parquet; what its first bytes are held against.
+        form: zip, gzip, pickle or parquet; its first bytes are checked for it.
         sha256: published hash, 64 hexadecimal digits, if there is one.
         size: published size in bytes, if there is one.
     """
@@ -77,7 +77,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A source file that lies here, with what the record of the set will hold of it."""
+    """A source file in the folder of a set, with its hash and the address it came from."""
 
     path: Path
     sha256: str
@@ -92,9 +92,9 @@ class Request:
         folder: where its files go.
         given: files fetched by other means, to be taken instead of downloading.
         recorded: file name -> SHA-256 recorded when the set was first fetched.
-        trusted: hashes that the user vouches for; they come before published and recorded ones.
-        say: is told what happens, one sentence at a time.
-        report: is told the file, the bytes (or rows) done so far, and how many there are if that is known.
+        trusted: hashes that the user accepts; they take precedence over published and recorded ones.
+        say: called with each message for the user, one sentence.
+        report: called with the file, the bytes (or rows) done so far, and their total if that is known.
     """
 
     folder: Path

@@ -48,7 +48,7 @@ def jarvis_zip(member: str, id_column: str) -> Reader:
 
     def read(paths: Sequence[Path]) -> Iterator[Row]:
         (path,) = paths
-        with reading(path), open_zip(path, member) as file:
+        with open_zip(path, member) as file:
             for _, entry in stream_json(file):
                 yield _jarvis_row(entry, id_column, path)
 
@@ -98,31 +98,23 @@ def matbench_gzip(prefix: str, digits: int) -> Reader:
 
     def read(paths: Sequence[Path]) -> Iterator[Row]:
         (path,) = paths
-        columns = _matbench_columns(path)
+        columns: list[str] = []
         number = 0
-        with reading(path), open_gzip(path) as file:
+        with open_gzip(path) as file:
             for key, entry in stream_json(file):
-                if key != "data":
-                    continue
-                number += 1
-                name = f"{prefix}-{number:0{digits}d}"
-                values = dict(zip(columns, entry, strict=True))
-                yield Row(name, partial(from_pymatgen_dict, values.get("structure"), name), values)
+                if key == "columns":
+                    columns.append(str(entry))
+                elif key == "data":
+                    if "structure" not in columns:
+                        raise ValueError(f"there is no column 'structure' among {columns} before the rows")
+                    if not isinstance(entry, list):
+                        raise ValueError("a row is not a list")
+                    number += 1
+                    name = f"{prefix}-{number:0{digits}d}"
+                    values = dict(zip(columns, entry, strict=True))
+                    yield Row(name, partial(from_pymatgen_dict, values["structure"], name), values)
 
     return read
-
-
-def _matbench_columns(path: Path) -> list[str]:
-    columns: list[str] = []
-    with reading(path), open_gzip(path) as file:
-        for key, value in stream_json(file):
-            if key == "columns":
-                columns.append(str(value))
-            elif columns:
-                break
-    if "structure" not in columns:
-        raise SourceFileError(f"there is no column 'structure' among {columns}", where=str(path))
-    return columns
 
 
 # OPTIMADE: fields of its structures, in Parquet files or in the pages of an API
@@ -159,7 +151,7 @@ def optimade_pages(paths: Sequence[Path]) -> Iterator[Row]:
     with reading(path), path.open("rb") as file:
         for line in file:
             for entry in (_object(entry, path) for entry in json.loads(line)["data"]):
-                yield _optimade_row(_text(entry.get("id")), entry.get("attributes") or {})
+                yield _optimade_row(_text(entry.get("id")), _object(entry.get("attributes") or {}, path))
 
 
 def _optimade_row(name: str, attributes: Mapping[str, Any]) -> Row:
@@ -218,7 +210,7 @@ def _crystal(build: Callable[[Any, str], Crystal], data: Any, name: str) -> Crys
         return build(data, name)
     except StructureError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise StructureError(
             f"{name}: the structure cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
         ) from error

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any, Protocol
 
 CHUNK = 1 << 20
 """Bytes read at once."""
@@ -17,10 +18,17 @@ CHUNK = 1 << 20
 MAX_ELEMENT = 64 << 20
 """Characters that one element may have."""
 
-_WHITESPACE = " \t\r\n"
+_NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
-def stream_json(file: IO[bytes]) -> Iterator[tuple[str | None, Any]]:
+class Readable(Protocol):
+    """An open binary file."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, empty at the end."""
+
+
+def stream_json(file: Readable) -> Iterator[tuple[str | None, Any]]:
     """The elements of a file that holds an array, or an object whose larger values are arrays.
 
     Args:
@@ -53,7 +61,7 @@ def stream_json(file: IO[bytes]) -> Iterator[tuple[str | None, Any]]:
 class _Text:
     """The text of a file that has been read and not yet decoded."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode
@@ -62,12 +70,10 @@ class _Text:
     def peek(self) -> str:
         """The next character that is not white space, empty at the end of the file."""
         while True:
-            while self._at < len(self._text):
-                if self._text[self._at] not in _WHITESPACE:
-                    return self._text[self._at]
-                self._at += 1
-            if self._ended:
-                return ""
+            rest = _NOT_BLANK.search(self._text, self._at)
+            self._at = rest.start() if rest else len(self._text)
+            if rest or self._ended:
+                return self._text[self._at : self._at + 1]
             self._read()
 
     def take(self, character: str) -> None:
@@ -80,15 +86,12 @@ class _Text:
     def items(self, opening: str, closing: str) -> Iterator[None]:
         """Stop before each item of an array or object; the caller takes the item."""
         self.take(opening)
-        if self.peek() == closing:
-            self.take(closing)
-            return
-        while True:
+        if self.peek() != closing:
             yield
-            if self.peek() == closing:
-                self.take(closing)
-                return
+        while self.peek() == ",":
             self.take(",")
+            yield
+        self.take(closing)
 
     def array(self) -> Iterator[Any]:
         """The elements of the array that comes next."""

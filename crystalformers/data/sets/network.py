@@ -77,7 +77,7 @@ def fetch_json(address: str, say: Callable[[str], None]) -> Any:
 
     def ask() -> Any:
         with open_answer(address, {"Accept": "application/vnd.api+json, application/json"}) as response:
-            content = b""
+            content = bytearray()
             for chunk in chunks_of(response):
                 content += chunk
                 if len(content) > MAX_JSON_BYTES:
@@ -97,7 +97,7 @@ def check_online(what: str) -> None:
     """Raise DataSetError if the network is switched off."""
     if os.environ.get(OFFLINE_VARIABLE, "0") not in ("", "0"):
         raise DataSetError(
-            f"it is not here, and {OFFLINE_VARIABLE} forbids to download it",
+            f"it is not here, and {OFFLINE_VARIABLE} forbids downloading it",
             where=what,
             remedy="unset the variable, or pass the file with --from FILE",
         )
@@ -114,18 +114,14 @@ def needs_extra(where: str, extra: str) -> DataSetError:
 
 def try_often(attempt: Callable[[], Result], say: Callable[[str], None]) -> Result:
     """Repeat what broke off, with growing pauses; after the last try the BrokenOffError stays."""
-    pause = PATIENCE.pause
-    for left in reversed(range(PATIENCE.tries)):
+    for failed in range(PATIENCE.tries - 1):
         try:
             return attempt()
         except BrokenOffError as error:
-            if not left:
-                raise
-            wait = max(pause, error.wait)
+            wait = max(PATIENCE.pause * 2**failed, error.wait)
             say(f"{error}; trying again in {wait:g} s")
             time.sleep(wait)
-            pause *= 2
-    raise AssertionError("tries is at least 1")
+    return attempt()
 
 
 @contextmanager
@@ -143,10 +139,9 @@ def open_answer(address: str, headers: Mapping[str, str]) -> Iterator[requests.R
     except ImportError as error:
         raise needs_extra(address, "data") from error
     asked = {"Accept-Encoding": "identity", "User-Agent": "crystalformers", **headers}
+    timeout = (PATIENCE.connect, PATIENCE.silence)
     try:
-        with requests.get(
-            address, headers=asked, stream=True, timeout=(PATIENCE.connect, PATIENCE.silence)
-        ) as response:
+        with requests.get(address, headers=asked, stream=True, timeout=timeout) as response:
             _check_answer(response, address)
             yield response
     except requests.TooManyRedirects as error:
@@ -166,13 +161,14 @@ def _check_answer(response: requests.Response, address: str) -> None:
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT) or status >= 500:
         after = response.headers.get("Retry-After", "")
         raise BrokenOffError(f"the server answers {status}", min(float(after) if after.isdigit() else 0, 60))
+    for step in (*response.history, response):
+        if address.startswith("https:") and not step.url.startswith("https:"):
+            raise RefusedError(f"it leads to an address without encryption, {step.url}")
     resumed = "Range" in response.request.headers
     if resumed and status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         return
     if status != HTTPStatus.OK:
         raise RefusedError(f"the server answers {status} {response.reason or ''}".rstrip())
-    if address.startswith("https:") and not response.url.startswith("https:"):
-        raise RefusedError(f"it leads to an address without encryption, {response.url}")
     content_type = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if content_type in WEB_PAGES:
         raise RefusedError("the server sends a web page instead of the file")
@@ -182,12 +178,6 @@ def version_of(response: requests.Response) -> str:
     """What tells one version of a file from another, as `If-Range` takes it; empty if the server does not say."""
     tag = response.headers.get("ETag", "")
     return response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
-
-
-def range_start(response: requests.Response) -> int:
-    """Where the part of a file begins that a server sends; -1 if it does not say."""
-    start = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
-    return int(start) if start.isdigit() else -1
 
 
 def chunks_of(response: requests.Response) -> Iterator[bytes]:

@@ -23,10 +23,6 @@ LITERALS = frozenset(
 )
 """Instructions whose argument is a value."""
 
-CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-FRAMING = frozenset(("PROTO", "FRAME", "STOP"))
-
 NAMES = {
     "numpy ndarray": "ndarray",
     "numpy dtype": "dtype",
@@ -83,26 +79,55 @@ class _Pending:
 
 
 class _Machine:
-    """The stack and the memo on which the instructions of a pickle work; `do_x` carries out instruction X."""
+    """The stack and the memo on which the instructions of a pickle work."""
 
     def __init__(self, limit: int) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.bytes_left = limit
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, name: str, argument: Any) -> None:  # noqa: PLR0912 - a case for each kind of instruction
         """Carry out one instruction."""
-        if name in LITERALS:
-            self.stack.append(argument)
-        elif name in CONSTANTS:
-            self.stack.append(CONSTANTS[name])
-        elif name in TUPLES:
-            self.stack.append(tuple(self.take(TUPLES[name])))
-        elif name not in FRAMING:
-            method = getattr(self, f"do_{name.lower()}", None)
-            if method is None:
+        stack, memo = self.stack, self.memo
+        match name.removeprefix("LONG_").removeprefix("BIN") if name not in LITERALS else "LITERAL":
+            case "LITERAL":
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}[name]())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self.take(int(name[-1]))))
+            case "MARK":
+                stack.append(_MARK)
+            case "LIST" | "TUPLE":
+                stack.append({"LIST": list, "TUPLE": tuple}[name](self.take_to_mark()))
+            case "DICT":
+                stack.append(_paired(self.take_to_mark()))
+            case "APPEND" | "APPENDS":
+                values = self.take(1) if name == "APPEND" else self.take_to_mark()
+                self.top(list).extend(values)
+            case "SETITEM" | "SETITEMS":
+                items = self.take(2) if name == "SETITEM" else self.take_to_mark()
+                self.top(dict).update(_paired(items))
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "PUT":
+                memo[argument] = stack[-1]
+            case "GET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                stack.append(_known(argument))
+            case "STACK_GLOBAL":
+                stack.append(_known("{} {}".format(*self.take(2))))
+            case "REDUCE":  # nothing is called by that name
+                stack.append(self.rebuilt(*self.take(2)))
+            case "BUILD":
+                self.fill(*self.take(1))
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case _:
                 raise _NotPlainError(f"the instruction {name}")
-            method(*(() if argument is None else (argument,)))
 
     def result(self, *, at_end: bool) -> Any:
         """What the pickle holds, once all its instructions are carried out."""
@@ -121,12 +146,10 @@ class _Machine:
 
     def take_to_mark(self) -> list[Any]:
         """Take the values above the last mark, and the mark."""
-        at = len(self.stack) - 1
-        while self.stack[at] is not _MARK:
-            at -= 1
-            if at < 0:
-                raise ValueError("it closes what it never opened")
-        taken = self.take(len(self.stack) - at - 1) if at + 1 < len(self.stack) else []
+        above = next((k for k, value in enumerate(reversed(self.stack)) if value is _MARK), None)
+        if above is None:
+            raise ValueError("it closes what it never opened")
+        taken = self.take(above) if above else []
         self.stack.pop()
         return taken
 
@@ -136,78 +159,8 @@ class _Machine:
             raise ValueError(f"items are added to a {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
-    # Containers
-
-    def do_mark(self) -> None:
-        self.stack.append(_MARK)
-
-    def do_empty_list(self) -> None:
-        self.stack.append([])
-
-    def do_empty_dict(self) -> None:
-        self.stack.append({})
-
-    def do_list(self) -> None:
-        self.stack.append(self.take_to_mark())
-
-    def do_tuple(self) -> None:
-        self.stack.append(tuple(self.take_to_mark()))
-
-    def do_dict(self) -> None:
-        items = self.take_to_mark()
-        self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
-
-    def do_append(self) -> None:
-        (value,) = self.take(1)
-        self.top(list).append(value)
-
-    def do_appends(self) -> None:
-        values = self.take_to_mark()
-        self.top(list).extend(values)
-
-    def do_setitem(self) -> None:
-        key, value = self.take(2)
-        self.top(dict)[key] = value
-
-    def do_setitems(self) -> None:
-        items = self.take_to_mark()
-        self.top(dict).update(zip(items[::2], items[1::2], strict=True))
-
-    # Values that occur more than once
-
-    def do_memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def do_put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    def do_get(self, index: int) -> None:
-        self.stack.append(self.memo[index])
-
-    do_binput = do_long_binput = do_put
-    do_binget = do_long_binget = do_get
-
-    # NumPy's arrays, numbers and types, by name
-
-    def do_global(self, name: str) -> None:
-        if name not in NAMES:
-            raise _NotPlainError(f"'{name.replace(' ', '.')}'")
-        self.stack.append(_Name(NAMES[name]))
-
-    def do_stack_global(self) -> None:
-        module, name = self.take(2)
-        self.do_global(f"{module} {name}")
-
-    def do_reduce(self) -> None:
-        """Rebuild what a name of NumPy and its arguments stand for; nothing is called by that name."""
-        name, arguments = self.take(2)
-        if not isinstance(name, _Name):
-            raise _NotPlainError("a call")
-        self.stack.append(self.rebuilt(name, arguments))
-
-    def do_build(self) -> None:
+    def fill(self, state: Any) -> None:
         """Fill the announced array or type on the stack with its state."""
-        (state,) = self.take(1)
         pending = self.stack[-1]
         if not isinstance(pending, _Pending) or pending.value is not None:
             raise _NotPlainError("the state of an object")
@@ -217,25 +170,26 @@ class _Machine:
             _, shape, dtype, column_major, data = state
             pending.value = self.array(data, dtype, shape, "F" if column_major else "C")
 
-    def rebuilt(self, name: str, arguments: Any) -> Any:
+    def rebuilt(self, name: Any, arguments: Any) -> Any:
         """What a name of `NAMES` makes of its arguments."""
-        if name == "dtype":
-            if not NUMERIC_TYPE.fullmatch(arguments[0]):
-                raise _NotPlainError(f"an array of the type '{arguments[0]}'")
-            return _Pending(arguments[0])
-        if name == "_reconstruct":
-            return _Pending()
-        if name == "scalar":
-            dtype, data = arguments
-            return self.array(data, dtype, (), "C").item()
-        if name == "_frombuffer":
-            data, dtype, shape, order = arguments[:4]
-            return self.array(data, dtype, shape, order)
-        if name == "encode" and arguments[1] == "latin1":  # how bytes are written up to protocol 2
-            self.spend(len(arguments[0]))
-            return arguments[0].encode("latin1")
-        if name == "bytes" and arguments == ():  # and empty ones
-            return b""
+        if not isinstance(name, _Name):
+            raise _NotPlainError("a call")
+        match name, arguments:
+            case "dtype", (str(code), *_):
+                if not NUMERIC_TYPE.fullmatch(code):
+                    raise _NotPlainError(f"an array of the type '{code}'")
+                return _Pending(code)
+            case "_reconstruct", _:
+                return _Pending()
+            case "scalar", (dtype, data):
+                return self.array(data, dtype, (), "C").item()
+            case "_frombuffer", (data, dtype, shape, order, *_):
+                return self.array(data, dtype, shape, order)
+            case "encode", (str(text), "latin1"):  # how bytes are written up to protocol 2
+                self.spend(len(text))
+                return text.encode("latin1")
+            case "bytes", ():  # and empty ones
+                return b""
         raise _NotPlainError(f"a call of {name}")
 
     def array(self, data: Any, dtype: Any, shape: Any, order: str) -> Any:
@@ -254,3 +208,14 @@ class _Machine:
         self.bytes_left -= count
         if self.bytes_left < 0:
             raise ValueError("it unpacks to much more than its size")
+
+
+def _paired(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _known(name: str) -> _Name:
+    """A name of `NAMES`; any other is refused."""
+    if name not in NAMES:
+        raise _NotPlainError(f"'{name.replace(' ', '.')}'")
+    return _Name(NAMES[name])

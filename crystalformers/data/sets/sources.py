@@ -1,10 +1,10 @@
-"""Where data sets come from: published files, a repository of the Hugging Face hub, an OPTIMADE API, an own client."""
+"""Where data sets come from: published files, the Hugging Face hub, OPTIMADE APIs, the Materials Project."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from crystalformers.data.sets.entry import RemoteFile, Request, SourceFile
 from crystalformers.data.sets.formats import OPTIMADE_STRUCTURE
 from crystalformers.data.sets.network import check_online, fetch_json, needs_extra
 from crystalformers.errors import DataSetError
+from crystalformers.files import replacing
 
 KEY_VARIABLE = "MP_API_KEY"
 """Environment variable with the key of the Materials Project."""
@@ -43,14 +44,14 @@ class Files:
         """Download the files, or take the given ones."""
         if not request.given:
             return [fetch_file(file, request) for file in self.files]
-        return [take_file(file, path, request) for file, path in list(_paired(self.files, request.given))]
+        return [take_file(file, path, request) for file, path in _paired(self.files, request.given)]
 
 
-def _paired(files: tuple[RemoteFile, ...], given: tuple[Path, ...]) -> Iterator[tuple[RemoteFile, Path]]:
+def _paired(files: tuple[RemoteFile, ...], given: tuple[Path, ...]) -> list[tuple[RemoteFile, Path]]:
     """Each file with the given one that is meant: the only one, or that with its name or number in the name."""
     if len(files) == len(given) == 1:
-        yield files[0], given[0]
-        return
+        return [(files[0], given[0])]
+    pairs = []
     for file in files:
         marks = [file.name, *(address.rsplit("/", 1)[-1] for address in file.addresses)]
         fitting = [path for path in given if any(mark in path.name for mark in marks)]
@@ -60,7 +61,8 @@ def _paired(files: tuple[RemoteFile, ...], given: tuple[Path, ...]) -> Iterator[
                 f"{len(given)} files were given and {len(fitting)} of them are named after {file.name}",
                 remedy=f"give one file with --from for each of {wanted}, with its name or number in the file name",
             )
-        yield file, fitting[0]
+        pairs.append((file, fitting[0]))
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ class HubParquet:
     def fetch(self, request: Request) -> list[SourceFile]:
         """Ask the hub which files there are, and download those that are not here, or take the given ones."""
         if request.given:
-            named = [RemoteFile(path.name, (), "parquet") for path in request.given]
-            return [take_file(file, path, request) for file, path in zip(named, request.given, strict=True)]
+            return [take_file(RemoteFile(path.name, (), "parquet"), path, request) for path in request.given]
         return [fetch_file(file, request) for file in self._listed(request)]
 
     def _listed(self, request: Request) -> list[RemoteFile]:
@@ -100,7 +101,7 @@ class HubParquet:
             api = HfApi()
             commit = api.dataset_info(self.repository, revision=self.revision).sha
             tree = list(api.list_repo_tree(self.repository, self.folder, revision=commit, repo_type="dataset"))
-        except Exception as error:  # a foreign client: any exception means that it has not got the list
+        except Exception as error:  # a foreign client, which may raise anything
             raise _client_failed(self.repository, error) from error
         request.say(f"{self.repository}: revision {commit}")
         found = []
@@ -153,63 +154,51 @@ class Optimade:
 
     def fetch(self, request: Request) -> list[SourceFile]:
         """Ask for page after page; each is a line of the file."""
-        path = request.folder / "pages.jsonl"
+        path, part = request.folder / "pages.jsonl", request.folder / ".pages.jsonl.part"
         if request.given:
             raise DataSetError("an OPTIMADE API has no file to be given", where=self.base_url)
-        if path.is_file():
-            return [SourceFile(path, sha256_of(path), self.address)]
         request.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(".pages.jsonl.part")
-        pages = _Pages(part, self.address)
-        with on_disk(part, part.unlink), part.open("ab") as file:
-            while pages.following and (self.limit is None or pages.count < self.limit):
-                file.write(pages.line(fetch_json(pages.following, request.say), self.limit))
-                file.flush()
-                request.report(path.name, pages.count, self.limit or pages.available)
+        if path.is_file():
+            path.replace(part)  # it may be of another request
+        with on_disk(part, lambda: part.unlink(missing_ok=True)), part.open("ab+") as file:
+            self._complete(file, request)
         part.replace(path)
         return [SourceFile(path, sha256_of(path), self.address)]
 
+    def _complete(self, file: IO[bytes], request: Request) -> None:
+        """Append the pages that are missing, a line each."""
+        address, count = self._resumed(file)
+        asked = set()
+        while address and (self.limit is None or count < self.limit):
+            answer = fetch_json(address, request.say)
+            if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+                raise DataSetError("the answer holds no list 'data'", where=address, remedy="check the address")
+            data = answer["data"][: None if self.limit is None else self.limit - count]
+            asked.add(address)
+            link = (answer.get("links") or {}).get("next") or ""
+            following = str(link.get("href") or "" if isinstance(link, Mapping) else link)
+            if following in asked:
+                raise DataSetError("its pages lead in a circle", where=address, remedy="tell the provider")
+            address, count = following, count + len(data)
+            page = {"first": self.address, "limit": self.limit, "next": address, "count": count, "data": data}
+            file.write(json.dumps(page).encode() + b"\n")
+            file.flush()
+            request.report("pages.jsonl", count, self.limit or (answer.get("meta") or {}).get("data_returned"))
 
-class _Pages:
-    """How far the pages have come.
+    def _resumed(self, file: IO[bytes]) -> tuple[str, int]:
+        """Address of the page after the last one that is in the file, and structures so far.
 
-    Attributes:
-        following: address of the next page, empty after the last.
-        count: structures so far.
-        available: structures in all, if the provider says.
-    """
-
-    def __init__(self, part: Path, first: str) -> None:
-        self.following, self.count = first, 0
-        self.available: int | None = None
-        self._first = first
-        self._asked: set[str] = set()
-        if not part.is_file():
-            return
-        end = 0
-        with part.open("rb+") as file:
-            for line in file:
-                page = json.loads(line) if line.endswith(b"\n") else {}
-                if page.get("first") != first:  # torn, or of another request
-                    break
-                self.following, self.count, end = page["next"], page["count"], end + len(line)
-            file.truncate(end)
-
-    def line(self, answer: Any, limit: int | None) -> bytes:
-        """A page as a line of the file; raises DataSetError if the answer is not a page of structures."""
-        asked = self.following
-        if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
-            raise DataSetError("the answer holds no list 'data'", where=asked, remedy="check the address")
-        self._asked.add(asked)
-        data = answer["data"] if limit is None else answer["data"][: limit - self.count]
-        self.count += len(data)
-        self.available = (answer.get("meta") or {}).get("data_returned")
-        link = (answer.get("links") or {}).get("next") or ""
-        self.following = str(link.get("href") or "" if isinstance(link, Mapping) else link)
-        if self.following in self._asked:
-            raise DataSetError("its pages lead in a circle", where=asked, remedy="tell the provider")
-        page = {"first": self._first, "next": self.following, "count": self.count, "data": data}
-        return json.dumps(page).encode() + b"\n"
+        What comes after that page, torn or of another request, is cut off.
+        """
+        following, count, end = self.address, 0, 0
+        file.seek(0)
+        for line in file:
+            page = json.loads(line) if line.endswith(b"\n") else {}
+            if (page.get("first"), page.get("limit")) != (self.address, self.limit):
+                break
+            following, count, end = page["next"], page["count"], end + len(line)
+        file.truncate(end)
+        return following, count
 
 
 @dataclass(frozen=True)
@@ -244,33 +233,25 @@ class MaterialsProject:
                 remedy="get one from your account at the Materials Project and put it into that variable",
             )
         request.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(".documents.jsonl.part")
         try:
-            with MPRester(key) as client, on_disk(part), part.open("wb") as file:
+            with MPRester(key) as client, on_disk(path), replacing(path) as part, part.open("wb") as file:
                 self._write(client.materials.summary, file, partial(request.report, path.name))
         except DataSetError:
             raise
-        except Exception as error:  # a foreign client: any exception means that it has not got the documents
+        except Exception as error:  # a foreign client, which may raise anything
             raise _client_failed(self.host, error) from error
-        else:
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         return [SourceFile(path, sha256_of(path), self.host)]
 
     def _write(self, summary: Any, file: IO[bytes], report: Callable[[int, int], None]) -> None:
         ids = [str(found.material_id) for found in summary.search(fields=["material_id"])]
+        fields = ["material_id", "structure", *self.fields]
         for done in range(0, len(ids), DOCUMENTS_AT_ONCE):
             some = ids[done : done + DOCUMENTS_AT_ONCE]
-            fields = ["material_id", "structure", *self.fields]
-            file.writelines(self._lines(summary.search(material_ids=some, fields=fields)))
+            for document in summary.search(material_ids=some, fields=fields):
+                values = {name: getattr(document, name, None) for name in self.fields}
+                entry = {"material_id": str(document.material_id), "structure": document.structure.as_dict(), **values}
+                file.write(json.dumps(entry).encode() + b"\n")
             report(done + len(some), len(ids))
-
-    def _lines(self, documents: Iterable[Any]) -> Iterator[bytes]:
-        for document in documents:
-            values = {name: getattr(document, name, None) for name in self.fields}
-            entry = {"material_id": str(document.material_id), "structure": document.structure.as_dict(), **values}
-            yield json.dumps(entry).encode() + b"\n"
 
 
 def _client_failed(where: str, error: Exception) -> DataSetError:

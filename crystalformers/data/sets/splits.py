@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,41 +43,39 @@ class SourceRows:
     part: NDArray[np.str_]
 
 
-class Split(Protocol):
-    """A way to divide a set."""
+@dataclass(frozen=True, kw_only=True)
+class Split(ABC):
+    """A way to divide a set.
 
-    @property
-    def name(self) -> str:
-        """Empty for the split that a set is trained with unless another is asked for."""
+    Attributes:
+        name: empty for the split that a set is trained with unless another is asked for.
+        published: part -> published SHA-256 of its row numbers, as far as known.
+    """
 
-    @property
-    def published(self) -> Mapping[str, str]:
-        """Part -> published SHA-256 of its row numbers, as far as known."""
+    name: str = ""
+    published: Mapping[str, str] = field(default_factory=dict)
 
+    @abstractmethod
     def parts(self, rows: SourceRows) -> Parts:
         """The rows of each part; raises TableError if the split does not fit the rows."""
 
 
 @dataclass(frozen=True)
-class ShuffledSplit:
+class ShuffledSplit(Split):
     """The rule of jarvis-tools: Python's `random` shuffles the rows; train is the head, test the tail, val before it.
 
+    With the name of a label the split belongs to it: rows without a finite value of it are dropped before the shuffle.
+
     Attributes:
-        name: empty, or the label that the split belongs to.
-        label: rows without a finite value of it are dropped before the shuffle; empty for none.
         sizes: rows of train, val and test; by default 0.8, 0.1 and 0.1 of them, rounded down.
-        published: fingerprints of the parts.
     """
 
-    name: str = ""
-    label: str = ""
     sizes: tuple[int, int, int] | None = None
-    published: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, rows: SourceRows) -> Parts:
         """The rows of each part; raises TableError if there are too few rows."""
-        usable = np.flatnonzero(rows.labelled[self.label]) if self.label else np.arange(rows.n)
-        return {name: usable[drawn] for name, drawn in shuffled(len(usable), self.sizes).items()}
+        usable = np.flatnonzero(rows.labelled[self.name]) if self.name else np.arange(rows.n)
+        return {part: usable[drawn] for part, drawn in shuffled(len(usable), self.sizes).items()}
 
 
 def shuffled(n: int, sizes: tuple[int, int, int] | None = None) -> Parts:
@@ -89,24 +87,25 @@ def shuffled(n: int, sizes: tuple[int, int, int] | None = None) -> Parts:
     n_train, n_val, n_test = sizes or (int(0.8 * n), int(0.1 * n), int(0.1 * n))
     if min(n_train, n_val, n_test) < 1 or n_train + n_val + n_test > n:
         raise TableError(f"{n} rows cannot be split into {n_train} for train, {n_val} for val and {n_test} for test")
-    drawn = list(range(n))
-    random.Random(SHUFFLE_SEED).shuffle(drawn)
-    order = np.array(drawn, dtype=np.int64)
+    order = _shuffle(n)
     return {"train": order[:n_train], "val": order[n - n_val - n_test : n - n_test], "test": order[n - n_test :]}
 
 
+def _shuffle(n: int) -> IntArray:
+    order = list(range(n))
+    random.Random(SHUFFLE_SEED).shuffle(order)
+    return np.array(order, dtype=np.int64)
+
+
 @dataclass(frozen=True)
-class DividedSource:
+class DividedSource(Split):
     """The split of a source that comes in files for training, validation and test.
 
     Attributes:
-        name: empty for the default.
         sizes: published rows of train, val and test.
     """
 
     sizes: tuple[int, int, int] | None = None
-    name: str = ""
-    published: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, rows: SourceRows) -> Parts:
         """The rows of each part; raises TableError if their numbers are not the published ones."""
@@ -118,7 +117,7 @@ class DividedSource:
 
 
 @dataclass(frozen=True)
-class MatbenchFold:
+class MatbenchFold(Split):
     """One of the five folds of Matbench: scikit-learn's `KFold(5, shuffle=True, random_state=18012019)`.
 
     Matbench leaves validation to the user. Here a tenth of the other four folds, drawn by the rule of `shuffled`,
@@ -126,12 +125,9 @@ class MatbenchFold:
 
     Attributes:
         fold: 0 to 4.
-        name: empty for the default.
     """
 
     fold: int
-    name: str = ""
-    published: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, rows: SourceRows) -> Parts:
         """The rows of each part; raises TableError if there are too few rows."""
@@ -139,10 +135,8 @@ class MatbenchFold:
             raise TableError(f"{rows.n} rows are too few for {MATBENCH_FOLDS} folds")
         fold = matbench_folds(rows.n)
         rest = np.flatnonzero(fold != self.fold)
-        drawn = list(range(len(rest)))
-        random.Random(SHUFFLE_SEED).shuffle(drawn)
         n_val = max(1, len(rest) // 10)
-        order = rest[drawn]
+        order = rest[_shuffle(len(rest))]
         return {"train": order[n_val:], "val": order[:n_val], "test": np.flatnonzero(fold == self.fold)}
 
 
@@ -160,7 +154,7 @@ def check_parts(parts: Parts, n: int) -> None:
     """Refuse parts that do not fit n rows.
 
     Raises:
-        TableError: if a row number is out of range or stands in two parts, or twice in one.
+        TableError: if a row number is out of range, or is named twice.
     """
     drawn = np.concatenate(list(parts.values()))
     outside = drawn[(drawn < 0) | (drawn >= n)]

@@ -38,23 +38,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 About = dict[str, Any]
 
 
-def default_root() -> Path:
-    """The folder of all sets."""
-    import platformdirs
-
-    named = os.environ.get(ROOT_VARIABLE)
-    return Path(named) if named else platformdirs.user_cache_path("crystalformers", appauthor=False) / "data"
-
-
 class Store:
     """Fetched data sets.
 
     Args:
-        root: their folder; by default that of `default_root`.
+        root: their folder; by default the one that the variable names, or `data` in the platform's cache folder.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = default_root() if root is None else root
+        import platformdirs
+
+        named = root or os.environ.get(ROOT_VARIABLE)
+        self.root = Path(named or platformdirs.user_cache_path("crystalformers", appauthor=False) / "data")
 
     def folder(self, name: str) -> Path:
         """The folder of a set; raises DataSetError if it could not be called so."""
@@ -84,7 +79,7 @@ class Store:
 
         Args:
             dataset: the set.
-            request: files given, hashes trusted, whom to tell; folder and recorded hashes are filled in.
+            request: given files, trusted hashes and callbacks; folder and recorded hashes are filled in here.
             again: fetch and convert it although it is here.
 
         Returns:
@@ -102,9 +97,11 @@ class Store:
                 return about
             for unfinished in folder.glob(".convert-*"):
                 shutil.rmtree(unfinished)
-            if again or request.given:
+            if again and not request.given:
                 shutil.rmtree(request.folder, ignore_errors=True)
             sources = dataset.source.fetch(request)
+            for other in set(request.folder.iterdir()).difference(source.path for source in sources):
+                other.unlink()
             try:
                 about = self._convert(dataset, sources, request)
             except SourceFileError:
@@ -135,13 +132,7 @@ class Store:
                 "crystalformers": version("crystalformers"),
                 "sources": [{**_facts(source.path, source.sha256), "from": source.address} for source in sources],
                 "table": _facts(work / TABLE, sha256_of(work / TABLE)),
-                "source_rows": converted.source_rows,
-                "rows": converted.rows,
-                "labels": {
-                    label.name: {"unit": label.unit, "basis": label.basis, "values": converted.values[label.name]}
-                    for label in dataset.labels
-                },
-                "splits": converted.splits,
+                **converted,
             }
             (folder / ABOUT).unlink(missing_ok=True)
             for part in (REJECTED, TABLE):
@@ -151,8 +142,9 @@ class Store:
 
     def verify(self, name: str) -> list[str]:
         """What is wrong with the files of a set, one sentence each; raises DataSetError if it is not here."""
-        about = self._here(name)
-        folder = self.folder(name)
+        folder, about = self.folder(name), self.about(name)
+        if about is None:
+            raise DataSetError("it is not here", where=name, remedy=f"run 'crystalformers data get {name}'")
         files = {folder / TABLE: about["table"]}
         files |= {folder / SOURCE / source["file"]: source for source in about["sources"]}
         wrong = []
@@ -185,12 +177,6 @@ class Store:
                 hashes.unlink(missing_ok=True)
         return freed
 
-    def _here(self, name: str) -> About:
-        about = self.about(name)
-        if about is None:
-            raise DataSetError("it is not here", where=name, remedy=f"run 'crystalformers data get {name}'")
-        return about
-
     def _hashes(self, name: str) -> Path:
         return self.root / "hashes" / f"{name}.json"
 
@@ -213,14 +199,12 @@ class Store:
         self.folder(name).mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / f".{name}.lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             say(f"another process works on {name}; waiting for it")
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             yield
-        finally:
-            lock.release()
 
 
 def _facts(path: Path, sha256: str) -> dict[str, Any]:

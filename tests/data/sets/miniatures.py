@@ -18,13 +18,18 @@ import pyarrow.parquet as pq
 from host import Host, Page
 from samples import many
 
+from crystalformers import open_table
 from crystalformers.crystal import Crystal
-from crystalformers.data.sets import DataSet, find
+from crystalformers.data.sets import DataSet, Store, find
 from crystalformers.data.sets.entry import RemoteFile
 from crystalformers.data.sets.sources import Files
 from crystalformers.data.sets.splits import DividedSource, ShuffledSplit, Split
+from crystalformers.data.table import CrystalTable
 
 NAN = float("nan")
+JARVIS = "jarvis-dft3d-2021"
+PATH = "/jarvis-dft3d-2021/jdft_3d-8-18-2021.json.zip"
+HTML = b"<!DOCTYPE html><html><body>Access denied</body></html>"
 
 
 def jarvis_atoms(crystal: Crystal, *, cartesian: bool = False, blanks: bool = False) -> dict[str, Any]:
@@ -174,4 +179,22 @@ def play(host: Host, name: str, contents: Sequence[bytes], rows: int | None = No
 def jarvis(host: Host, count: int = 40) -> DataSet:
     """JARVIS-DFT of so many rows."""
     content = zipped_json("jdft_3d-8-18-2021.json", jarvis_rows(count))
-    return play(host, "jarvis-dft3d-2021", [content], count)
+    return play(host, JARVIS, [content], count)
+
+
+def edited(dataset: DataSet, **changes: object) -> DataSet:
+    """The set with another description of its first file."""
+    assert isinstance(dataset.source, Files)
+    first, *others = dataset.source.files
+    return replace(dataset, source=Files((replace(first, **changes), *others)))
+
+
+def complete(store: Store, dataset: DataSet) -> CrystalTable:
+    """Fetch a set, and check that it is whole."""
+    store.get(dataset)
+    table = open_table(dataset.name)
+    assert len(table) == dataset.rows
+    assert store.verify(dataset.name) == []
+    hidden = [path.name for path in store.folder(dataset.name).rglob(".*")]
+    assert hidden == []
+    return table

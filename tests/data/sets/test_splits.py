@@ -66,7 +66,7 @@ def test_the_rule_gives_the_published_rows(name: str, sizes: tuple[int, int, int
 
 def test_rows_without_a_label_are_dropped_before_the_shuffle() -> None:
     has = np.arange(50) % 4 != 1
-    parts = ShuffledSplit("gap", "gap").parts(rows(50, gap=has))
+    parts = ShuffledSplit(name="gap").parts(rows(50, gap=has))
     ids = [row for row in range(50) if has[row]]
     random.seed(123)
     random.shuffle(ids)

@@ -1,0 +1,66 @@
+"""The recipe: its defaults, its files, and settings that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import recipe
+
+from crystalformers.errors import ConfigError
+from crystalformers.training import Recipe
+
+
+class TestRecipe:
+    def test_defaults_are_the_published_ones(self) -> None:
+        published = Recipe.parse({})
+        assert (published.lr, published.betas, published.eps) == (5e-4, (0.9, 0.98), 1e-8)
+        assert (published.weight_decay, published.clip_norm) == (1e-5, 1.0)
+        assert (published.schedule, published.schedule_steps, published.warmup_steps) == ("inverse-sqrt", 4000, 0)
+        assert (published.batch_size, published.epochs, published.average_epochs) == (128, 500, 50)
+        assert (published.seed, published.precision, published.early_stopping) == (123, "32", None)
+        assert published.model["dim"] == 128
+        assert "n_targets" not in published.model
+
+    def test_average_is_a_tenth_of_the_epochs(self) -> None:
+        assert Recipe.parse({"epochs": 40}).average_epochs == 4
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"epoch": 3}, "Unknown setting 'epoch'; did you mean 'epochs'"),
+            ({"model": {"dims": 3}}, "Unknown crystalformer setting 'dims'; did you mean 'dim'"),
+            ({"model": {"n_targets": 3}}, "n_targets follows from the targets"),
+            ({"model": {"dim": "wide"}}, "dim = 'wide'"),
+            ({"model": {"dim": 30}}, "multiple of heads"),
+            ({"model": 3}, "'model' must be a mapping"),
+            ({"lr": -1}, "lr = -1"),
+            ({"schedule": "linear"}, "schedule = 'linear'"),
+            ({"epochs": 3, "average_epochs": 4}, "average_epochs = 4 exceeds epochs = 3"),
+            ({"betas": [0.9, 1.0]}, r"betas = \(0.9, 1.0\) must lie"),
+            ({"architecture": "transformer"}, "Architecture 'transformer'"),
+        ],
+    )
+    def test_wrong_settings_are_named(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            Recipe.parse(settings)
+
+    def test_saved_recipe_reads_back(self, tmp_path: Path) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(recipe().to_yaml(), encoding="utf-8")
+        assert Recipe.load(path) == recipe()
+        assert Recipe.load(path, {"seed": 5}) == recipe(seed=5)
+
+    @pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [1\n", "epochs: many\n", "1: 2\n"])
+    def test_bad_files_are_named(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"recipe\.yaml"):
+            Recipe.load(path)
+
+    def test_shipped_recipes_are_valid(self) -> None:
+        folder = Path(__file__).parents[2] / "recipes"
+        assert Recipe.load(folder / "published.yaml") == Recipe.parse({})
+        for path in folder.glob("*.yaml"):
+            Recipe.load(path)

@@ -1,0 +1,63 @@
+"""What a training step is made of: loss, learning rate, decay, averaged weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import ENERGY, TINY, recipe, table_of
+
+from crystalformers.models import build_model
+from crystalformers.training import Recipe
+from crystalformers.training.averaging import WeightAverage, other_weights
+from crystalformers.training.batching import Batches
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.loss import Loss
+from crystalformers.training.optimisation import learning_rate
+from crystalformers.training.state import TrainingState
+
+
+class TestStep:
+    def test_loss_is_the_mean_over_present_labels(self) -> None:
+        predicted = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+        loss = Loss("l1", "none", 2)(predicted, torch.tensor([[0.0, float("nan")], [1.0, 3.5]]))
+        assert loss.item() == pytest.approx((1 + 2 + 0.5) / 3)
+        loss.backward()
+        assert predicted.grad is not None
+        assert predicted.grad[0, 1] == 0
+
+    def test_loss_without_labels_is_zero(self) -> None:
+        assert Loss("l1", "none", 1)(torch.ones(2, 1), torch.full((2, 1), float("nan"))).item() == 0
+
+    def test_learning_rates(self) -> None:
+        published = Recipe.parse({})
+        assert learning_rate(published, 0, 0.0) == 5e-4
+        assert learning_rate(published, 12000, 0.5) == pytest.approx(2.5e-4)
+        cosine = Recipe.parse({"schedule": "cosine", "warmup_steps": 10})
+        assert learning_rate(cosine, 0, 0.0) == pytest.approx(5e-5)
+        assert learning_rate(cosine, 50, 0.5) == pytest.approx(2.5e-4)
+        assert learning_rate(cosine, 99, 1.0) == pytest.approx(0)
+
+    def test_average_is_the_mean_of_the_weights(self) -> None:
+        model = torch.nn.Linear(3, 2)
+        average = WeightAverage(model)
+        seen = []
+        for _ in range(5):
+            with torch.no_grad():
+                model.weight.add_(torch.randn(2, 3))
+            seen.append(model.weight.detach().clone())
+            average.update()
+        own = model.weight.detach().clone()
+        with other_weights(model, average.mean):
+            torch.testing.assert_close(model.weight.detach(), torch.stack(seen).mean(0))
+        assert torch.equal(model.weight.detach(), own)
+
+    def test_biases_do_not_decay(self, tmp_path: Path) -> None:
+        dataset = Dataset.of(table_of(tmp_path), [ENERGY], recipe())
+        model = build_model("crystalformer", TINY)
+        state = TrainingState(model, Batches(dataset, 5.0, recipe(weight_decay=0.1)), {})
+        weights, biases = state.optimizer.param_groups
+        assert (weights["weight_decay"], biases["weight_decay"]) == (0.1, 0)
+        assert all(parameter.dim() == 1 for parameter in biases["params"])
+        assert len(weights["params"]) + len(biases["params"]) == len(list(model.parameters()))
