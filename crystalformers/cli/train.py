@@ -35,6 +35,22 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     config: Annotated[
         Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Trained model to start from (fine-tuning): a bundled name, run folder or weight file.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SETTING=VALUE",
+            help="Any setting of the recipe, e.g. lr=1e-3 or init.freeze=2; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
     average_epochs: Annotated[
         int | None, typer.Option(help="Last epochs whose weights are averaged; overrides the recipe.")
@@ -54,6 +70,8 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     rows.
     """
     overrides = {
+        **parsed_settings(settings or []),
+        "init.model": init,
         "epochs": epochs,
         "average_epochs": average_epochs,
         "batch_size": batch_size,
@@ -160,9 +178,29 @@ def paired_targets(
     return [Target(*values) for values in zip(names, *given.values(), strict=True)]
 
 
+def parsed_settings(texts: list[str]) -> dict[str, Any]:
+    """Settings given as `NAME=VALUE`, the value as YAML has it.
+
+    Raises:
+        ConfigError: if a text has another form.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            settings[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {text}: write SETTING=VALUE, for example lr=1e-3.")
+    return settings
+
+
 def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:
     """The recipe of a file, or the published one, with the settings of the command line in front."""
-    from crystalformers.training.recipe import Recipe
+    from crystalformers.training.recipe import Recipe, with_overrides
 
     given = {name: value for name, value in overrides.items() if value is not None}
-    return Recipe.load(config, given) if config else Recipe.parse(given)
+    return Recipe.load(config, given) if config else Recipe.parse(with_overrides({}, given))

@@ -118,6 +118,17 @@ class CrystalModel(nn.Module, ABC):
         """D, width of the atom vectors that `encode` returns."""
         return self.config.dim
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The network in parts from its input to its prediction head, which is the last one.
+
+        Fine-tuning freezes and slows it by these parts. By default they are the submodules in the order in which
+        `__init__` sets them, a list of layers opened up; the head must come last and end in a linear layer with
+        `n_targets` outputs. A parameter outside of all counts with the first.
+        """
+        parts = [list(part) if isinstance(part, nn.ModuleList) else [part] for part in self.children()]
+        return [module for part in parts for module in part if any(True for _ in module.parameters())]
+
     @abstractmethod
     def radius(self, tolerance: float) -> float:
         """How far the images must reach that `forward` and `encode` are given, Angstrom.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.errors import ConfigError
+from crystalformers.models import MODELS
 from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.prediction.model import Model
@@ -52,3 +55,15 @@ def load_model(
         problem = "a file of this library holds its own settings and targets"
         raise ConfigError(problem, where=str(path), remedy="leave out yours")
     return Model(checkpoint, name, fingerprint, device, tolerance, dtype)
+
+
+def architecture_of(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the architecture of a trained model, without the number of its targets.
+
+    Raises:
+        CheckpointError: if there is no such model or it cannot be read.
+    """
+    network = load_model(name_or_path).network
+    settings = asdict(network.config)
+    del settings["n_targets"]
+    return next(name for name, listed in MODELS.items() if type(network) is listed), settings

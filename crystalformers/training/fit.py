@@ -23,6 +23,7 @@ from crystalformers.training.folder import RunFolder
 from crystalformers.training.interruption import Signals
 from crystalformers.training.loop import TrainingLoop
 from crystalformers.training.observer import Observer, TensorBoard
+from crystalformers.training.parent import Parent, inherit
 from crystalformers.training.processes import fabric_for, is_first_process, launch
 from crystalformers.training.recipe import OPERATIONAL, Recipe
 from crystalformers.training.state import TrainingState
@@ -82,13 +83,16 @@ def fit(
     if is_first_process():
         folder.describe(recipe, dataset)
     launch(fabric, recipe)
-    state, batches = _begin_or_resume(dataset, recipe, vectors, fabric, folder)
+    state, batches, parent = _begin_or_resume(dataset, recipe, vectors, fabric, folder)
+    if parent is not None:
+        _tell(observers, parent.describe())
     _tell(observers, report.describe_run(state, batches))
     if not state.progress.finished:
         if recipe.tensorboard and fabric.is_global_zero:
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
-    errors = _finish(state, batches, fabric, folder, report.card(dataset, recipe, vectors))
+    card = report.card(dataset, recipe, vectors) | ({} if parent is None else {"init": parent.to_dict()})
+    errors = _finish(state, batches, fabric, folder, card)
     _tell(observers, report.describe_errors(errors))
     return folder.weights
 
@@ -107,8 +111,8 @@ def _check_tensorboard(recipe: Recipe) -> None:
 
 def _begin_or_resume(
     dataset: Dataset, recipe: Recipe, vectors: ElementTable | None, fabric: Fabric, folder: RunFolder
-) -> tuple[TrainingState, Batches]:
-    """A fresh model, calibrated on the first batch, or the one whose state was saved; and its batches."""
+) -> tuple[TrainingState, Batches, Parent | None]:
+    """A fresh model, calibrated on the first batch, or the one whose state was saved; its batches and its parent."""
     torch.manual_seed(recipe.seed)
     settings = {**recipe.model, "n_targets": len(dataset.targets)}
     if vectors is None or recipe.elements is None:
@@ -116,16 +120,19 @@ def _begin_or_resume(
     else:
         model = build_model(recipe.architecture, {**settings, "element_dim": vectors.dim})
         elements.install(model, vectors, recipe.elements)
+    parent = None if recipe.init is None else inherit(model, dataset.targets, recipe.init)
     batches = Batches(dataset, model.radius(recipe.tolerance), recipe, directions=model.needs_directions)
-    if not folder.state.exists():
+    if not folder.state.exists() and not model.is_calibrated:
         # Every process takes the whole first batch, so that all start with the same statistics.
         model.calibrate(batches.store.batch(batches.train_order(0)[0]))
-    state = TrainingState(model.to(fabric.device), batches, _identity(recipe, dataset, vectors))
+    state = TrainingState(model.to(fabric.device), batches, _identity(recipe, dataset, vectors, parent))
     folder.load_state(state)
-    return state, batches
+    return state, batches, parent
 
 
-def _identity(recipe: Recipe, dataset: Dataset, vectors: ElementTable | None) -> dict[str, object]:
+def _identity(
+    recipe: Recipe, dataset: Dataset, vectors: ElementTable | None, parent: Parent | None
+) -> dict[str, object]:
     """What a resumed run must have in common with its beginning; plain types, flat."""
     settings = recipe.model_dump(mode="json", exclude=set(OPERATIONAL))
     model = settings.pop("model")
@@ -135,6 +142,7 @@ def _identity(recipe: Recipe, dataset: Dataset, vectors: ElementTable | None) ->
         "table fingerprint": dataset.table.fingerprint,
         **{f"excluded table {k + 1}": excluded.fingerprint for k, excluded in enumerate(dataset.excluded)},
         **({} if vectors is None else {"element table": elements.fingerprint(vectors)}),
+        **({} if parent is None else {"model to start from": parent.model.fingerprint}),
         **{f"target {k + 1}": json.dumps(target.to_dict()) for k, target in enumerate(dataset.targets)},
     }
 
