@@ -123,11 +123,13 @@ class CrystalModel(nn.Module, ABC):
         """The network in parts from its input to its prediction head, which is the last one.
 
         Fine-tuning freezes and slows it by these parts. By default they are the submodules in the order in which
-        `__init__` sets them, a list of layers opened up; the head must come last and end in a linear layer with
-        `n_targets` outputs. A parameter outside of all counts with the first.
+        `__init__` sets them, lists of layers opened up. The head must come last: a module that ends in a linear layer
+        with `n_targets` outputs, or a list of such modules, one per target. Parameters outside of all parts count with
+        the first.
         """
-        parts = [list(part) if isinstance(part, nn.ModuleList) else [part] for part in self.children()]
-        return [module for part in parts for module in part if any(True for _ in module.parameters())]
+        *parts, head = self.children()
+        layers = [layer for part in parts for layer in (part if isinstance(part, nn.ModuleList) else [part])]
+        return [*(layer for layer in layers if any(True for _ in layer.parameters())), head]
 
     @abstractmethod
     def radius(self, tolerance: float) -> float:

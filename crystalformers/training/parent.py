@@ -68,20 +68,16 @@ def inherit(model: CrystalModel, targets: Sequence[Target], init: Init) -> Paren
         for target in targets:
             if target.name in own:
                 _check_same(init.model, own[target.name][1], target)
-    head = model.stages[-1]
-    output = _output(model)
-    left_out = {id(output.weight), id(output.bias)} if init.head == "same" else {id(p) for p in head.parameters()}
-    names = {name for name, p in model.named_parameters() if id(p) in left_out}
-    state = {name: tensor for name, tensor in parent.network.state_dict().items() if name not in names}
-    model.load_state_dict(state, strict=False)
     kept = tuple(t.name for t in targets if t.name in own) if init.head == "same" else ()
+    _take_over_encoder(model, parent.network, with_head=init.head == "same")
     if init.head == "same":
-        with torch.no_grad():
-            output.weight.zero_()
-            output.bias.zero_()
-            for row, target in enumerate(targets):
-                if target.name in kept:
-                    _take_over(output, row, target, _output(parent.network), *own[target.name])
+        theirs = outputs(parent.network)
+        for output, target in zip(outputs(model), targets, strict=True):
+            if target.name in kept:
+                row, before = own[target.name]
+                output.take_over(theirs[row], before, target)
+            else:
+                output.start_at_mean()
     _freeze(model, init)
     return Parent(parent, kept, tuple(t.name for t in targets if t.name not in kept))
 
@@ -97,18 +93,61 @@ def _check_same(name: str, own: Target, target: Target) -> None:
             )
 
 
-def _output(model: CrystalModel) -> nn.Linear:
-    """The layer whose outputs are the standardised predictions."""
-    *_, last = (module for module in model.stages[-1].modules() if isinstance(module, nn.Linear))
-    if last.out_features != model.n_targets:
-        raise ConfigError(f"The head of a {type(model).__name__} does not end in a layer with one output per target.")
-    return last
+def _take_over_encoder(model: CrystalModel, parent: CrystalModel, *, with_head: bool) -> None:
+    """Copy all tensors but the outputs, or but the whole head; a head of its own per target follows its target."""
+    left_out = {id(t) for output in outputs(model) for t in (output.linear.weight, output.linear.bias)}
+    if not with_head or any(isinstance(network.stages[-1], nn.ModuleList) for network in (model, parent)):
+        left_out = {id(parameter) for parameter in model.stages[-1].parameters()}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in left_out}
+    ours = model.state_dict()
+    theirs = {name: tensor for name, tensor in parent.state_dict().items() if name in ours and name not in names}
+    model.load_state_dict(theirs, strict=False)
 
 
-def _take_over(output: nn.Linear, row: int, target: Target, theirs: nn.Linear, their_row: int, own: Target) -> None:
-    """One output of the parent, for labels with another mean and std: z' = (z std + mean - mean') / std'."""
-    output.weight[row] = theirs.weight[their_row] * (own.std / target.std)
-    output.bias[row] = (theirs.bias[their_row] * own.std + own.mean - target.mean) / target.std
+@dataclass(frozen=True)
+class Output:
+    """Where one standardised prediction comes from.
+
+    Attributes:
+        head: the head, or that of the target alone.
+        linear: the last layer in it.
+        row: of that layer.
+    """
+
+    head: nn.Module
+    linear: nn.Linear
+    row: int
+
+    @torch.no_grad()
+    def take_over(self, other: Output, before: Target, now: Target) -> None:
+        """Predict the same as another output in physical units: z' = (z std + mean - mean') / std'."""
+        if self.linear.out_features == other.linear.out_features == 1:
+            self.head.load_state_dict(other.head.state_dict())
+        self.linear.weight[self.row] = other.linear.weight[other.row] * (before.std / now.std)
+        self.linear.bias[self.row] = (other.linear.bias[other.row] * before.std + before.mean - now.mean) / now.std
+
+    @torch.no_grad()
+    def start_at_mean(self) -> None:
+        """Predict the mean of the training labels."""
+        self.linear.weight[self.row] = 0
+        self.linear.bias[self.row] = 0
+
+
+def outputs(model: CrystalModel) -> list[Output]:
+    """The outputs of a model, one per target.
+
+    Raises:
+        ConfigError: if the head does not end in linear layers with one output per target.
+    """
+    head = model.stages[-1]
+    found = []
+    for part in head if isinstance(head, nn.ModuleList) else [head]:
+        linears = [module for module in part.modules() if isinstance(module, nn.Linear)]
+        if linears:
+            found += [Output(part, linears[-1], row) for row in range(linears[-1].out_features)]
+    if len(found) != model.n_targets:
+        raise ConfigError(f"The head of a {type(model).__name__} does not end in layers with one output per target.")
+    return found
 
 
 def _freeze(model: CrystalModel, init: Init) -> None:
