@@ -59,4 +59,25 @@ TargetTransforms = Annotated[
         "--transform", help="Of each target before learning: none or log10. Default: none.", show_default=False
     ),
 ]
+RecipeFile = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")]
+StartModel = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        help="Trained model to start from (fine-tuning): a bundled name, run folder or weight file.",
+        show_default=False,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SETTING=VALUE",
+        help="Any setting of the recipe, e.g. lr=1e-3 or init.freeze=2; repeat for several.",
+        show_default=False,
+    ),
+]
+ResumeTraining = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag.")
+]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)]

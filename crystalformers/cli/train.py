@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crystalformers.cli.options import (
+    RecipeFile,
+    ResumeTraining,
     RunFolder,
+    Settings,
     SplitName,
+    StartModel,
     TargetBases,
     TargetNames,
     TargetTransforms,
@@ -32,25 +36,13 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     basis: TargetBases = None,
     transform: TargetTransforms = None,
     split: SplitName = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            help="Trained model to start from (fine-tuning): a bundled name, run folder or weight file.",
-            show_default=False,
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SETTING=VALUE",
-            help="Any setting of the recipe, e.g. lr=1e-3 or init.freeze=2; repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
+    config: RecipeFile = None,
+    init: StartModel = None,
+    settings: Settings = None,
+    members: Annotated[
+        int,
+        typer.Option(min=1, help="Train an ensemble: so many models, each without one fold of the rows."),
+    ] = 1,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")] = None,
     average_epochs: Annotated[
         int | None, typer.Option(help="Last epochs whose weights are averaged; overrides the recipe.")
@@ -58,10 +50,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     batch_size: Annotated[int | None, typer.Option(help="Crystals per step; overrides the recipe.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; overrides the recipe.")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag."),
-    ] = False,
+    resume: ResumeTraining = False,
 ) -> None:
     """Train a model on your own table, or on a public data set by its name.
 
@@ -81,11 +70,19 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     targets = table_targets(table, target, unit, basis, transform)
     recipe = merged_recipe(config, overrides)
 
-    typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume)}")
+    typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume, members=members)}")
 
 
 def run_training(
-    table: Path, targets: list[Target], run: Path, recipe: Recipe, *, split: str | None, resume: bool
+    table: Path,
+    targets: list[Target],
+    run: Path,
+    recipe: Recipe,
+    *,
+    split: str | None,
+    resume: bool,
+    members: int = 1,
+    every_row: bool = False,
 ) -> Path:
     """Train with messages and progress on stderr; returns the weight file.
 
@@ -96,6 +93,8 @@ def run_training(
         recipe: settings.
         split: `NAME` for the column `split_NAME`; by default the one published for the target, else `split`.
         resume: go on with an interrupted run.
+        members: models to train, each without one fold of the rows if there are several.
+        every_row: divide the test rows among the folds too.
 
     Raises:
         Exit: 130 or 143 after SIGINT or SIGTERM; 0 in the other processes of a parallel run, which have nothing to say.
@@ -103,7 +102,7 @@ def run_training(
     from crystalformers.cli.training_progress import terminal_observer
     from crystalformers.data.sets import resolve
     from crystalformers.data.table import open_table
-    from crystalformers.training import TrainingInterrupted, fit
+    from crystalformers.training import TrainingInterrupted, fit, fit_ensemble
     from crystalformers.training.processes import is_first_process
 
     if split is None:
@@ -111,7 +110,13 @@ def run_training(
         if split and is_first_process():
             typer.echo(f"split: column 'split_{split}', published for this target", err=True)
     try:
-        weights = fit(open_table(table, split=split), targets, run, recipe, resume=resume, observer=terminal_observer())
+        rows, observer = open_table(table, split=split), terminal_observer()
+        if members > 1:
+            weights = fit_ensemble(
+                rows, targets, run, recipe, members, every_row=every_row, resume=resume, observer=observer
+            )
+        else:
+            weights = fit(rows, targets, run, recipe, resume=resume, observer=observer)
     except TrainingInterrupted as stop:
         if is_first_process():
             typer.echo(f"{stop}. Run the same command with --resume to continue in {run.name}.", err=True)

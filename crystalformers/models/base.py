@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,21 @@ class CrystalModel(nn.Module, ABC):
         self.config = config
         self.elements = None
         self.backend = "auto"
+
+    @classmethod
+    def of(cls, config: ModelConfig, build: Callable[[str, Mapping[str, Any]], CrystalModel]) -> CrystalModel:
+        """A model with fresh weights.
+
+        Args:
+            config: its settings.
+            build: `crystalformers.models.build_model`, for a model that is made of others.
+        """
+        return cls(config)
+
+    @property
+    def members(self) -> list[CrystalModel]:
+        """The models whose mean the predictions are: of an ensemble several, else the model itself."""
+        return [self]
 
     @property
     def n_targets(self) -> int:

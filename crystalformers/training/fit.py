@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from crystalformers.target import Target
 from crystalformers.training import elements, report
 from crystalformers.training.averaging import other_weights
 from crystalformers.training.batching import Batches
-from crystalformers.training.dataset import Dataset
+from crystalformers.training.dataset import Dataset, Splits
 from crystalformers.training.evaluation import evaluate_split
 from crystalformers.training.folder import RunFolder
 from crystalformers.training.interruption import Signals
@@ -43,6 +44,7 @@ def fit(
     *,
     resume: bool = False,
     observer: Observer | None = None,
+    splits: Splits | None = None,
 ) -> Path:
     """Train a model and leave everything about it in a folder.
 
@@ -54,6 +56,7 @@ def fit(
         resume: continue an unfinished run in that folder (or begin, if there is none).
         observer: hears messages and progress; nothing is shown by default
             (`crystalformers.cli.training_progress.terminal_observer` is what the command line shows).
+        splits: usable rows of `train`, `val` and `test`; default: those that the table names, or drawn at random.
 
     Returns:
         The weight file. If weights were averaged it has the average, and `model-best.safetensors` beside it has those
@@ -77,7 +80,7 @@ def fit(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     fabric = fabric_for(recipe)
-    dataset = Dataset.of(table, targets, recipe)
+    dataset = Dataset.of(table, targets, recipe, splits)
     vectors = elements.load_for(dataset, recipe.elements)
     _tell(observers, report.describe_data(dataset))
     if is_first_process():
@@ -125,13 +128,13 @@ def _begin_or_resume(
     if not folder.state.exists() and not model.is_calibrated:
         # Every process takes the whole first batch, so that all start with the same statistics.
         model.calibrate(batches.store.batch(batches.train_order(0)[0]))
-    state = TrainingState(model.to(fabric.device), batches, _identity(recipe, dataset, vectors, parent))
+    state = TrainingState(model.to(fabric.device), batches, identity(recipe, dataset, vectors, parent))
     folder.load_state(state)
     return state, batches, parent
 
 
-def _identity(
-    recipe: Recipe, dataset: Dataset, vectors: ElementTable | None, parent: Parent | None
+def identity(
+    recipe: Recipe, dataset: Dataset, vectors: ElementTable | None = None, parent: Parent | None = None
 ) -> dict[str, object]:
     """What a resumed run must have in common with its beginning; plain types, flat."""
     settings = recipe.model_dump(mode="json", exclude=set(OPERATIONAL))
@@ -142,9 +145,15 @@ def _identity(
         "table fingerprint": dataset.table.fingerprint,
         **{f"excluded table {k + 1}": excluded.fingerprint for k, excluded in enumerate(dataset.excluded)},
         **({} if vectors is None else {"element table": elements.fingerprint(vectors)}),
+        "rows of each split": _fingerprint(dataset.splits),
         **({} if parent is None else {"model to start from": parent.model.fingerprint}),
         **{f"target {k + 1}": json.dumps(target.to_dict()) for k, target in enumerate(dataset.targets)},
     }
+
+
+def _fingerprint(splits: Splits) -> str:
+    content = b"".join(name.encode() + rows.tobytes() for name, rows in splits.items())
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _train(

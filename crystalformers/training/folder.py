@@ -148,19 +148,27 @@ class RunFolder:
                 where=str(self.state),
                 remedy="finish the run with that version, or start again in a new folder",
             )
-        before, now = saved["identity"], state.identity
-        differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if differing:
-            changes = "; ".join(f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in differing[:3])
-            raise ConfigError(
-                f"cannot resume with something else than the run was started with ({changes})", where=str(self.path)
-            )
+        check_same(self.path, saved["identity"], state.identity)
         state.load_state_dict(saved)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Write the summary, which marks the run as finished, and drop the saved state."""
         write_json(self.summary, summary)
         self.state.unlink(missing_ok=True)
+
+
+def check_same(run: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Refuse to go on with a run that was started with something else.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing:
+        changes = "; ".join(f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in differing[:3])
+        raise ConfigError(
+            f"cannot resume with something else than the run was started with ({changes})", where=str(run)
+        )
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from crystalformers.errors import ConfigError
 from crystalformers.models import CrystalModel
-from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.loading import load_model, member_of
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
 from crystalformers.training.recipe import Init, Recipe
@@ -63,15 +63,16 @@ def inherit(model: CrystalModel, targets: Sequence[Target], init: Init) -> Paren
         ConfigError: if it predicts one of the targets in another unit, basis or transform, or all would be frozen.
     """
     parent = load_model(init.model)
+    network = member_of(parent, init.member)
     own = {target.name: (row, target) for row, target in enumerate(parent.targets)}
     if init.head == "same":
         for target in targets:
             if target.name in own:
                 _check_same(init.model, own[target.name][1], target)
     kept = tuple(t.name for t in targets if t.name in own) if init.head == "same" else ()
-    _take_over_encoder(model, parent.network, with_head=init.head == "same")
+    _take_over_encoder(model, network, with_head=init.head == "same")
     if init.head == "same":
-        theirs = outputs(parent.network)
+        theirs = outputs(network)
         for output, target in zip(outputs(model), targets, strict=True):
             if target.name in kept:
                 row, before = own[target.name]

@@ -75,6 +75,7 @@ class Init(Section):
         model: its name, run folder or weight file, as `load_model` takes it.
         head: ``same``: the head is taken over, with the outputs of targets that the model predicts already; outputs of
             other targets start at the mean of the training labels. ``fresh``: all of it starts with random weights.
+        member: which member to start from, if the model is an ensemble, counted from 0.
         freeze: stages from the input that training leaves as they are.
         lr_decay: learning rate of a stage in units of that of the next one, which is nearer to the head.
         head_epochs: epochs at the beginning in which only the head learns.
@@ -82,6 +83,7 @@ class Init(Section):
 
     model: str
     head: Literal["same", "fresh"] = "same"
+    member: int = Field(0, ge=0)
     freeze: int = Field(0, ge=0)
     lr_decay: float = Field(1.0, gt=0, le=1)
     head_epochs: int = Field(0, ge=0)
@@ -232,6 +234,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
+        if self.architecture == "ensemble":
+            raise ConfigError("architecture: an ensemble is trained member by member; name that of the members.")
         if self.average_epochs > self.epochs:
             raise ConfigError(
                 f"average_epochs = {self.average_epochs} exceeds epochs = {self.epochs}; lower it "
@@ -312,18 +316,22 @@ def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[
 
 def _fine_tuning(data: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run that starts from a trained model, with the architecture of that model."""
-    model = data["init"].get("model") if isinstance(data["init"], dict) else getattr(data["init"], "model", None)
+    model = _setting(data["init"], "model")
     if not isinstance(model, str):
         raise ConfigError("init needs the setting 'model': a name, run folder or weight file.")
     if data.get("preset") is not None:
         raise ConfigError("init: the model brings its own settings; leave out 'preset'.")
-    architecture, settings = architecture_of(model)
+    architecture, settings = architecture_of(model, int(_setting(data["init"], "member") or 0))
     given = {"architecture": data.get("architecture") or architecture, **(data.get("model") or {})}
     for name, value in given.items():
         own = {"architecture": architecture, **settings}.get(name)
         if value != own:
             raise ConfigError(f"init: {model} has {name} = {own}, not {value}; leave out '{name}'.")
     return {**FINE_TUNING, **data, "architecture": architecture, "model": settings}
+
+
+def _setting(section: Any, name: str) -> Any:
+    return section.get(name) if isinstance(section, dict) else getattr(section, name, None)
 
 
 def _architecture(given: Any, name: str | None) -> Any:
