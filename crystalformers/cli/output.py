@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from crystalformers.io import Rejected
-    from crystalformers.prediction.rows import Row
+    from crystalformers.prediction.rows import Doubt, Row
 
 UNFOLDED = 10_000
 """Width of a printed table that is not for a terminal, in characters: no line is broken."""
@@ -57,12 +57,13 @@ def print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else UNFOLDED).print(table)
 
 
-def print_predictions(units: Mapping[str, str], rows: Iterable[Row]) -> None:
+def print_predictions(units: Mapping[str, str], rows: Iterable[Row], doubt: Doubt | None = None) -> None:
     """Print the predicted rows as a table on stdout, with units in the headers; rejected structures are left out.
 
     Args:
         units: unit of each target, by its name.
         rows: predictions and rejected structures.
+        doubt: what is known of the doubt about the targets.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -70,7 +71,7 @@ def print_predictions(units: Mapping[str, str], rows: Iterable[Row]) -> None:
     from crystalformers.prediction.rows import Prediction, as_json, columns
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    printed = [column for column in columns(units) if column.title]
+    printed = [column for column in columns(units, doubt) if column.title]
     for column in printed:
         if column.type == "string":
             table.add_column(escape(column.title), overflow="fold")

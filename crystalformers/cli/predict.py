@@ -38,6 +38,13 @@ def predict_command(
     ] = None,
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of crystals whose interval shall hold the true value. Default: 0.9, for models with intervals.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same command (needs -o).")
     ] = False,
@@ -58,10 +65,11 @@ def predict_command(
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
     models = load_models(model, device, tolerance)
     if output is not None:
-        _predict_to_file(models, files, output, resume=resume)
+        _predict_to_file(models, files, output, coverage, resume=resume)
         return
-    rows = [row for _, window in _predict(models, files) for row in window]
-    print_predictions(_about(models)["units"], rows)
+    about = _about(models, coverage)
+    rows = [row for _, window in _predict(models, files, coverage) for row in window]
+    print_predictions(about["units"], rows, about.get("doubt"))
     complain([row for row in rows if isinstance(row, Rejected)])
 
 
@@ -88,17 +96,20 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
     return models
 
 
-def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Path, *, resume: bool) -> None:
+def _predict_to_file(
+    models: Sequence[Model], files: Sequence[Path], output: Path, coverage: float | None, *, resume: bool
+) -> None:
     from crystalformers.io import Rejected
     from crystalformers.prediction.journal import open_journal
     from crystalformers.prediction.model import WINDOW
     from crystalformers.prediction.rows import write_predictions
 
-    about = _about(models)
+    about = _about(models, coverage)
     partial = output.with_name(output.name + ".partial")
     with open_journal(partial, {**about, "window": WINDOW}, resume=resume) as journal:
         try:
-            for window, rows in _predict(models, files, journal, own=frozenset({output.resolve(), partial.resolve()})):
+            own = frozenset({output.resolve(), partial.resolve()})
+            for window, rows in _predict(models, files, coverage, journal, own):
                 journal.append(window, rows)
             write_predictions(output, about, journal.windows())
         except KeyboardInterrupt:
@@ -113,7 +124,11 @@ def _predict_to_file(models: Sequence[Model], files: Sequence[Path], output: Pat
 
 
 def _predict(
-    models: Sequence[Model], files: Sequence[Path], journal: Journal | None = None, own: frozenset[Path] = frozenset()
+    models: Sequence[Model],
+    files: Sequence[Path],
+    coverage: float | None,
+    journal: Journal | None = None,
+    own: frozenset[Path] = frozenset(),
 ) -> Iterator[tuple[list[Crystal | Rejected], list[Row]]]:
     """The structures and rows of one window after the other, in input order, from where the journal ends.
 
@@ -133,19 +148,22 @@ def _predict(
         journal.skip(stream)
     with progress("predicting", count_structures(files), done) as advance:
         for window in stream:
-            rows = predict_window(models, window, advance)
+            rows = predict_window(models, window, advance, coverage)
             advance(sum(isinstance(row, Rejected) for row in window))
             yield window, rows
 
 
-def _about(models: Sequence[Model]) -> dict[str, Any]:
+def _about(models: Sequence[Model], coverage: float | None) -> dict[str, Any]:
     """How a prediction is made, which must not change when it is resumed."""
     from crystalformers import __version__
+    from crystalformers.prediction.intervals import COVERAGE
 
+    doubt = {target: kinds for model in models for target, kinds in model.doubt(coverage).items()}
     return {
         "crystalformers": __version__,
         "models": [{"name": model.name, "sha256": model.fingerprint} for model in models],
         "units": {target: unit for model in models for target, unit in model.units.items()},
         "tolerance": models[0].tolerance,
         "dtype": str(models[0].dtype).removeprefix("torch."),
+        **({"doubt": doubt, "coverage": coverage or COVERAGE} if doubt else {}),
     }

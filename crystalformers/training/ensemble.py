@@ -24,6 +24,7 @@ from crystalformers.files import replacing
 from crystalformers.models import CrystalModel
 from crystalformers.models.ensemble import Ensemble
 from crystalformers.prediction.evaluation import Score, evaluate_rows, score
+from crystalformers.prediction.intervals import Calibration
 from crystalformers.prediction.loading import load_model
 from crystalformers.training import report
 from crystalformers.training.dataset import Dataset, Splits
@@ -78,6 +79,16 @@ class HeldOut:
             if not np.isnan(self.labels[self.fold == fold, target]).all()
         ]
         return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else float("nan")
+
+    def calibration(self, n_atoms: IntArray) -> dict[str, Calibration]:
+        """How far each target is off in standardised units; `n_atoms` of every row of the table."""
+        sizes = n_atoms[self.rows]
+        return {
+            target.name: Calibration.of(
+                target.standardise(self.predictions[:, k], sizes) - target.standardise(self.labels[:, k], sizes)
+            )
+            for k, target in enumerate(self.targets)
+        }
 
     def _score(self, k: int, rows: Any) -> Score:
         labels, predictions = self.labels[rows, k], self.predictions[rows, k]
@@ -237,7 +248,9 @@ def _join(
     network = joined([model.network for model in models], [model.targets for model in models], recipe.architecture)
     targets = models[0].targets
     errors: dict[str, Any] = {"held_out": {name: _errors(one) for name, one in held_out.scores().items()}}
-    card = report.card(dataset, recipe, None) | {"members": len(models), "init": models[0].card.get("init")}
+    calibration = {name: one.to_dict() for name, one in held_out.calibration(dataset.table.n_atoms).items()}
+    card = report.card(dataset, recipe, None) | {"members": len(models), "calibration": calibration}
+    card["init"] = models[0].card.get("init")
     save_model(folder.weights, network, targets, card)
     if test is not None and len(test):
         scores = evaluate_rows(

@@ -128,7 +128,7 @@ def test_bad_structures_are_reported_in_their_place(model: Model, tmp_path: Path
 
 def test_a_prediction_that_is_no_number_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(weights)
-    monkeypatch.setattr(model, "network", lambda batch: torch.full((len(batch), 3), torch.nan))
+    monkeypatch.setattr(model.network, "forward", lambda batch: torch.full((len(batch), 3), torch.nan))
     with pytest.raises(StructureError, match="energy, cell_energy, modulus is not finite"):
         model.predict(rock_salt())
 

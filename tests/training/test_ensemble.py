@@ -188,3 +188,43 @@ def test_members_must_predict_the_same(run: Path) -> None:
         Ensemble([published], ["crystaltransformer"])
     with pytest.raises(ConfigError, match="1 to 100 members"):
         Ensemble([], [])
+
+
+def test_intervals_come_from_the_residuals_of_held_out_rows(run: Path, table: CrystalTable) -> None:
+    model, crystals = load_model(run), [table[row] for row in range(6)]
+    rows, target = pq.read_table(run / HELD_OUT), model.targets[0]
+    error = rows["predicted_energy"].to_numpy() - rows["energy"].to_numpy()
+    residuals = np.sort(np.abs(error))
+    found = model.estimates(crystals, coverage=0.8)
+    assert np.allclose(found["high"][:, 0] - found["values"][:, 0], residuals[int(np.ceil(0.8 * 21)) - 1], rtol=1e-4)
+    assert np.allclose(found["values"] - found["low"], found["high"] - found["values"], rtol=1e-6)
+    members = [load_model(run / f"member-{k + 1}") for k in range(MEMBERS)]
+    spread = np.std([member.values(crystals) for member in members], axis=0, ddof=1)
+    assert np.allclose(found["std"], spread, rtol=1e-3, atol=1e-5)
+    assert model.doubt() == {name: ["std", "low", "high"] for name in ("energy", "gap")}
+    assert target.name == "energy"
+
+
+def test_intervals_in_predictions(run: Path, table: CrystalTable) -> None:
+    (prediction,) = load_model(run).predict(table[0], coverage=0.5)
+    wide = load_model(run).predict([table[0]], coverage=0.9, as_frame=True)
+    assert prediction.low["energy"] < prediction.values["energy"] < prediction.high["energy"]
+    assert wide["energy_low (eV/atom)"][0] < prediction.low["energy"]
+    with pytest.raises(ConfigError, match="needs 99 rows that the model had not seen, there are 20"):
+        load_model(run).predict(table[0], coverage=0.99)
+    with pytest.raises(ConfigError, match="has no intervals"):
+        load_model(run / "member-1").predict(table[0], coverage=0.9)
+    assert load_model(run / "member-1").predict(table[0])[0].low == {}
+
+
+def test_intervals_on_the_command_line(run: Path, table: CrystalTable, tmp_path: Path) -> None:
+    command = ["predict", table.path, "-m", run]
+    printed = invoke(*command)
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout.splitlines()[0].split()[3:8] == ["energy", "(eV/atom)", "std", "low", "high"]
+    written = invoke(*command, "--coverage", 0.5, "-o", tmp_path / "out.json")
+    assert written.exit_code == 0, written.output
+    assert json.loads((tmp_path / "out.json").read_text())["coverage"] == 0.5
+    refused = invoke(*command, "--coverage", 0.99)
+    assert refused.exit_code == 2
+    assert "needs 99 rows" in refused.stderr
