@@ -71,15 +71,20 @@ def print_predictions(units: Mapping[str, str], rows: Iterable[Row], doubt: Doub
     from crystalformers.prediction.rows import Prediction, as_json, columns
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    printed = [column for column in columns(units, doubt) if column.title]
+    predicted = [as_json(row) for row in rows if isinstance(row, Prediction)]
+    # A column without any entry (no structure has a flag) is left out.
+    printed = [
+        column
+        for column in columns(units, doubt)
+        if column.title and any(column.value(row) is not None for row in predicted)
+    ]
     for column in printed:
         if column.type == "string":
             table.add_column(escape(column.title), overflow="fold")
         else:
             table.add_column(escape(column.title), justify="right")
-    for row in rows:
-        if isinstance(row, Prediction):
-            table.add_row(*(escape(column.text(as_json(row), digits=4)) for column in printed))
+    for row in predicted:
+        table.add_row(*(escape(column.text(row, digits=4)) for column in printed))
     if table.row_count:
         print_table(table)
 

@@ -45,6 +45,10 @@ def predict_command(
             show_default=False,
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse structures unlike the training data; by default a flag says why."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same command (needs -o).")
     ] = False,
@@ -64,12 +68,13 @@ def predict_command(
     elif resume:
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
     models = load_models(model, device, tolerance)
+    about = _about(models, coverage, strict=strict)
     if output is not None:
-        _predict_to_file(models, files, output, coverage, resume=resume)
+        _predict_to_file(models, files, output, about, coverage, resume=resume)
         return
-    about = _about(models, coverage)
-    rows = [row for _, window in _predict(models, files, coverage) for row in window]
+    rows = [row for _, window in _predict(models, files, coverage, strict=strict) for row in window]
     print_predictions(about["units"], rows, about.get("doubt"))
+    _tell_flags(rows)
     complain([row for row in rows if isinstance(row, Rejected)])
 
 
@@ -97,19 +102,24 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
 
 
 def _predict_to_file(
-    models: Sequence[Model], files: Sequence[Path], output: Path, coverage: float | None, *, resume: bool
+    models: Sequence[Model],
+    files: Sequence[Path],
+    output: Path,
+    about: dict[str, Any],
+    coverage: float | None,
+    *,
+    resume: bool,
 ) -> None:
     from crystalformers.io import Rejected
     from crystalformers.prediction.journal import open_journal
     from crystalformers.prediction.model import WINDOW
     from crystalformers.prediction.rows import write_predictions
 
-    about = _about(models, coverage)
     partial = output.with_name(output.name + ".partial")
     with open_journal(partial, {**about, "window": WINDOW}, resume=resume) as journal:
         try:
             own = frozenset({output.resolve(), partial.resolve()})
-            for window, rows in _predict(models, files, coverage, journal, own):
+            for window, rows in _predict(models, files, coverage, journal, own, strict=about["strict"]):
                 journal.append(window, rows)
             write_predictions(output, about, journal.windows())
         except KeyboardInterrupt:
@@ -117,10 +127,24 @@ def _predict_to_file(
             kept = f"{finished} structures are kept in {partial}; go on with the same command and --resume."
             raise KeyboardInterrupt(kept if finished else "nothing was finished.") from None
         total = journal.finished
+        _tell_flags([row for rows in journal.windows() for row in rows])
         rejected = [row for rows in journal.windows() for row in rows if isinstance(row, Rejected)]
         journal.remove()
     typer.echo(f"{output}: {total - len(rejected)} predictions.", err=True)
     complain(rejected, output)
+
+
+def _tell_flags(rows: Sequence[Row]) -> None:
+    """Say on stderr how many of the predicted structures are unlike the training data."""
+    from crystalformers.io import Rejected
+
+    flags = [row.flag for row in rows if not isinstance(row, Rejected)]
+    count = sum(map(bool, flags))
+    if count:
+        verb = "is" if count == 1 else "are"
+        typer.echo(
+            f"{count} of {len(flags)} structures {verb} unlike the training data; the column flag says why.", err=True
+        )
 
 
 def _predict(
@@ -129,6 +153,8 @@ def _predict(
     coverage: float | None,
     journal: Journal | None = None,
     own: frozenset[Path] = frozenset(),
+    *,
+    strict: bool,
 ) -> Iterator[tuple[list[Crystal | Rejected], list[Row]]]:
     """The structures and rows of one window after the other, in input order, from where the journal ends.
 
@@ -148,16 +174,18 @@ def _predict(
         journal.skip(stream)
     with progress("predicting", count_structures(files), done) as advance:
         for window in stream:
-            rows = predict_window(models, window, advance, coverage)
+            rows = predict_window(models, window, advance, coverage, strict=strict)
             advance(sum(isinstance(row, Rejected) for row in window))
             yield window, rows
 
 
-def _about(models: Sequence[Model], coverage: float | None) -> dict[str, Any]:
+def _about(models: Sequence[Model], coverage: float | None, *, strict: bool) -> dict[str, Any]:
     """How a prediction is made, which must not change when it is resumed."""
     from crystalformers import __version__
     from crystalformers.prediction.intervals import COVERAGE
 
+    if coverage is not None and not any(model.calibration for model in models):
+        raise ConfigError("no model here has intervals", where="--coverage", remedy="leave it out")
     doubt = {target: kinds for model in models for target, kinds in model.doubt(coverage).items()}
     return {
         "crystalformers": __version__,
@@ -165,5 +193,7 @@ def _about(models: Sequence[Model], coverage: float | None) -> dict[str, Any]:
         "units": {target: unit for model in models for target, unit in model.units.items()},
         "tolerance": models[0].tolerance,
         "dtype": str(models[0].dtype).removeprefix("torch."),
-        **({"doubt": doubt, "coverage": coverage or COVERAGE} if doubt else {}),
+        "strict": strict,
+        **({"doubt": doubt} if doubt else {}),
+        **({"coverage": coverage or COVERAGE} if any("low" in kinds for kinds in doubt.values()) else {}),
     }

@@ -24,6 +24,7 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import Advance, Budget, expected_images, no_progress, windows
+from crystalformers.prediction.domain import Domain
 from crystalformers.prediction.intervals import COVERAGE, Calibration
 from crystalformers.prediction.rows import Prediction, Row, predictions_frame
 from crystalformers.target import Target
@@ -49,6 +50,7 @@ class Model:
         targets: what it predicts.
         units: unit of each target, by its name.
         card: how the model was made, and its measured errors.
+        domain: what its training crystals were like.
         calibration: how far predictions were off for rows that the model had not seen, of the targets for which that
             is known.
         radius: distance up to which images are taken into account (Angstrom); follows from `tolerance`.
@@ -74,6 +76,7 @@ class Model:
         self.targets: tuple[Target, ...] = tuple(checkpoint.targets)
         self.units = {target.name: target.unit for target in self.targets}
         self.card: dict[str, Any] = checkpoint.card
+        self.domain = Domain.from_card(self.card)
         self.calibration = {name: Calibration.from_dict(one) for name, one in self.card.get("calibration", {}).items()}
         self.device, self.dtype, self.tolerance = _device(device), dtype, tolerance
         self.network: CrystalModel = checkpoint.model.to(self.device, dtype).eval()
@@ -88,11 +91,16 @@ class Model:
 
     @overload
     def predict(
-        self, structures: Any, *, errors: Literal["raise"] = "raise", coverage: float | None = None
+        self,
+        structures: Any,
+        *,
+        errors: Literal["raise"] = "raise",
+        coverage: float | None = None,
+        strict: bool = False,
     ) -> list[Prediction]: ...
     @overload
     def predict(
-        self, structures: Any, *, errors: Literal["report"], coverage: float | None = None
+        self, structures: Any, *, errors: Literal["report"], coverage: float | None = None, strict: bool = False
     ) -> list[Prediction | Rejected]: ...
     @overload
     def predict(
@@ -102,6 +110,7 @@ class Model:
         errors: Literal["raise", "report"] = "raise",
         as_frame: Literal[True],
         coverage: float | None = None,
+        strict: bool = False,
     ) -> pd.DataFrame: ...
     def predict(
         self,
@@ -110,6 +119,7 @@ class Model:
         errors: Literal["raise", "report"] = "raise",
         as_frame: bool = False,
         coverage: float | None = None,
+        strict: bool = False,
     ) -> Any:
         """Predict every target for one or many structures, in the order given.
 
@@ -123,6 +133,8 @@ class Model:
                 `target_std`, `target_low` and `target_high`.
             coverage: share of crystals whose interval shall hold the true value; default: `intervals.COVERAGE` for
                 the targets that have enough calibration rows.
+            strict: refuse a structure that is unlike the training data; by default its prediction has a flag that
+                says why.
 
         The other structures of a batch change a prediction by rounding only (1e-6 of the spread in float32).
 
@@ -132,8 +144,15 @@ class Model:
         """
         if errors not in ("raise", "report"):
             raise ConfigError(f"'{errors}' is neither 'raise' nor 'report'", where="errors")
+        if coverage is not None and not self.calibration:
+            problem = f"{self.name} has no intervals"
+            raise ConfigError(problem, where="coverage", remedy="train an ensemble, or leave out the coverage")
         found = self._collect(structures, errors)
-        rows = [row for window in windows(found, WINDOW) for row in predict_window([self], window, coverage=coverage)]
+        rows = [
+            row
+            for window in windows(found, WINDOW)
+            for row in predict_window([self], window, coverage=coverage, strict=strict)
+        ]
         if errors == "raise":
             _raise_first_rejected(rows)
         doubt = self.doubt(coverage)
@@ -220,9 +239,6 @@ class Model:
 
     def _half_widths(self, coverage: float | None) -> dict[str, float]:
         """Half the width of the interval of each target, in standardised units."""
-        if coverage is not None and not self.calibration:
-            problem = f"{self.name} has no intervals"
-            raise ConfigError(problem, where="coverage", remedy="train an ensemble, or leave out the coverage")
         enough = {name: one for name, one in self.calibration.items() if coverage is not None or one.allows(COVERAGE)}
         return {name: one.half_width(coverage or COVERAGE) for name, one in enough.items()}
 
@@ -306,6 +322,8 @@ def predict_window(
     window: Sequence[Crystal | Rejected],
     advance: Advance = no_progress,
     coverage: float | None = None,
+    *,
+    strict: bool = False,
 ) -> list[Row]:
     """The predictions of all models for the crystals of a window, with the rejected structures in their places.
 
@@ -314,6 +332,7 @@ def predict_window(
         window: what `read_structures` yields.
         advance: called with the number of structures in each batch that the last model has done.
         coverage: of the intervals, as of `Model.predict`.
+        strict: whether a structure unlike the training data is refused instead of flagged.
     """
     crystals = [row for row in window if isinstance(row, Crystal)]
     units = {name: unit for model in models for name, unit in model.units.items()}
@@ -325,15 +344,32 @@ def predict_window(
         kind: np.concatenate([table.get(kind, 0 * table["values"] + np.nan) for table in tables], axis=-1).tolist()
         for kind in ("values", "std", "low", "high")
     }
+    flags = flags_of(models, crystals)
     rows = (
-        _row(crystal, {kind: column[k] for kind, column in columns.items()}, units, failed.get(k))
+        _row(crystal, {kind: column[k] for kind, column in columns.items()}, units, flags[k], failed.get(k))
         for k, crystal in enumerate(crystals)
     )
+    if strict:
+        rows = (_refused_if_flagged(row) for row in rows)
     return [row if isinstance(row, Rejected) else next(rows) for row in window]
 
 
+def _refused_if_flagged(row: Row) -> Row:
+    if isinstance(row, Rejected) or not row.flag:
+        return row
+    return Rejected(row.name, f"it is unlike the training data ({row.flag})", remedy="predict it without strict")
+
+
+def flags_of(models: Sequence[Model], crystals: Sequence[Crystal]) -> list[str]:
+    """For each crystal, why it is unlike the training data of the models; of several models, of which one."""
+    found = {model.name: model.domain.flags(crystals) for model in models}
+    if len(models) == 1:
+        return found[models[0].name]
+    return ["; ".join(f"{name}: {flags[k]}" for name, flags in found.items() if flags[k]) for k in range(len(crystals))]
+
+
 def _row(
-    crystal: Crystal, numbers: dict[str, list[float]], units: dict[str, str], error: BatchMemoryError | None
+    crystal: Crystal, numbers: dict[str, list[float]], units: dict[str, str], flag: str, error: BatchMemoryError | None
 ) -> Row:
     if error is not None:
         return Rejected.of(crystal.name, error)
@@ -346,7 +382,7 @@ def _row(
         kind: {target: value for target, value in zip(units, found, strict=True) if not math.isnan(value)}
         for kind, found in numbers.items()
     }
-    return Prediction(crystal.name, formula(crystal), len(crystal), values, units, **doubt)
+    return Prediction(crystal.name, formula(crystal), len(crystal), values, units, flag=flag, **doubt)
 
 
 def _as_iterable(structures: Any) -> Iterable[Any]:

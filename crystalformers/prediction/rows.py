@@ -1,6 +1,6 @@
 """A row of predictions and the forms it takes: pandas frame, CSV, Parquet, JSON, printed table.
 
-`columns` describes a table of predictions once, and every form is made from it. To add a column (a flag, its reason):
+`columns` describes a table of predictions once, and every form is made from it. To add a column:
 
 1. give `Prediction` a field for it, a dictionary by target like `values` where each target has its own;
 2. add an entry to `columns` whose path leads there.
@@ -34,6 +34,7 @@ class Prediction:
         n_atoms: atoms of the cell as given; values of `per_cell` targets belong to this cell.
         values: physical value of each target, by its name.
         units: unit of each target, by its name.
+        flag: why the structure is unlike the training data of the model; empty if it is not.
         std: standard deviation over the members of an ensemble, by target; empty for a single model.
         low: lower end of the interval of each target that has one.
         high: upper end.
@@ -44,6 +45,7 @@ class Prediction:
     n_atoms: int
     values: dict[str, float]
     units: dict[str, str]
+    flag: str = ""
     std: dict[str, float] = field(default_factory=dict)
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def columns(units: Mapping[str, str], doubt: Doubt | None = None) -> list[Column
             for target, unit in units.items()
             for column in _of_target(target, unit, (doubt or {}).get(target, ()))
         ),
+        Column("flag", "string", ("flag",), title="flag"),
         Column("error", "string", ("error",)),
     ]
 
@@ -130,7 +133,7 @@ def as_json(row: Row) -> dict[str, Any]:
     """The fields of a prediction without the units; name and error of a rejected structure."""
     if isinstance(row, Rejected):
         return {"name": row.name, "error": row.reason}
-    return {name: value for name, value in vars(row).items() if name != "units" and value != {}}
+    return {name: value for name, value in vars(row).items() if name != "units" and value not in ({}, "")}
 
 
 def predictions_frame(
@@ -141,7 +144,8 @@ def predictions_frame(
 
     shown = [column for column in columns(units, doubt) if report or column.name != "error"]
     records = [
-        {"error": ""} | {column.header: value for column in shown if (value := column.value(row)) is not None}
+        {"flag": "", "error": ""}
+        | {column.header: value for column in shown if (value := column.value(row)) is not None}
         for row in map(as_json, rows)
     ]
     frame = pd.DataFrame(records, columns=[column.header for column in shown]).astype({"n_atoms": "Int64"})

@@ -142,6 +142,7 @@ def test_frame_carries_units(model: Model) -> None:
         "energy (eV/atom)",
         "cell_energy (eV)",
         "modulus (GPa)",
+        "flag",
     ]
     assert frame.attrs["units"] == {"energy": "eV/atom", "cell_energy": "eV", "modulus": "GPa"}
     assert frame["n_atoms"].tolist() == [len(crystal) for crystal in many(3)]
