@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from crystalformers.cli.convert import convert_command
+from crystalformers.cli.crossval import crossval_command
 from crystalformers.cli.data import data_app
 from crystalformers.cli.elements import elements_app
 from crystalformers.cli.embed import embed_command
@@ -63,6 +64,7 @@ app = typer.Typer(
 )
 app.command("predict")(predict_command)
 app.command("train")(train_command)
+app.command("crossval")(crossval_command)
 app.command("evaluate")(evaluate_command)
 app.command("embed")(embed_command)
 app.command("explain")(explain_command)

@@ -63,6 +63,21 @@ TargetBases = Annotated[
 TargetTransforms = Annotated[
     list[str] | None, typer.Option("--transform", help="Of each target before learning: none or log10. Default: none.")
 ]
+RecipeFile = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")]
+StartModel = Annotated[
+    str | None,
+    typer.Option(
+        "--init", help="Trained model to start from (fine-tuning): a bundled name, run folder or weight file."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SETTING=VALUE",
+        help="Any setting of the recipe, e.g. lr=1e-3 or init.freeze=2; repeat for several.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training split; overrides the recipe.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness; overrides the recipe.")]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from crystalformers.io import Rejected
-    from crystalformers.prediction.rows import Row
+    from crystalformers.prediction.rows import Doubt, Row
 
 UNFOLDED = 10_000
 """Width of a printed table that is not for a terminal, in characters: no line is broken."""
@@ -72,18 +72,21 @@ def print_table(
     Console(width=None if sys.stdout.isatty() else UNFOLDED).print(table)
 
 
-def print_predictions(units: Mapping[str, str], rows: Iterable[Row]) -> None:
+def print_predictions(units: Mapping[str, str], rows: Iterable[Row], doubt: Doubt | None = None) -> None:
     """Print the predicted rows as a table on stdout, with units in the headers; rejected structures are left out.
 
     Args:
         units: unit of each target, by its name.
         rows: predictions and rejected structures.
+        doubt: what is known of the doubt about the targets.
     """
     from crystalformers.prediction.rows import Prediction, as_json, columns
 
-    printed = [column for column in columns(units) if column.title]
-    numbers = [column.title for column in printed if column.type != "string"]
     predicted = [as_json(row) for row in rows if isinstance(row, Prediction)]
+    # A column without any entry (no structure has a flag) is left out.
+    filled = [column for column in columns(units, doubt) if any(column.value(row) is not None for row in predicted)]
+    printed = [column for column in filled if column.title]
+    numbers = [column.title for column in printed if column.type != "string"]
     if predicted:
         cells = ([column.text(row, digits=4) for column in printed] for row in predicted)
         print_table([column.title for column in printed], cells, right=numbers)

@@ -38,6 +38,17 @@ def predict_command(
     species: Species = "",
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of crystals whose interval shall hold the true value. Default: 0.9, for models with intervals.",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse structures unlike the training data; by default a flag says why."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same command (needs -o).")
     ] = False,
@@ -57,11 +68,13 @@ def predict_command(
     elif resume:
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
     models = load_models(model, device, tolerance)
+    about = _about(models, coverage, strict=strict)
     if output is not None:
-        _predict_to_file(models, files, symbols(species), output, resume=resume)
+        _predict_to_file(models, files, symbols(species), output, about, coverage, resume=resume)
         return
-    rows = [row for _, window in _predict(models, files, symbols(species)) for row in window]
-    print_predictions(_about(models)["units"], rows)
+    rows = [row for _, window in _predict(models, files, symbols(species), coverage, strict=strict) for row in window]
+    print_predictions(about["units"], rows, about.get("doubt"))
+    _tell_flags(rows)
     complain([row for row in rows if isinstance(row, Rejected)])
 
 
@@ -89,19 +102,25 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
 
 
 def _predict_to_file(
-    models: Sequence[Model], files: Sequence[Path], species: Sequence[str], output: Path, *, resume: bool
+    models: Sequence[Model],
+    files: Sequence[Path],
+    species: Sequence[str],
+    output: Path,
+    about: dict[str, Any],
+    coverage: float | None,
+    *,
+    resume: bool,
 ) -> None:
     from crystalformers.io import Rejected
     from crystalformers.prediction.journal import open_journal
     from crystalformers.prediction.model import WINDOW
     from crystalformers.prediction.rows import write_predictions
 
-    about = _about(models)
     partial = output.with_name(output.name + ".partial")
     with open_journal(partial, {**about, "window": WINDOW}, resume=resume) as journal:
         try:
             own = frozenset({output.resolve(), partial.resolve()})
-            for window, rows in _predict(models, files, species, journal, own):
+            for window, rows in _predict(models, files, species, coverage, journal, own, strict=about["strict"]):
                 journal.append(window, rows)
             write_predictions(output, about, journal.windows())
         except (KeyboardInterrupt, OSError) as stop:  # OSError: for example a full disk
@@ -113,18 +132,35 @@ def _predict_to_file(
                 typer.echo(kept, err=True)
             raise
         total = journal.finished
+        _tell_flags([row for rows in journal.windows() for row in rows])
         rejected = [row for rows in journal.windows() for row in rows if isinstance(row, Rejected)]
         journal.remove()
     typer.echo(f"{output}: {total - len(rejected)} predictions.", err=True)
     complain(rejected, output)
 
 
+def _tell_flags(rows: Sequence[Row]) -> None:
+    """Say on stderr how many of the predicted structures are unlike the training data."""
+    from crystalformers.io import Rejected
+
+    flags = [row.flag for row in rows if not isinstance(row, Rejected)]
+    count = sum(map(bool, flags))
+    if count:
+        verb = "is" if count == 1 else "are"
+        typer.echo(
+            f"{count} of {len(flags)} structures {verb} unlike the training data; the column flag says why.", err=True
+        )
+
+
 def _predict(
     models: Sequence[Model],
     files: Sequence[Path],
     species: Sequence[str],
+    coverage: float | None,
     journal: Journal | None = None,
     own: frozenset[Path] = frozenset(),
+    *,
+    strict: bool,
 ) -> Iterator[tuple[list[Crystal | Rejected], list[Row]]]:
     """The structures and rows of one window after the other, in input order, from where the journal ends.
 
@@ -147,19 +183,26 @@ def _predict(
         journal.skip(stream)
     with progress("predicting", count_structures(files), done) as advance:
         for window in stream:
-            rows = predict_window(models, window, advance)
+            rows = predict_window(models, window, advance, coverage, strict=strict)
             advance(sum(isinstance(row, Rejected) for row in window))
             yield window, rows
 
 
-def _about(models: Sequence[Model]) -> dict[str, Any]:
+def _about(models: Sequence[Model], coverage: float | None, *, strict: bool) -> dict[str, Any]:
     """How a prediction is made, which must not change when it is resumed."""
     from crystalformers import __version__
+    from crystalformers.prediction.intervals import COVERAGE
 
+    if coverage is not None and not any(model.calibration for model in models):
+        raise ConfigError("no model here has intervals", where="--coverage", remedy="leave it out")
+    doubt = {target: kinds for model in models for target, kinds in model.doubt(coverage).items()}
     return {
         "crystalformers": __version__,
         "models": [{"name": model.name, "sha256": model.fingerprint} for model in models],
         "units": {target: unit for model in models for target, unit in model.units.items()},
         "tolerance": models[0].tolerance,
         "dtype": str(models[0].dtype).removeprefix("torch."),
+        "strict": strict,
+        **({"doubt": doubt} if doubt else {}),
+        **({"coverage": coverage or COVERAGE} if any("low" in kinds for kinds in doubt.values()) else {}),
     }

@@ -24,9 +24,13 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     basis: options.TargetBases = None,
     transform: options.TargetTransforms = None,
     split: options.SplitName = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")
-    ] = None,
+    config: options.RecipeFile = None,
+    init: options.StartModel = None,
+    settings: options.Settings = None,
+    members: Annotated[
+        int,
+        typer.Option(min=1, help="Train an ensemble: so many models, each without one fold of the rows."),
+    ] = 1,
     epochs: options.Epochs = None,
     average_epochs: Annotated[
         int | None, typer.Option(help="Last epochs whose weights are averaged; overrides the recipe.")
@@ -42,14 +46,30 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     once by repeating --target and --unit (and --basis, --transform) in the same order; a label may be missing in some
     rows.
     """
+    overrides = {
+        **parsed_settings(settings or []),
+        "init.model": init,
+        "epochs": epochs,
+        "average_epochs": average_epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "threads": threads,
+    }
     targets = table_targets(table, target, unit, basis, transform)
-    settings = {"epochs": epochs, "average_epochs": average_epochs, "batch_size": batch_size}
-    recipe = merged_recipe(config, {**settings, "seed": seed, "threads": threads})
-    typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume)}")
+    recipe = merged_recipe(config, overrides)
+    typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume, members=members)}")
 
 
 def run_training(
-    table: Path, targets: list[Target], run: Path, recipe: Recipe, *, split: str | None, resume: bool
+    table: Path,
+    targets: list[Target],
+    run: Path,
+    recipe: Recipe,
+    *,
+    split: str | None,
+    resume: bool,
+    members: int = 1,
+    every_row: bool = False,
 ) -> Path:
     """Train with messages and progress on stderr; returns the weight file.
 
@@ -60,6 +80,8 @@ def run_training(
         recipe: settings.
         split: `NAME` for the column `split_NAME`; by default the one published for the target, else `split`.
         resume: go on with an interrupted run.
+        members: models to train, each without one fold of the rows if there are several.
+        every_row: divide the test rows among the folds too.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM, saying how to go on.
@@ -68,7 +90,7 @@ def run_training(
     from crystalformers.cli.training_progress import terminal_observer
     from crystalformers.data.sets import resolve
     from crystalformers.data.table import open_table
-    from crystalformers.training import TrainingInterrupted, fit
+    from crystalformers.training import TrainingInterrupted, fit, fit_ensemble
     from crystalformers.training.folder import RunFolder
     from crystalformers.training.processes import is_first_process
 
@@ -77,7 +99,13 @@ def run_training(
         if split and is_first_process():
             typer.echo(f"split: column 'split_{split}', published for this target", err=True)
     try:
-        weights = fit(open_table(table, split=split), targets, run, recipe, resume=resume, observer=terminal_observer())
+        rows, observer = open_table(table, split=split), terminal_observer()
+        if members > 1:
+            weights = fit_ensemble(
+                rows, targets, run, recipe, members, every_row=every_row, resume=resume, observer=observer
+            )
+        else:
+            weights = fit(rows, targets, run, recipe, resume=resume, observer=observer)
     except KeyboardInterrupt as stop:
         said = f"{stop}. " if isinstance(stop, TrainingInterrupted) else ""
         if is_first_process():
@@ -132,9 +160,29 @@ def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
     )
 
 
+def parsed_settings(texts: list[str]) -> dict[str, Any]:
+    """Settings given as `NAME=VALUE`, the value as YAML has it.
+
+    Raises:
+        ConfigError: if a text has another form.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            settings[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {text}: write SETTING=VALUE, for example lr=1e-3.")
+    return settings
+
+
 def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:
     """The recipe of a file, or the published one, with the settings of the command line in front."""
-    from crystalformers.training.recipe import Recipe
+    from crystalformers.training.recipe import Recipe, with_overrides
 
     given = {name: value for name, value in overrides.items() if value is not None}
-    return Recipe.load(config, given) if config else Recipe.parse(given)
+    return Recipe.load(config, given) if config else Recipe.parse(with_overrides({}, given))

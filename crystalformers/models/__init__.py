@@ -11,6 +11,7 @@ from crystalformers.models.base import CrystalModel, ModelConfig
 from crystalformers.models.cgcnn import CGCNN
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.crystaltransformer import CrystalTransformer
+from crystalformers.models.ensemble import Ensemble
 from crystalformers.models.megnet import MEGNet
 
 __all__ = ["MODELS", "CrystalModel", "ModelConfig", "build_model"]
@@ -21,6 +22,7 @@ MODELS: dict[str, type[CrystalModel]] = {
     "cgcnn": CGCNN,
     "megnet": MEGNet,
     "alignn": ALIGNN,
+    "ensemble": Ensemble,
 }
 """Name of an architecture, as recipes and weight files give it, to its class."""
 
@@ -38,4 +40,4 @@ def build_model(architecture: str, config: Mapping[str, Any]) -> CrystalModel:
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise ConfigError(f"Unknown model setting '{unknown[0]}' for {architecture}; known are {', '.join(known)}.")
-    return model_class(model_class.Config(**config))
+    return model_class.of(model_class.Config(**config), build_model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -117,6 +117,21 @@ class CrystalModel(nn.Module, ABC):
         self.elements = None
         self.backend = "auto"
 
+    @classmethod
+    def of(cls, config: ModelConfig, build: Callable[[str, Mapping[str, Any]], CrystalModel]) -> CrystalModel:
+        """A model with fresh weights.
+
+        Args:
+            config: its settings.
+            build: `crystalformers.models.build_model`, for a model that is made of others.
+        """
+        return cls(config)
+
+    @property
+    def members(self) -> list[CrystalModel]:
+        """The models whose mean the predictions are: of an ensemble several, else the model itself."""
+        return [self]
+
     @property
     def n_targets(self) -> int:
         """T, numbers predicted per crystal."""
@@ -126,6 +141,19 @@ class CrystalModel(nn.Module, ABC):
     def dim(self) -> int:
         """D, width of the atom vectors that `encode` returns."""
         return self.config.dim
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The network in parts from its input to its prediction head, which is the last one.
+
+        Fine-tuning freezes and slows it by these parts. By default they are the submodules in the order in which
+        `__init__` sets them, lists of layers opened up. The head must come last: a module that ends in a linear layer
+        with `n_targets` outputs, or a list of such modules, one per target. Parameters outside of all parts count with
+        the first.
+        """
+        *parts, head = self.children()
+        layers = [layer for part in parts for layer in (part if isinstance(part, nn.ModuleList) else [part])]
+        return [*(layer for layer in layers if any(True for _ in layer.parameters())), head]
 
     @abstractmethod
     def radius(self, tolerance: float) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from crystalformers.checkpoint import load_checkpoint
 from crystalformers.errors import ConfigError
+from crystalformers.models import MODELS, CrystalModel
 from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.prediction.model import Model
@@ -52,3 +55,32 @@ def load_model(
         problem = "a file of this library holds its own settings and targets"
         raise ConfigError(problem, where=str(path), remedy="leave out yours")
     return Model(checkpoint, name, fingerprint, device, tolerance, dtype)
+
+
+def member_of(model: Model, member: int) -> CrystalModel:
+    """A member of an ensemble, counted from 0; the network itself if the model is none.
+
+    Raises:
+        ConfigError: if there are not so many members.
+    """
+    members = model.network.members
+    if not 0 <= member < len(members):
+        raise ConfigError(f"there is no member {member}, the first of {len(members)} is 0", where=model.name)
+    return members[member]
+
+
+def architecture_of(name_or_path: str, member: int = 0) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the architecture of a trained model, without the number of its targets.
+
+    Args:
+        name_or_path: as of `load_model`.
+        member: which member, if the model is an ensemble.
+
+    Raises:
+        CheckpointError: if there is no such model or it cannot be read.
+        ConfigError: if there is no such member.
+    """
+    network = member_of(load_model(name_or_path), member)
+    settings = asdict(network.config)
+    del settings["n_targets"]
+    return next(name for name, listed in MODELS.items() if type(network) is listed), settings

@@ -24,6 +24,8 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import Advance, Budget, expected_images, no_progress, windows
+from crystalformers.prediction.domain import Domain
+from crystalformers.prediction.intervals import COVERAGE, Calibration
 from crystalformers.prediction.rows import Prediction, Row, predictions_frame
 from crystalformers.target import Target
 
@@ -48,6 +50,9 @@ class Model:
         targets: what it predicts.
         units: unit of each target, by its name.
         card: how the model was made, and its measured errors.
+        domain: what its training crystals were like.
+        calibration: how far predictions were off for rows that the model had not seen, of the targets for which that
+            is known.
         radius: distance up to which images are taken into account (Angstrom); follows from `tolerance`.
         directions: whether the network uses directions besides distances.
         dim: width D of the vectors of `embed`.
@@ -71,6 +76,8 @@ class Model:
         self.targets: tuple[Target, ...] = tuple(checkpoint.targets)
         self.units = {target.name: target.unit for target in self.targets}
         self.card: dict[str, Any] = checkpoint.card
+        self.domain = Domain.from_card(self.card)
+        self.calibration = {name: Calibration.from_dict(one) for name, one in self.card.get("calibration", {}).items()}
         self.device, self.dtype, self.tolerance = _device(device), dtype, tolerance
         self.network: CrystalModel = checkpoint.model.to(self.device, dtype).eval()
         self.radius = self.network.radius(tolerance)
@@ -83,14 +90,37 @@ class Model:
         return f"Model({self.name}: {targets})"
 
     @overload
-    def predict(self, structures: Any, *, errors: Literal["raise"] = "raise") -> list[Prediction]: ...
-    @overload
-    def predict(self, structures: Any, *, errors: Literal["report"]) -> list[Prediction | Rejected]: ...
+    def predict(
+        self,
+        structures: Any,
+        *,
+        errors: Literal["raise"] = "raise",
+        coverage: float | None = None,
+        strict: bool = False,
+    ) -> list[Prediction]: ...
     @overload
     def predict(
-        self, structures: Any, *, errors: Literal["raise", "report"] = "raise", as_frame: Literal[True]
+        self, structures: Any, *, errors: Literal["report"], coverage: float | None = None, strict: bool = False
+    ) -> list[Prediction | Rejected]: ...
+    @overload
+    def predict(
+        self,
+        structures: Any,
+        *,
+        errors: Literal["raise", "report"] = "raise",
+        as_frame: Literal[True],
+        coverage: float | None = None,
+        strict: bool = False,
     ) -> pd.DataFrame: ...
-    def predict(self, structures: Any, *, errors: Literal["raise", "report"] = "raise", as_frame: bool = False) -> Any:
+    def predict(
+        self,
+        structures: Any,
+        *,
+        errors: Literal["raise", "report"] = "raise",
+        as_frame: bool = False,
+        coverage: float | None = None,
+        strict: bool = False,
+    ) -> Any:
         """Predict every target for one or many structures, in the order given.
 
         Args:
@@ -99,21 +129,34 @@ class Model:
             errors: with `raise`, one structure that cannot be used ends the call before anything is computed; with
                 `report`, the others are predicted and a `Rejected` (in a frame: a column `error`) takes its place.
             as_frame: return a pandas frame with the columns name, formula, n_atoms and `target (unit)`; the
-                units are also in `frame.attrs["units"]`.
+                units are also in `frame.attrs["units"]`. Ensembles and calibrated models have more columns,
+                `target_std`, `target_low` and `target_high`.
+            coverage: share of crystals whose interval shall hold the true value; default: `intervals.COVERAGE` for
+                the targets that have enough calibration rows.
+            strict: refuse a structure that is unlike the training data; by default its prediction has a flag that
+                says why.
 
         The other structures of a batch change a prediction by rounding only (1e-6 of the spread in float32).
 
         Raises:
             StructureError: naming the index of the structure that cannot be used.
-            ConfigError: if `errors` is neither.
+            ConfigError: if `errors` is neither, or there is no interval of that coverage.
         """
         if errors not in ("raise", "report"):
             raise ConfigError(f"'{errors}' is neither 'raise' nor 'report'", where="errors")
+        if coverage is not None and not self.calibration:
+            problem = f"{self.name} has no intervals"
+            raise ConfigError(problem, where="coverage", remedy="train an ensemble, or leave out the coverage")
         found = self._collect(structures, errors)
-        rows = [row for window in windows(found, WINDOW) for row in predict_window([self], window)]
+        rows = [
+            row
+            for window in windows(found, WINDOW)
+            for row in predict_window([self], window, coverage=coverage, strict=strict)
+        ]
         if errors == "raise":
             _raise_first_rejected(rows)
-        return predictions_frame(rows, self.units, report=errors == "report") if as_frame else rows
+        doubt = self.doubt(coverage)
+        return predictions_frame(rows, self.units, doubt, report=errors == "report") if as_frame else rows
 
     @overload
     def embed(self, structures: Any, *, per_atom: Literal[False] = False) -> Vectors: ...
@@ -151,11 +194,72 @@ class Model:
         Raises:
             BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
         """
-        standardised = np.full((len(crystals), len(self.targets)), np.nan)
-        for rows, result in self._results(self.network, crystals, failed):
+        return self._physical(self._standardised(crystals, advance, failed).mean(-1), crystals)
+
+    def estimates(
+        self,
+        crystals: Sequence[Crystal],
+        advance: Advance = no_progress,
+        failed: dict[int, BatchMemoryError] | None = None,
+        coverage: float | None = None,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Values, and what is known of the doubt about them.
+
+        Args:
+            crystals: what to predict.
+            advance: as of `values`.
+            failed: as of `values`.
+            coverage: as of `predict`.
+
+        Returns:
+            Arrays (C, T) in physical units: `values`; of an ensemble `std`, the standard deviation over its members;
+            of a calibrated model `low` and `high`, NaN for a target without calibration.
+
+        Raises:
+            BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
+            ConfigError: if there is no interval of that coverage.
+        """
+        widths = self._half_widths(coverage)
+        members = self._standardised(crystals, advance, failed)
+        mean = members.mean(-1)
+        found = {"values": self._physical(mean, crystals)}
+        if members.shape[-1] > 1:
+            each = [self._physical(members[..., k], crystals) for k in range(members.shape[-1])]
+            found["std"] = np.std(each, axis=0, ddof=1)
+        if widths:
+            width = np.array([widths.get(target.name, np.nan) for target in self.targets])
+            found |= {"low": self._physical(mean - width, crystals), "high": self._physical(mean + width, crystals)}
+        return found
+
+    def doubt(self, coverage: float | None = None) -> dict[str, list[str]]:
+        """What `estimates` gives for each target besides the value: `std`, `low`, `high`."""
+        std, widths = ["std"] if len(self.network.members) > 1 else [], self._half_widths(coverage)
+        kinds = {name: [*std, *(["low", "high"] if name in widths else [])] for name in self.units}
+        return {name: found for name, found in kinds.items() if found}
+
+    def _half_widths(self, coverage: float | None) -> dict[str, float]:
+        """Half the width of the interval of each target, in standardised units."""
+        enough = {name: one for name, one in self.calibration.items() if coverage is not None or one.allows(COVERAGE)}
+        return {name: one.half_width(coverage or COVERAGE) for name, one in enough.items()}
+
+    def _standardised(
+        self, crystals: Sequence[Crystal], advance: Advance, failed: dict[int, BatchMemoryError] | None
+    ) -> NDArray[np.float64]:
+        """Predictions of each member in standardised units, (C, T, M)."""
+        networks = self.network.members
+        standardised = np.full((len(crystals), len(self.targets), len(networks)), np.nan)
+
+        def predict(batch: CrystalBatch) -> Tensor:
+            return torch.stack([network(batch) for network in networks], dim=-1)
+
+        for rows, result in self._results(predict, crystals, failed):
             if result is not None:
                 standardised[rows] = result
             advance(len(rows))
+        return standardised
+
+    def _physical(self, standardised: NDArray[np.float64], crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """Physical values of standardised ones, both (C, T)."""
         n_atoms = np.array([len(crystal) for crystal in crystals])
         return np.stack(
             [target.physical(standardised[:, k], n_atoms) for k, target in enumerate(self.targets)], axis=-1
@@ -214,7 +318,12 @@ class Model:
 
 
 def predict_window(
-    models: Sequence[Model], window: Sequence[Crystal | Rejected], advance: Advance = no_progress
+    models: Sequence[Model],
+    window: Sequence[Crystal | Rejected],
+    advance: Advance = no_progress,
+    coverage: float | None = None,
+    *,
+    strict: bool = False,
 ) -> list[Row]:
     """The predictions of all models for the crystals of a window, with the rejected structures in their places.
 
@@ -222,24 +331,58 @@ def predict_window(
         models: models whose targets have different names.
         window: what `read_structures` yields.
         advance: called with the number of structures in each batch that the last model has done.
+        coverage: of the intervals, as of `Model.predict`.
+        strict: whether a structure unlike the training data is refused instead of flagged.
     """
     crystals = [row for row in window if isinstance(row, Crystal)]
     units = {name: unit for model in models for name, unit in model.units.items()}
     failed: dict[int, BatchMemoryError] = {}
-    tables = [model.values(crystals, advance if model is models[-1] else no_progress, failed) for model in models]
-    values = np.concatenate(tables, axis=-1).tolist()
-    rows = (_row(crystal, values[k], units, failed.get(k)) for k, crystal in enumerate(crystals))
+    tables = [
+        model.estimates(crystals, advance if model is models[-1] else no_progress, failed, coverage) for model in models
+    ]
+    columns = {
+        kind: np.concatenate([table.get(kind, 0 * table["values"] + np.nan) for table in tables], axis=-1).tolist()
+        for kind in ("values", "std", "low", "high")
+    }
+    flags = flags_of(models, crystals)
+    rows = (
+        _row(crystal, {kind: column[k] for kind, column in columns.items()}, units, flags[k], failed.get(k))
+        for k, crystal in enumerate(crystals)
+    )
+    if strict:
+        rows = (_refused_if_flagged(row) for row in rows)
     return [row if isinstance(row, Rejected) else next(rows) for row in window]
 
 
-def _row(crystal: Crystal, values: list[float], units: dict[str, str], error: BatchMemoryError | None) -> Row:
+def _refused_if_flagged(row: Row) -> Row:
+    if isinstance(row, Rejected) or not row.flag:
+        return row
+    return Rejected(row.name, f"it is unlike the training data ({row.flag})", remedy="predict it without strict")
+
+
+def flags_of(models: Sequence[Model], crystals: Sequence[Crystal]) -> list[str]:
+    """For each crystal, why it is unlike the training data of the models; of several models, of which one."""
+    found = {model.name: model.domain.flags(crystals) for model in models}
+    if len(models) == 1:
+        return found[models[0].name]
+    return ["; ".join(f"{name}: {flags[k]}" for name, flags in found.items() if flags[k]) for k in range(len(crystals))]
+
+
+def _row(
+    crystal: Crystal, numbers: dict[str, list[float]], units: dict[str, str], flag: str, error: BatchMemoryError | None
+) -> Row:
     if error is not None:
         return Rejected.of(crystal.name, error)
-    not_finite = [target for target, value in zip(units, values, strict=True) if not math.isfinite(value)]
+    values = dict(zip(units, numbers.pop("values"), strict=True))
+    not_finite = [target for target, value in values.items() if not math.isfinite(value)]
     if not_finite:
         problem = f"the prediction of {', '.join(not_finite)} is not finite"
         return Rejected(crystal.name, problem, remedy="check the cell")
-    return Prediction(crystal.name, formula(crystal), len(crystal), dict(zip(units, values, strict=True)), units)
+    doubt = {
+        kind: {target: value for target, value in zip(units, found, strict=True) if not math.isnan(value)}
+        for kind, found in numbers.items()
+    }
+    return Prediction(crystal.name, formula(crystal), len(crystal), values, units, flag=flag, **doubt)
 
 
 def _as_iterable(structures: Any) -> Iterable[Any]:

@@ -1,10 +1,9 @@
 """A row of predictions and the forms it takes: pandas frame, CSV, Parquet, JSON, printed table.
 
-`columns` describes a table of predictions once, and every form is made from it. To add a column (an end of an
-interval, a flag and its reason, the spread of an ensemble):
+`columns` describes a table of predictions once, and every form is made from it. To add a column:
 
 1. give `Prediction` a field for it, a dictionary by target like `values` where each target has its own;
-2. add an entry to `columns` whose path leads there, `Column(f"{target}_low", "float64", ("low", target), unit)`.
+2. add an entry to `columns` whose path leads there.
 
 Units are in the headers of frames, CSV and printed tables, in the metadata of Parquet fields and at the head of JSON.
 """
@@ -14,7 +13,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +34,10 @@ class Prediction:
         n_atoms: atoms of the cell as given; values of `per_cell` targets belong to this cell.
         values: physical value of each target, by its name.
         units: unit of each target, by its name.
+        flag: why the structure is unlike the training data of the model; empty if it is not.
+        std: standard deviation over the members of an ensemble, by target; empty for a single model.
+        low: lower end of the interval of each target that has one.
+        high: upper end.
     """
 
     name: str
@@ -42,9 +45,16 @@ class Prediction:
     n_atoms: int
     values: dict[str, float]
     units: dict[str, str]
+    flag: str = ""
+    std: dict[str, float] = field(default_factory=dict)
+    low: dict[str, float] = field(default_factory=dict)
+    high: dict[str, float] = field(default_factory=dict)
 
 
 Row = Prediction | Rejected
+
+Doubt = Mapping[str, Sequence[str]]
+"""What is known of the doubt about each target: some of `std`, `low` and `high`, fields of `Prediction`."""
 
 
 @dataclass(frozen=True)
@@ -92,38 +102,50 @@ def header(name: str, unit: str) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def columns(units: Mapping[str, str]) -> list[Column]:
+def columns(units: Mapping[str, str], doubt: Doubt | None = None) -> list[Column]:
     """The columns of a table of predictions, in order.
 
     Args:
         units: unit of each target, by its name.
+        doubt: of the targets that have any.
     """
     return [
         Column("name", "string", ("name",), title="structure"),
         Column("formula", "string", ("formula",), title="formula"),
         Column("n_atoms", "int64", ("n_atoms",), title="atoms"),
         *(
-            Column(target, "float64", ("values", target), unit, title=header(target, unit))
+            column
             for target, unit in units.items()
+            for column in _of_target(target, unit, (doubt or {}).get(target, ()))
         ),
+        Column("flag", "string", ("flag",), title="flag"),
         Column("error", "string", ("error",)),
     ]
+
+
+def _of_target(target: str, unit: str, kinds: Sequence[str]) -> Iterator[Column]:
+    yield Column(target, "float64", ("values", target), unit, title=header(target, unit))
+    for kind in kinds:
+        yield Column(f"{target}_{kind}", "float64", (kind, target), unit, title=kind)
 
 
 def as_json(row: Row) -> dict[str, Any]:
     """The fields of a prediction without the units; name and error of a rejected structure."""
     if isinstance(row, Rejected):
         return {"name": row.name, "error": row.reason}
-    return {field: value for field, value in vars(row).items() if field != "units"}
+    return {name: value for name, value in vars(row).items() if name != "units" and value not in ({}, "")}
 
 
-def predictions_frame(rows: Sequence[Row], units: Mapping[str, str], *, report: bool = False) -> pd.DataFrame:
+def predictions_frame(
+    rows: Sequence[Row], units: Mapping[str, str], doubt: Doubt | None = None, *, report: bool = False
+) -> pd.DataFrame:
     """The rows as a pandas frame; with `report` it has the column `error`, empty where there is none."""
     import pandas as pd
 
-    shown = [column for column in columns(units) if report or column.name != "error"]
+    shown = [column for column in columns(units, doubt) if report or column.name != "error"]
     records = [
-        {"error": ""} | {column.header: value for column in shown if (value := column.value(row)) is not None}
+        {"flag": "", "error": ""}
+        | {column.header: value for column in shown if (value := column.value(row)) is not None}
         for row in map(as_json, rows)
     ]
     frame = pd.DataFrame(records, columns=[column.header for column in shown]).astype({"n_atoms": "Int64"})
@@ -140,7 +162,8 @@ def write_predictions(path: Path, about: dict[str, Any], windows: Iterable[Seque
 
     Args:
         path: the file; an older one is replaced when all rows are written.
-        about: how the predictions were made (models, tolerance...); `about["units"]` has the unit of each target.
+        about: how the predictions were made (models, tolerance...); `about["units"]` has the unit of each target,
+            `about["doubt"]`, if it is there, what is known of the doubt about them.
         windows: the rows in parts; Parquet has a row group for each.
     """
     with replacing(path) as temporary:
@@ -148,7 +171,7 @@ def write_predictions(path: Path, about: dict[str, Any], windows: Iterable[Seque
 
 
 def _write_csv(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Row]]) -> None:
-    shown = columns(about["units"])
+    shown = columns(about["units"], about.get("doubt"))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(column.header for column in shown)
@@ -167,7 +190,7 @@ def _write_parquet(path: Path, about: dict[str, Any], windows: Iterable[Sequence
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    shown = columns(about["units"])
+    shown = columns(about["units"], about.get("doubt"))
     fields = [
         pa.field(column.name, pa.type_for_alias(column.type), metadata={"unit": column.unit} if column.unit else None)
         for column in shown

@@ -1,8 +1,9 @@
 """Training: from a table with labels to a folder with weights; `loop.py` has the loop itself."""
 
+from crystalformers.training.ensemble import fit_ensemble
 from crystalformers.training.fit import fit
 from crystalformers.training.interruption import TrainingInterrupted
 from crystalformers.training.observer import Observer
 from crystalformers.training.recipe import Recipe
 
-__all__ = ["Observer", "Recipe", "TrainingInterrupted", "fit"]
+__all__ = ["Observer", "Recipe", "TrainingInterrupted", "fit", "fit_ensemble"]

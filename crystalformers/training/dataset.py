@@ -17,6 +17,10 @@ from crystalformers.training.exclusion import Excluded, element_counts, exclude
 from crystalformers.training.recipe import Recipe
 
 
+Splits = dict[str, IntArray]
+"""Rows of ``train``, ``val`` and ``test``."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A table made ready for training.
@@ -33,15 +37,23 @@ class Dataset:
 
     table: CrystalTable
     targets: tuple[Target, ...]
-    splits: dict[str, IntArray]
+    splits: Splits
     values: NDArray[np.float64]
     left_out: tuple[Rejected, ...]
     unlabelled: int
     excluded: tuple[Excluded, ...] = ()
 
     @classmethod
-    def of(cls, table: CrystalTable, targets: Sequence[Target], recipe: Recipe) -> Dataset:
+    def of(
+        cls, table: CrystalTable, targets: Sequence[Target], recipe: Recipe, splits: Splits | None = None
+    ) -> Dataset:
         """Check every row, split, and learn the scale of the targets from the training split alone.
+
+        Args:
+            table: crystals with labels.
+            targets: what is learned.
+            recipe: says how to split, and what to exclude.
+            splits: usable rows of each split; default: those that the table names, or drawn at random.
 
         Raises:
             TableError: if a column or a split is missing or empty.
@@ -51,7 +63,8 @@ class Dataset:
         rejected = table.check_rows()
         good = np.setdiff1d(np.arange(len(table)), list(rejected))
         usable = good[~np.isnan(values[good]).all(axis=1)]
-        splits = split_rows(usable, table.split, recipe.val_fraction, recipe.test_fraction, recipe.seed)
+        if splits is None:
+            splits = split_rows(usable, table.split, recipe.val_fraction, recipe.test_fraction, recipe.seed)
         splits, excluded = exclude(table, splits, recipe.exclude)
         for k, target in enumerate(targets):
             infinite = usable[np.isinf(values[usable, k])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from crystalformers.target import Target
 from crystalformers.training import elements, report
 from crystalformers.training.averaging import other_weights
 from crystalformers.training.batching import Batches
-from crystalformers.training.dataset import Dataset
+from crystalformers.training.dataset import Dataset, Splits
 from crystalformers.training.evaluation import evaluate_split
 from crystalformers.training.folder import RunFolder
 from crystalformers.training.interruption import Signals
 from crystalformers.training.loop import TrainingLoop
 from crystalformers.training.observer import Observer, TensorBoard
+from crystalformers.training.parent import Parent, inherit
 from crystalformers.training.processes import fabric_for, is_first_process, launch
 from crystalformers.training.recipe import OPERATIONAL, Recipe
 from crystalformers.training.state import TrainingState
@@ -41,6 +43,7 @@ def fit(
     *,
     resume: bool = False,
     observer: Observer | None = None,
+    splits: Splits | None = None,
 ) -> Path:
     """Train a model and leave everything about it in a folder.
 
@@ -52,6 +55,7 @@ def fit(
         resume: continue an unfinished run in that folder (or begin, if there is none).
         observer: hears messages and progress; nothing is shown by default
             (`crystalformers.cli.training_progress.terminal_observer` is what the command line shows).
+        splits: usable rows of `train`, `val` and `test`; default: those that the table names, or drawn at random.
 
     Returns:
         The weight file. If weights were averaged it has the average, and `model-best.safetensors` beside it has those
@@ -72,13 +76,13 @@ def fit(
     _check_kinds(table, targets, recipe)
     recipe, folder = recipe or Recipe.parse({}), RunFolder(Path(run))
     if not is_first_process():
-        return _fit(table, targets, folder, recipe, [])
+        return _fit(table, targets, folder, recipe, [], splits)
     observers = [observer or Observer()]
     with folder.locked():
         if folder.is_finished(resume=resume):
             _tell(observers, f"{folder.path}: this run is finished already.")
             return folder.weights
-        return _fit(table, targets, folder, recipe, observers)
+        return _fit(table, targets, folder, recipe, observers, splits)
 
 
 def _check_kinds(table: object, targets: object, recipe: object) -> None:
@@ -93,7 +97,12 @@ def _check_kinds(table: object, targets: object, recipe: object) -> None:
 
 
 def _fit(
-    table: CrystalTable, targets: Sequence[Target], folder: RunFolder, recipe: Recipe, observers: list[Observer]
+    table: CrystalTable,
+    targets: Sequence[Target],
+    folder: RunFolder,
+    recipe: Recipe,
+    observers: list[Observer],
+    splits: Splits | None,
 ) -> Path:
     if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         remedy = "pip install 'crystalformers[tensorboard]'"
@@ -101,19 +110,22 @@ def _fit(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     fabric = fabric_for(recipe)
-    dataset = Dataset.of(table, targets, recipe)
+    dataset = Dataset.of(table, targets, recipe, splits)
     vectors = elements.load_for(dataset, recipe.elements)
     _tell(observers, report.describe_data(dataset))
     if is_first_process():
         folder.describe(recipe, dataset)
     launch(fabric, recipe)
-    state, batches = _begin_or_resume(dataset, recipe, vectors, fabric, folder)
+    state, batches, parent = _begin_or_resume(dataset, recipe, vectors, fabric, folder)
+    if parent is not None:
+        _tell(observers, parent.describe())
     _tell(observers, report.describe_run(state, batches))
     if not state.progress.finished:
         if recipe.tensorboard and fabric.is_global_zero:
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
-    errors = _finish(state, batches, fabric, folder, report.card(dataset, recipe, vectors))
+    card = report.card(dataset, recipe, vectors) | ({} if parent is None else {"init": parent.to_dict()})
+    errors = _finish(state, batches, fabric, folder, card)
     _tell(observers, f"{report.describe_end(state.progress)}\n{report.describe_errors(errors)}")
     return folder.weights
 
@@ -125,8 +137,8 @@ def _tell(observers: Sequence[Observer], text: str) -> None:
 
 def _begin_or_resume(
     dataset: Dataset, recipe: Recipe, vectors: ElementTable | None, fabric: Fabric, folder: RunFolder
-) -> tuple[TrainingState, Batches]:
-    """A fresh model, calibrated on the first batch, or the one whose state was saved; and its batches."""
+) -> tuple[TrainingState, Batches, Parent | None]:
+    """A fresh model, calibrated on the first batch, or the one whose state was saved; its batches and its parent."""
     torch.manual_seed(recipe.seed)
     settings = {**recipe.model, "n_targets": len(dataset.targets)}
     if vectors is None or recipe.elements is None:
@@ -134,16 +146,19 @@ def _begin_or_resume(
     else:
         model = build_model(recipe.architecture, {**settings, "element_dim": vectors.dim})
         elements.install(model, vectors, recipe.elements)
+    parent = None if recipe.init is None else inherit(model, dataset.targets, recipe.init)
     batches = Batches(dataset, model.radius(recipe.tolerance), recipe, directions=model.needs_directions)
-    if not folder.state.exists():
+    if not folder.state.exists() and not model.is_calibrated:
         # Every process takes the whole first batch, so that all start with the same statistics.
         model.calibrate(batches.store.batch(batches.train_order(0)[0]))
-    state = TrainingState(model.to(fabric.device), batches, _identity(recipe, dataset, vectors))
+    state = TrainingState(model.to(fabric.device), batches, identity(recipe, dataset, vectors, parent))
     folder.load_state(state)
-    return state, batches
+    return state, batches, parent
 
 
-def _identity(recipe: Recipe, dataset: Dataset, vectors: ElementTable | None) -> dict[str, object]:
+def identity(
+    recipe: Recipe, dataset: Dataset, vectors: ElementTable | None = None, parent: Parent | None = None
+) -> dict[str, object]:
     """What a resumed run must have in common with its beginning; plain types, flat."""
     settings = recipe.model_dump(mode="json", exclude=set(OPERATIONAL))
     model = settings.pop("model")
@@ -153,8 +168,15 @@ def _identity(recipe: Recipe, dataset: Dataset, vectors: ElementTable | None) ->
         "table fingerprint": dataset.table.fingerprint,
         **{f"excluded table {k + 1}": excluded.fingerprint for k, excluded in enumerate(dataset.excluded)},
         **({} if vectors is None else {"element table": elements.fingerprint(vectors)}),
+        "rows of each split": _fingerprint(dataset.splits),
+        **({} if parent is None else {"model to start from": parent.model.fingerprint}),
         **{f"target {k + 1}": json.dumps(target.to_dict()) for k, target in enumerate(dataset.targets)},
     }
+
+
+def _fingerprint(splits: Splits) -> str:
+    content = b"".join(name.encode() + rows.tobytes() for name, rows in splits.items())
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _train(

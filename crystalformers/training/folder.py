@@ -144,7 +144,7 @@ class RunFolder:
             return
         try:
             saved = self._saved_state()
-            self._check_identity(saved["identity"], state.identity)
+            check_same(self.path, saved["identity"], state.identity)
             state.load_state_dict(saved)
         except CrystalformersError:
             raise
@@ -171,14 +171,6 @@ class RunFolder:
             )
         return saved
 
-    def _check_identity(self, before: Mapping[str, object], now: Mapping[str, object]) -> None:
-        differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if differing:
-            changes = "; ".join(f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in differing[:3])
-            raise ConfigError(
-                f"cannot resume with something else than the run was started with ({changes})", where=str(self.path)
-            )
-
     def _unreadable(self, reason: str) -> CheckpointError:
         problem = f"the saved state cannot be read ({reason})"
         return CheckpointError(problem, where=str(self.state), remedy="start again in a new folder")
@@ -187,6 +179,20 @@ class RunFolder:
         """Write the summary, which marks the run as finished, and drop the saved state."""
         write_json(self.summary, summary)
         self.state.unlink(missing_ok=True)
+
+
+def check_same(run: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Refuse to go on with a run that was started with something else.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing:
+        changes = "; ".join(f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in differing[:3])
+        raise ConfigError(
+            f"cannot resume with something else than the run was started with ({changes})", where=str(run)
+        )
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

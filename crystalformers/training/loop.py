@@ -17,6 +17,7 @@ from crystalformers.training.interruption import Signals, TrainingInterrupted
 from crystalformers.training.memory import memory_named
 from crystalformers.training.observer import Observer
 from crystalformers.training.optimisation import learning_rate, set_learning_rate
+from crystalformers.training.parent import keep_frozen, waiting_for_head
 from crystalformers.training.processes import over_processes
 from crystalformers.training.published_slips import without_dropout
 from crystalformers.training.state import TrainingState
@@ -100,6 +101,7 @@ class TrainingLoop:
         """Train on the batches that are left of the current epoch."""
         progress, fabric = self.progress, self.fabric
         self.state.model.train(not without_dropout(self.recipe, progress.epoch))
+        keep_frozen(self.state.model, self.recipe)
         start = time.monotonic()
         for batch in self.batches.train(progress.epoch, progress.batch, fabric.global_rank, fabric.world_size):
             self.step(batch.to(fabric.device))
@@ -115,7 +117,7 @@ class TrainingLoop:
         # While weights are averaged the learning rate is constant.
         if not self.averaging or progress.step == 0:
             progress.lr = learning_rate(recipe, progress.step, progress.fraction)
-        set_learning_rate(state.optimizer, progress.lr)
+        set_learning_rate(state.optimizer, progress.lr, head_only=waiting_for_head(recipe, progress.epoch))
         state.optimizer.zero_grad()
         with memory_named(batch.crystals, recipe, self.where):
             loss = self.objective(batch)

@@ -8,24 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from crystalformers.models import CrystalModel
 from crystalformers.training.recipe import Recipe
 
 VECTORS = "elements.vectors"
 """Name, in any model, of the vectors that come from a table (`models.elements`)."""
 
 
-def optimizer(model: nn.Module, loss: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """What the recipe asks for; weights decay, biases, vectors of a table and weights of the loss do not."""
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    vectors = {name for name in named if recipe.elements is not None and name.endswith(VECTORS)}
-    biases = {name for name in named if name.endswith("bias")}
-    groups: list[dict[str, Any]] = [
-        {"params": [named[k] for k in named if k not in vectors | biases], "weight_decay": recipe.weight_decay},
-        {"params": [named[k] for k in named if k in biases], "weight_decay": 0.0},
+def optimizer(model: CrystalModel, loss: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """What the recipe asks for; weights decay, biases, vectors of a table and weights of the loss do not.
+
+    Of a model that was trained before, the learning rate shrinks with the distance from the head.
+    """
+    groups = [
+        {"params": parameters, "weight_decay": 0.0 if bias or vectors else recipe.weight_decay, **_pace(recipe, *key)}
+        for key, parameters in _grouped(model, recipe).items()
+        for vectors, bias, _ in [key]
     ]
-    if recipe.elements is not None and vectors:
-        scale = recipe.elements.lr_scale
-        groups.append({"params": [named[k] for k in vectors], "weight_decay": 0.0, "lr_scale": scale})
     if balancing := list(loss.parameters()):
         groups.append({"params": balancing, "weight_decay": 0.0})
     match recipe.optimizer:
@@ -35,10 +34,35 @@ def optimizer(model: nn.Module, loss: nn.Module, recipe: Recipe) -> torch.optim.
             return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group of parameters its learning rate."""
+def _grouped(model: CrystalModel, recipe: Recipe) -> dict[tuple[bool, bool, int], list[nn.Parameter]]:
+    """Learned parameters by whether they are vectors of a table, whether biases, and how far from the head.
+
+    The distance counts in stages and is 0 for all parameters of a model that starts from random weights.
+    """
+    stages = model.stages if recipe.init is not None else []
+    distance = {id(p): len(stages) - 1 - k for k, stage in enumerate(stages) for p in stage.parameters()}
+    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            vectors = recipe.elements is not None and name.endswith(VECTORS)
+            key = (vectors, name.endswith("bias"), distance.get(id(parameter), max(0, len(stages) - 1)))
+            groups.setdefault(key, []).append(parameter)
+    return dict(sorted(groups.items()))
+
+
+def _pace(recipe: Recipe, vectors: bool, bias: bool, distance: int) -> dict[str, Any]:
+    """The share of the learning rate that a group has, and whether it waits for the head."""
+    scale = recipe.elements.lr_scale if vectors and recipe.elements is not None else 1.0
+    if recipe.init is None:
+        return {"lr_scale": scale}
+    return {"lr_scale": scale * recipe.init.lr_decay**distance, "head": distance == 0}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, *, head_only: bool = False) -> None:
+    """Give every group of parameters its learning rate; with `head_only` all but the head stand still."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        waits = head_only and not group.get("head", True)
+        group["lr"] = 0.0 if waits else lr * group.get("lr_scale", 1.0)
 
 
 def learning_rate(recipe: Recipe, step: int, fraction: float) -> float:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from crystalformers.errors import ConfigError
 from crystalformers.models import MODELS
 from crystalformers.models.presets import find_preset, preset
+from crystalformers.prediction.loading import architecture_of
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
@@ -64,6 +65,40 @@ class Elements(Section):
     lr_scale: float = Field(0.1, gt=0)
 
 
+class Init(Section):
+    """A trained model to start from: fine-tuning. Everything but the outputs of new targets is taken over.
+
+    A model is divided into stages from its input to its prediction head: the vectors of the elements, each block, the
+    head (`CrystalModel.stages`).
+
+    Attributes:
+        model: its name, run folder or weight file, as `load_model` takes it.
+        head: ``same``: the head is taken over, with the outputs of targets that the model predicts already; outputs of
+            other targets start at the mean of the training labels. ``fresh``: all of it starts with random weights.
+        member: which member to start from, if the model is an ensemble, counted from 0.
+        freeze: stages from the input that training leaves as they are.
+        lr_decay: learning rate of a stage in units of that of the next one, which is nearer to the head.
+        head_epochs: epochs at the beginning in which only the head learns.
+    """
+
+    model: str
+    head: Literal["same", "fresh"] = "same"
+    member: int = Field(0, ge=0)
+    freeze: int = Field(0, ge=0)
+    lr_decay: float = Field(1.0, gt=0, le=1)
+    head_epochs: int = Field(0, ge=0)
+
+
+FINE_TUNING: dict[str, Any] = {
+    "epochs": 100,
+    "batch_size": 32,
+    "lr": 3e-4,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+}
+"""Settings of a run that starts from a trained model, where the recipe names no others."""
+
+
 class Augment(Section):
     """Random poses for a model that sees Cartesian coordinates, drawn for every training batch and for nothing else.
 
@@ -88,6 +123,8 @@ class Recipe(Section):
         preset: name of a published model (`crystalformers.models.presets`) that `model` starts from; its settings are
             written into `model` when the recipe is read, so that a saved recipe names none.
         model: settings of the model; those left out take the values of the preset, or the architecture's defaults.
+        init: a trained model to start from, whose architecture and settings the new one has; null for random weights.
+            Other defaults hold then, those of `FINE_TUNING`. `init: NAME` is short for `init: {model: NAME}`.
         tolerance: Gaussian weight beyond the image radius that may be ignored, relative to an atom's own.
         epochs: passes over the training split.
         batch_size: crystals per optimiser step, over all devices together.
@@ -137,6 +174,7 @@ class Recipe(Section):
     architecture: str = "crystalformer"
     preset: str | None = Field(None, exclude=True)
     model: dict[str, Any] = Field(default_factory=dict)
+    init: Init | None = None
     tolerance: float = Field(1e-5, gt=0, lt=1)
     epochs: int = Field(500, ge=1)
     batch_size: int = Field(128, ge=1)
@@ -180,6 +218,10 @@ class Recipe(Section):
         if not isinstance(data, dict):
             raise ConfigError(f"A recipe is a mapping of settings to values, not {type(data).__name__}.")
         _refuse_unknown(data, list(cls.model_fields), "setting")
+        if isinstance(data.get("init"), str):
+            data = {**data, "init": {"model": data["init"]}}
+        if data.get("init") is not None:
+            data = _fine_tuning(data)
         architecture = _architecture(data.get("architecture"), data.get("preset"))
         if architecture not in MODELS:
             raise ConfigError(f"Architecture '{architecture}' is not one of {', '.join(MODELS)}.")
@@ -192,6 +234,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
+        if self.architecture == "ensemble":
+            raise ConfigError("architecture: an ensemble is trained member by member; name that of the members.")
         if self.average_epochs > self.epochs:
             raise ConfigError(
                 f"average_epochs = {self.average_epochs} exceeds epochs = {self.epochs}; lower it "
@@ -228,7 +272,7 @@ class Recipe(Section):
 
         Args:
             path: of the file.
-            overrides: settings that take precedence over those of the file.
+            overrides: settings that take precedence over those of the file; `init.model` names one of a section.
 
         Raises:
             ConfigError: if the file cannot be read or a setting is unknown or out of range.
@@ -241,7 +285,7 @@ class Recipe(Section):
             raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
         if not isinstance(settings or {}, dict):
             raise ConfigError(f"{path}: a recipe is a list of lines 'setting: value'.")
-        return cls.parse({**(settings or {}), **(overrides or {})}, str(path))
+        return cls.parse(with_overrides(settings or {}, overrides or {}), str(path))
 
     def to_yaml(self) -> str:
         """The resolved recipe, readable again by `load`."""
@@ -251,6 +295,41 @@ class Recipe(Section):
     def first_averaged_epoch(self) -> int:
         """Epoch (from 0) in which averaging begins; equal to `epochs` when there is none."""
         return self.epochs - self.average_epochs
+
+
+def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Settings with others in front, where `init.model` names a setting of a section."""
+    merged = dict(settings)
+    for name, value in overrides.items():
+        section, dot, inner = name.partition(".")
+        if dot:
+            present = merged.get(section) or {}
+            if section == "init" and isinstance(present, str):
+                present = {"model": present}
+            merged[section] = with_overrides(present if isinstance(present, dict) else {}, {inner: value})
+        else:
+            merged[section] = value
+    return merged
+
+
+def _fine_tuning(data: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that starts from a trained model, with the architecture of that model."""
+    model = _setting(data["init"], "model")
+    if not isinstance(model, str):
+        raise ConfigError("init needs the setting 'model': a name, run folder or weight file.")
+    if data.get("preset") is not None:
+        raise ConfigError("init: the model brings its own settings; leave out 'preset'.")
+    architecture, settings = architecture_of(model, int(_setting(data["init"], "member") or 0))
+    given = {"architecture": data.get("architecture") or architecture, **(data.get("model") or {})}
+    for name, value in given.items():
+        own = {"architecture": architecture, **settings}.get(name)
+        if value != own:
+            raise ConfigError(f"init: {model} has {name} = {own}, not {value}; leave out '{name}'.")
+    return {**FINE_TUNING, **data, "architecture": architecture, "model": settings}
+
+
+def _setting(section: Any, name: str) -> Any:
+    return section.get(name) if isinstance(section, dict) else getattr(section, name, None)
 
 
 def _architecture(given: Any, name: str | None) -> Any:

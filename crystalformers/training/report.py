@@ -16,6 +16,7 @@ import torch
 from crystalformers.data.split import SPLITS
 from crystalformers.elements.table import ElementTable
 from crystalformers.files import write_atomically
+from crystalformers.prediction.domain import Domain
 from crystalformers.target import Target
 from crystalformers.training.batching import Batches
 from crystalformers.training.dataset import Dataset
@@ -197,6 +198,7 @@ def card(dataset: Dataset, recipe: Recipe, vectors: ElementTable | None) -> dict
             "excluded": [asdict(excluded) for excluded in dataset.excluded],
         },
         "element_counts": dataset.element_counts,
+        "domain": Domain.of((dataset.table[row] for row in dataset.splits["train"].tolist()), {}).to_dict(),
         "seed": recipe.seed,
         "tolerance": recipe.tolerance,
         "elements": None if vectors is None else {"name": vectors.name, "dim": vectors.dim, **vectors.metadata},

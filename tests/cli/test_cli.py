@@ -73,7 +73,7 @@ def test_output_formats_agree_and_carry_units(weights: Path, mixed: list[Path], 
     expected = [model.predict(path)[0].values for path in (mixed[0], mixed[2])]
 
     rows = rows_of(tmp_path / "out.csv")
-    assert list(rows[0]) == ["name", "formula", "n_atoms", "energy (eV/atom)", "cell_energy (eV)", "error"]
+    assert list(rows[0]) == ["name", "formula", "n_atoms", "energy (eV/atom)", "cell_energy (eV)", "flag", "error"]
     assert [row["formula"] for row in rows] == ["NaCl", "", "MgO"]
     assert rows[1]["energy (eV/atom)"] == ""
     assert "empty" in rows[1]["error"]

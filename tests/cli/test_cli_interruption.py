@@ -33,11 +33,11 @@ def interrupt_after(windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the window after `windows` whole ones is computed."""
     original, calls = crystalformers.prediction.model.predict_window, []
 
-    def predict_window(*arguments: Any) -> Any:
+    def predict_window(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
         if len(calls) > windows:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(crystalformers.prediction.model, "predict_window", predict_window)
 
@@ -141,9 +141,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 import crystalformers.prediction.model as predict
 predict.WINDOW = 5
 original = predict.predict_window
-def predict_window(*arguments):
+def predict_window(*arguments, **options):
     time.sleep(0.3)
-    return original(*arguments)
+    return original(*arguments, **options)
 predict.predict_window = predict_window
 from crystalformers.cli import main
 main()

@@ -129,7 +129,7 @@ def test_bad_structures_are_reported_in_their_place(model: Model, tmp_path: Path
 
 def test_a_prediction_that_is_no_number_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(weights)
-    monkeypatch.setattr(model, "network", lambda batch: torch.full((len(batch), 3), torch.nan))
+    monkeypatch.setattr(model.network, "forward", lambda batch: torch.full((len(batch), 3), torch.nan))
     with pytest.raises(StructureError, match="energy, cell_energy, modulus is not finite"):
         model.predict(rock_salt())
 
@@ -143,6 +143,7 @@ def test_frame_carries_units(model: Model) -> None:
         "energy (eV/atom)",
         "cell_energy (eV)",
         "modulus (GPa)",
+        "flag",
     ]
     assert frame.attrs["units"] == {"energy": "eV/atom", "cell_energy": "eV", "modulus": "GPa"}
     assert frame["n_atoms"].tolist() == [len(crystal) for crystal in many(3)]

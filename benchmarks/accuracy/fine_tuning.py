@@ -1,0 +1,152 @@
+"""Fine-tuning on small tables: settings chosen on development rows, then measured on test rows.
+
+    python -m benchmarks.accuracy.fine_tuning choose  # errors on development rows, from which settings are chosen
+    python -m benchmarks.accuracy.fine_tuning test    # errors on test rows, of the settings under `test`
+
+Tasks, sizes and contenders are in `fine_tuning.yaml`. The rows of a task are divided once: test rows (fold 0 where
+Matbench has folds), development rows, and a pool from which each seed draws its training rows, a tenth of them for
+validation. `choose` never reads the test rows. One line of JSON a run in benchmarks/results/accuracy; finished runs are
+not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from benchmarks.harness import RESULTS, ROOT, machine, shared, versions
+from crystalformers import Recipe, Target, fit, open_table
+
+Measured = Literal["choose", "test"]
+
+RUNS = ROOT / "runs" / "fine-tuning"
+OUT = RESULTS / "accuracy"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One property of one table.
+
+    Attributes:
+        table: file in the folder of data.
+        target: what is learned.
+        test: test rows, drawn at random; 0 where the table has folds.
+        development: rows by which settings are chosen.
+    """
+
+    table: str
+    target: Target
+    test: int
+    development: int
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Task:
+        """From an entry under `tasks`."""
+        return cls(
+            settings["table"], Target(**settings["target"]), settings.get("test", 0), int(settings["development"])
+        )
+
+    def rows(self, measured: Measured, size: int, seed: int) -> pa.Table:
+        """`size` rows to train and validate on and the rows to measure, with a column `split`."""
+        table = pq.read_table(shared() / "data" / f"{self.table}.parquet")
+        table = table.filter(pa.array(np.isfinite(table[self.target.name].to_numpy().astype(float))))
+        if self.target.transform == "log10":
+            table = table.filter(pa.array(table[self.target.name].to_numpy() > 0))
+        order = np.random.default_rng(0).permutation(len(table))
+        if "matbench_fold" in table.column_names:
+            in_test = (table["matbench_fold"].to_numpy() == 0)[order]
+            test, order = order[in_test], order[~in_test]
+        else:
+            test, order = order[: self.test], order[self.test :]
+        development, pool = order[: self.development], order[self.development :]
+        drawn = np.random.default_rng(seed + 1).permutation(pool)[:size]
+        validation = max(10, size // 10)
+        parts = {
+            "train": drawn[validation:],
+            "val": drawn[:validation],
+            "test": test if measured == "test" else development,
+        }
+        split = np.concatenate([[name] * len(rows) for name, rows in parts.items()])
+        chosen = table.take(pa.array(np.concatenate(list(parts.values()))))
+        columns = ["id", "atomic_numbers", "lattice", "frac_coords", self.target.name]
+        return chosen.select([name for name in columns if name in chosen.column_names]).append_column(
+            "split", pa.array(split)
+        )
+
+
+def jobs(settings: dict[str, Any], measured: Measured) -> Iterator[tuple[str, int, int, str, dict[str, Any]]]:
+    """Task, size, seed, contender and recipe of every run, one seed after the other."""
+    plan = settings[measured]
+    for seed in plan["seeds"]:
+        for task, sizes in plan["tasks"].items():
+            for size in sizes:
+                for name in plan["contenders"]:
+                    yield task, size, seed, name, {**settings["all"], **settings["contenders"][name]}
+
+
+def run(task_name: str, task: Task, measured: Measured, size: int, seed: int, name: str, recipe: dict[str, Any]) -> Any:
+    """Train once; the error on the measured rows with everything needed to repeat it."""
+    folder = RUNS / measured / f"{task_name}-{size}-{name}-seed{seed}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    table = folder.parent / f"{task_name}-{size}-seed{seed}.parquet"
+    if not table.exists():
+        pq.write_table(task.rows(measured, size, seed), table)
+    start = time.monotonic()
+    fit(open_table(table), [task.target], folder, Recipe.parse({**recipe, "seed": seed}), resume=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    errors = {split: summary["errors"][split][task.target.name] for split in ("val", "test")}
+    return {
+        "task": task_name,
+        "rows": summary["rows"],
+        "size": size,
+        "seed": seed,
+        "contender": name,
+        "measured": "test rows" if measured == "test" else "development rows",
+        "mae": errors["test"]["mae"],
+        "val_mae": errors["val"]["mae"],
+        "unit": errors["test"]["unit"],
+        "best": summary["best"]["errors"]["test"][task.target.name]["mae"],
+        "seconds": round(time.monotonic() - start),
+        "settings": recipe,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["choose", "test"])
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    settings = yaml.safe_load(Path(__file__).with_name("fine_tuning.yaml").read_text(encoding="utf-8"))
+    tasks = {name: Task.of(task) for name, task in settings["tasks"].items()}
+    path = OUT / f"fine-tuning-{given.action}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
+    for name, size, seed, contender, recipe in jobs(settings, given.action):
+        if (name, size, seed, recipe) in finished:
+            continue
+        row = run(name, tasks[name], given.action, size, seed, contender, recipe)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(
+            f"{name} {size} seed {seed} {contender}: {row['mae']:.4g} {row['unit']} in {row['seconds']} s", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

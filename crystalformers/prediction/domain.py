@@ -1,0 +1,116 @@
+"""Whether a crystal is like those that a model was trained on.
+
+Errors measured on a test split hold for crystals like the training data. Three signs that one is not: an element that
+no or hardly any training crystal holds, a volume per atom outside the range of the training crystals, and atoms closer
+to each other than in any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crystalformers.crystal import Crystal
+from crystalformers.images import CrystalBatch, build_images
+from crystalformers.periodic import SYMBOLS
+
+HARDLY = 5
+"""An element is hardly known if fewer training crystals hold it."""
+
+FARTHEST = 4.0
+"""Shortest distances are looked for up to this radius, Angstrom."""
+
+CHUNK = 256
+"""Crystals whose images are built at once."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the training crystals of a model were like.
+
+    Attributes:
+        element_counts: training crystals that hold each element, by symbol.
+        volume_per_atom: smallest and largest, cubic Angstrom; None if it is not known.
+        shortest_distance: between two atoms of any training crystal, Angstrom; None if it is not known.
+    """
+
+    element_counts: Mapping[str, int] = field(default_factory=dict)
+    volume_per_atom: tuple[float, float] | None = None
+    shortest_distance: float | None = None
+
+    @classmethod
+    def of(cls, crystals: Iterable[Crystal], element_counts: Mapping[str, int]) -> Domain:
+        """From the training crystals."""
+        volumes, distances, chunk = [], [FARTHEST], list[Crystal]()
+        for crystal in crystals:
+            volumes.append(crystal.volume / len(crystal))
+            chunk.append(crystal)
+            if len(chunk) == CHUNK:
+                distances.append(shortest_distances(chunk, FARTHEST).min())
+                chunk = []
+        if chunk:
+            distances.append(shortest_distances(chunk, FARTHEST).min())
+        return cls(dict(element_counts), (min(volumes), max(volumes)), float(min(distances)))
+
+    def flags(self, crystals: Sequence[Crystal]) -> list[str]:
+        """For each crystal, why it is unlike the training crystals; empty if it is not."""
+        reasons = [[*self._of_elements(crystal), *self._of_volume(crystal)] for crystal in crystals]
+        if self.shortest_distance is not None and crystals:
+            # A hair less, for distances that rounding has changed.
+            radius = self.shortest_distance * (1 - 1e-4)
+            for found, distance in zip(reasons, shortest_distances(crystals, radius), strict=True):
+                if distance < radius:
+                    found.append(
+                        f"atoms {distance:.2f} Å apart, {self.shortest_distance:.2f} or more in the training crystals"
+                    )
+        return ["; ".join(found) for found in reasons]
+
+    def _of_elements(self, crystal: Crystal) -> Iterable[str]:
+        if not self.element_counts:
+            return
+        for z in np.unique(crystal.numbers).tolist():
+            count = self.element_counts.get(SYMBOLS[z - 1], 0)
+            if count == 0:
+                yield f"no training crystal holds {SYMBOLS[z - 1]}"
+            elif count < HARDLY:
+                yield f"only {count} training crystal{'s hold' if count > 1 else ' holds'} {SYMBOLS[z - 1]}"
+
+    def _of_volume(self, crystal: Crystal) -> Iterable[str]:
+        if self.volume_per_atom is None:
+            return
+        (low, high), volume = self.volume_per_atom, crystal.volume / len(crystal)
+        if not low * (1 - 1e-4) <= volume <= high * (1 + 1e-4):
+            yield f"{volume:.3g} Å³ per atom, {low:.3g} to {high:.3g} in the training crystals"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for the card of a model; the counts of elements are there already."""
+        return {name: value for name, value in asdict(self).items() if name != "element_counts"}
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Domain:
+        """From the card of a model; an older one knows its elements only."""
+        known = card.get("domain") or {}
+        volume = known.get("volume_per_atom")
+        return cls(
+            card.get("element_counts") or {}, None if volume is None else tuple(volume), known.get("shortest_distance")
+        )
+
+
+def shortest_distances(crystals: Sequence[Crystal], radius: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Distance between the two closest atoms of each crystal, (C,), Angstrom; infinite beyond a radius.
+
+    Args:
+        crystals: one or more.
+        radius: how far to look, Angstrom.
+    """
+    batch = CrystalBatch.from_crystals(crystals)
+    images = build_images(batch, radius)
+    first, last = images.ptr[:-1].numpy(), images.ptr[1:].numpy()
+    # The nearest image of an atom is the atom itself, the next one is its nearest neighbour.
+    nearest = np.full(batch.n_atoms, np.inf)
+    has_neighbour = last - first > 1
+    nearest[has_neighbour] = images.distance.double().numpy()[first[has_neighbour] + 1]
+    return np.minimum.reduceat(nearest, batch.ptr[:-1].numpy())

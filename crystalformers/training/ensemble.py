@@ -1,0 +1,302 @@
+"""Ensembles and cross-validation: one model per fold of the rows, measured on the fold that it has not seen.
+
+The rows are divided into K folds at random, and member k learns from all but fold k. So every row is predicted once by
+a model that knows nothing of it, which is cross-validation, and the K models together are an ensemble.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crystalformers.checkpoint import save_model
+from crystalformers.errors import ConfigError
+from crystalformers.files import replacing
+from crystalformers.models import CrystalModel
+from crystalformers.models.ensemble import Ensemble
+from crystalformers.prediction.evaluation import Score, evaluate_rows, score
+from crystalformers.prediction.intervals import Calibration
+from crystalformers.prediction.loading import load_model
+from crystalformers.training import report
+from crystalformers.training.dataset import Dataset, Splits
+from crystalformers.training.evaluation import SplitResult
+from crystalformers.training.fit import fit, identity
+from crystalformers.training.folder import RunFolder, check_same, write_json
+from crystalformers.training.observer import Observer
+from crystalformers.training.parent import outputs
+from crystalformers.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from crystalformers.data.split import IntArray
+    from crystalformers.data.table import CrystalTable
+    from crystalformers.prediction.model import Model
+    from crystalformers.target import Target
+
+HELD_OUT = "held-out.parquet"
+"""The predictions of all rows by the members that had not seen them, in the folder of an ensemble."""
+
+
+IDENTITY = "ensemble.json"
+"""What an ensemble was started with."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What each row's own fold tells: predictions by the member that has not seen it.
+
+    Attributes:
+        rows: of the table, ascending, (R,).
+        fold: which member left the row out, (R,).
+        labels: physical, NaN where missing, (R, T).
+        predictions: physical, (R, T).
+        targets: what was predicted.
+    """
+
+    rows: IntArray
+    fold: IntArray
+    labels: NDArray[np.float64]
+    predictions: NDArray[np.float64]
+    targets: tuple[Target, ...]
+
+    def scores(self) -> dict[str, Score]:
+        """Errors of each target over all rows; the baseline predicts the mean of the labels."""
+        return {target.name: self._score(k, slice(None)) for k, target in enumerate(self.targets)}
+
+    def spread(self, target: int) -> tuple[float, float]:
+        """Mean and standard deviation over the folds of the mean absolute error of a target."""
+        errors = [
+            self._score(target, self.fold == fold).mae
+            for fold in np.unique(self.fold)
+            if not np.isnan(self.labels[self.fold == fold, target]).all()
+        ]
+        return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else float("nan")
+
+    def calibration(self, n_atoms: IntArray) -> dict[str, Calibration]:
+        """How far each target is off in standardised units; `n_atoms` of every row of the table."""
+        sizes = n_atoms[self.rows]
+        return {
+            target.name: Calibration.of(
+                target.standardise(self.predictions[:, k], sizes) - target.standardise(self.labels[:, k], sizes)
+            )
+            for k, target in enumerate(self.targets)
+        }
+
+    def _score(self, k: int, rows: Any) -> Score:
+        labels, predictions = self.labels[rows, k], self.predictions[rows, k]
+        return score(self.targets[k].name, self.targets[k].unit, labels, predictions, np.array(np.nanmean(labels)))
+
+
+def fit_ensemble(
+    table: CrystalTable,
+    targets: Sequence[Target],
+    run: Path,
+    recipe: Recipe | None = None,
+    members: int = 5,
+    *,
+    every_row: bool = False,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Path:
+    """Train one model per fold and join them to an ensemble.
+
+    The folder has a run folder for each member, the predictions of every row by the member that had not seen it
+    (`HELD_OUT`), and one weight file for the ensemble. Validation errors decide nothing: the weights of a member are
+    averaged over its last epochs. Otherwise a row would not be new to the member that it was left out of.
+
+    Args:
+        table: crystals with label columns named like the targets, in the targets' units.
+        targets: what to learn.
+        run: the folder; created if need be.
+        recipe: settings of every member; default: the published recipe. Member k has the seed of the recipe plus k.
+        members: K, number of folds and models.
+        every_row: divide the test rows among the folds too (cross-validation); otherwise the ensemble is measured on
+            them.
+        resume: continue an unfinished ensemble in that folder (or begin, if there is none).
+        observer: hears messages and progress.
+
+    Returns:
+        The weight file of the ensemble.
+
+    Raises:
+        ConfigError: if there are fewer than two members or fewer rows than members, if the recipe chooses weights by
+            validation errors or asks for several devices, and as `fit`.
+        TableError, TargetError, BatchMemoryError, TrainingInterrupted: as `fit`.
+    """
+    recipe, folder, observer = recipe or Recipe.parse({}), RunFolder(Path(run)), observer or Observer()
+    _check(recipe, members)
+    with folder.locked():
+        if folder.is_finished(resume=resume):
+            observer.message(f"{folder.path}: this ensemble is finished already.")
+        else:
+            _train(table, targets, folder, recipe, members, observer, every_row=every_row)
+    return folder.weights
+
+
+def _train(
+    table: CrystalTable,
+    targets: Sequence[Target],
+    folder: RunFolder,
+    recipe: Recipe,
+    members: int,
+    observer: Observer,
+    *,
+    every_row: bool,
+) -> None:
+    dataset = Dataset.of(table, targets, recipe)
+    _begin_or_resume(folder, dataset, recipe, {"members": members, "every_row": every_row})
+    folds = list(_folds(dataset.splits, members, recipe.seed, every_row=every_row))
+    for k, splits in enumerate(folds):
+        observer.message(f"member {k + 1} of {members}")
+        settings = recipe.model_copy(update={"seed": recipe.seed + k})
+        fit(table, targets, _member(folder, k), settings, resume=True, observer=observer, splits=splits)
+    models = [load_model(_member(folder, k), tolerance=recipe.tolerance) for k in range(members)]
+    held_out = _held_out(table, models, folds)
+    _write_held_out(folder.path / HELD_OUT, table, held_out)
+    result = SplitResult(held_out.labels, held_out.predictions, tuple(held_out.scores().values()), float("nan"))
+    report.parity_plot(folder.path / "parity.png", {"held-out rows": result}, held_out.targets)
+    errors = _join(folder, models, dataset, recipe, held_out, None if every_row else dataset.splits["test"])
+    observer.message(describe(held_out, errors))
+
+
+def describe(held_out: HeldOut, errors: dict[str, Any]) -> str:
+    """The errors on held-out rows, with their spread over the folds, and those of the ensemble on test rows."""
+    lines = []
+    for k, (name, one) in enumerate(held_out.scores().items()):
+        mean, deviation = held_out.spread(k)
+        lines.append(
+            f"{name}, every row by the member that had not seen it: MAE {one.mae:.4g} {one.unit} ({one.n} crystals); "
+            f"over the folds {mean:.4g} ± {deviation:.2g}"
+        )
+    for name, one in errors.get("test", {}).items():
+        if one["mae"] is not None:
+            lines.append(f"{name}, the ensemble: test MAE {one['mae']:.4g} {one['unit']} ({one['n']} crystals)")
+    return "\n".join(lines)
+
+
+def _begin_or_resume(folder: RunFolder, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]) -> None:
+    """Describe the ensemble, or refuse to go on with something else than it was started with.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    file = folder.path / IDENTITY
+    now = json.loads(json.dumps({**settings, **identity(recipe, dataset)}))
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        check_same(folder.path, before, now)
+    else:
+        folder.describe(recipe, dataset)
+        write_json(file, now)
+
+
+def _check(recipe: Recipe, members: int) -> None:
+    if members < 2:
+        raise ConfigError(f"An ensemble needs at least 2 members, not {members}.")
+    if recipe.devices > 1:
+        raise ConfigError("devices: the members of an ensemble are trained on one device each; set devices to 1.")
+    if recipe.early_stopping is not None or not recipe.average_epochs:
+        name = "early_stopping" if recipe.early_stopping is not None else "average_epochs = 0"
+        raise ConfigError(
+            f"{name}: it chooses weights by validation errors, but the rows that a member of an ensemble leaves out "
+            "must decide nothing",
+            remedy="average the weights of some last epochs and do not stop early",
+        )
+
+
+def _folds(splits: Splits, count: int, seed: int, *, every_row: bool) -> Iterator[Splits]:
+    """The splits of each member: its fold to validate on, the other folds to learn from."""
+    pool = np.concatenate([splits["train"], splits["val"], splits["test"][: None if every_row else 0]])
+    if len(pool) < 2 * count:
+        raise ConfigError(f"{len(pool)} labelled rows are too few for {count} folds; use fewer members or more rows.")
+    test = splits["test"][:0] if every_row else splits["test"]
+    for fold in np.array_split(np.random.default_rng(seed).permutation(pool), count):
+        yield {"train": np.setdiff1d(pool, fold), "val": np.sort(fold), "test": test}
+
+
+def _member(folder: RunFolder, k: int) -> Path:
+    return folder.path / f"member-{k + 1}"
+
+
+def _held_out(table: CrystalTable, models: Sequence[Model], folds: Sequence[Splits]) -> HeldOut:
+    parts = [
+        evaluate_rows(model, table, "val", splits["val"].tolist()) for model, splits in zip(models, folds, strict=True)
+    ]
+    rows = np.concatenate([splits["val"] for splits in folds])
+    order = np.argsort(rows)
+    return HeldOut(
+        rows[order],
+        np.repeat(np.arange(len(folds)), [len(splits["val"]) for splits in folds])[order],
+        np.concatenate([part.labels for part in parts])[order],
+        np.concatenate([part.predictions for part in parts])[order],
+        models[0].targets,
+    )
+
+
+def _write_held_out(path: Path, table: CrystalTable, held_out: HeldOut) -> None:
+    columns: dict[str, Any] = {"id": [table.ids[row] for row in held_out.rows], "fold": held_out.fold}
+    for k, target in enumerate(held_out.targets):
+        columns |= {target.name: held_out.labels[:, k], f"predicted_{target.name}": held_out.predictions[:, k]}
+    units = {target.name: target.unit for target in held_out.targets}
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(columns).replace_schema_metadata(units), temporary)
+
+
+def _join(
+    folder: RunFolder,
+    models: Sequence[Model],
+    dataset: Dataset,
+    recipe: Recipe,
+    held_out: HeldOut,
+    test: IntArray | None,
+) -> dict[str, Any]:
+    """Save the ensemble with its errors, and describe it."""
+    network = joined([model.network for model in models], [model.targets for model in models], recipe.architecture)
+    targets = models[0].targets
+    errors: dict[str, Any] = {"held_out": {name: _errors(one) for name, one in held_out.scores().items()}}
+    calibration = {name: one.to_dict() for name, one in held_out.calibration(dataset.table.n_atoms).items()}
+    card = report.card(dataset, recipe, None) | {"members": len(models), "calibration": calibration}
+    card["init"] = models[0].card.get("init")
+    save_model(folder.weights, network, targets, card)
+    if test is not None and len(test):
+        scores = evaluate_rows(
+            load_model(folder.weights, tolerance=recipe.tolerance), dataset.table, "test", test.tolist()
+        )
+        errors["test"] = {one.target: _errors(one) for one in scores.scores}
+    save_model(folder.weights, network, targets, {**card, "errors": errors})
+    spread = {t.name: dict(zip(("mean", "std"), held_out.spread(k), strict=True)) for k, t in enumerate(targets)}
+    write_json(folder.summary, {"members": len(models), "errors": errors, "mae_over_folds": spread})
+    return errors
+
+
+def _errors(one: Score) -> dict[str, Any]:
+    return {name: value for name, value in asdict(one).items() if name in ("mae", "rmse", "n", "unit")}
+
+
+def joined(networks: Sequence[CrystalModel], targets: Sequence[Sequence[Target]], architecture: str) -> Ensemble:
+    """An ensemble of copies of models with the same targets, in the standardised units of the first one.
+
+    Args:
+        networks: the models.
+        targets: of each model, with its mean and std.
+        architecture: of all of them.
+
+    Raises:
+        ConfigError: if their targets differ in more than mean and std.
+    """
+    first = [(t.name, t.unit, t.basis, t.transform) for t in targets[0]]
+    copies = [deepcopy(network) for network in networks]
+    for copy, own in zip(copies, targets, strict=True):
+        if [(t.name, t.unit, t.basis, t.transform) for t in own] != first:
+            raise ConfigError("The members of an ensemble must predict the same targets in the same units.")
+        for output, before, now in zip(outputs(copy), own, targets[0], strict=True):
+            output.take_over(output, before, now)
+    return Ensemble(copies, [architecture] * len(copies))
