@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
-from crystalformers.models import MODELS
-from crystalformers.models.presets import find_preset, preset
+from crystalformers.models import MODELS, architecture_of
+from crystalformers.models.presets import preset
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
@@ -257,7 +257,7 @@ class Recipe(BaseModel):
 
 def _architecture(given: Any, name: str | None) -> Any:
     """The architecture that is named, that of the preset, or the default."""
-    of_preset = None if name is None else find_preset(name).architecture
+    of_preset = None if name is None else architecture_of(preset(name))
     if given is not None and of_preset is not None and given != of_preset:
         raise ConfigError(f"The preset '{name}' is a {of_preset}, not a {given}; leave out one of them.")
     return given or of_preset or Recipe.model_fields["architecture"].default
