@@ -1,4 +1,4 @@
-"""What `infinite_attention` is given, checked once before any backend: what ends in C or Triton must fit together.
+"""The arguments of `infinite_attention`, checked once before any backend: what ends in C or Triton must fit together.
 
 Shapes: A atoms, E images, P pairs, H heads, D their width, K radial functions.
 """
@@ -6,6 +6,7 @@ Shapes: A atoms, E images, P pairs, H heads, D their width, K radial functions.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,26 +17,28 @@ from crystalformers.errors import ConfigError
 from crystalformers.images.checks import problem_of
 
 
-def check_arguments(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> None:
+class Arguments(NamedTuple):
+    """What every backend is given; `infinite_attention` says what each is."""
+
+    q_AHD: Tensor
+    k_AHD: Tensor
+    v_AHD: Tensor
+    inverse_variance_AH: Tensor
+    W_HDK: Tensor | None
+    geometry: Geometry
+    angular: AngularEncoding | None
+
+
+def check_arguments(arguments: Arguments) -> None:
     """Refuse arguments whose shapes, types or devices do not fit together; costs microseconds.
 
     Raises:
         ConfigError: naming the argument, what it is and what it must be.
     """
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     if q_AHD.dim() != 3 or 0 in q_AHD.shape[1:] or not q_AHD.is_floating_point():
-        raise ConfigError(
-            f"q has shape {tuple(q_AHD.shape)} and type {q_AHD.dtype}",
-            where="infinite_attention",
-            remedy="give floating-point numbers of shape (atoms, heads, width)",
-        )
+        problem = f"q has shape {tuple(q_AHD.shape)} and type {q_AHD.dtype}"
+        raise _refusal(problem, "give floating-point numbers of shape (atoms, heads, width)")
     atoms, heads, width = q_AHD.shape
     geometry.cached(_checked_geometry)
     expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
@@ -51,17 +54,10 @@ def check_arguments(
         if tensor is not None:
             _check_tensor(name, tensor, shape, q_AHD)
     if geometry.images.distance.device != q_AHD.device:
-        raise ConfigError(
-            f"the batch is on {geometry.images.distance.device} and q on {q_AHD.device}",
-            where="infinite_attention",
-            remedy="move one of them",
-        )
+        problem = f"the batch is on {geometry.images.distance.device} and q on {q_AHD.device}"
+        raise _refusal(problem, "move one of them")
     if W_HDK is not None and geometry.basis.count < 1:
-        raise ConfigError(
-            "W is given, but the radial basis of the geometry has no functions",
-            where="infinite_attention",
-            remedy="leave W out",
-        )
+        raise _refusal("W is given, but the radial basis of the geometry has no functions", "leave W out")
 
 
 def check_directions(geometry: Geometry) -> None:
@@ -71,26 +67,20 @@ def check_directions(geometry: Geometry) -> None:
         ConfigError: with the remedy.
     """
     if geometry.images.vectors is None:
-        raise ConfigError(
-            "these images were built without directions, which frames need",
-            where="infinite_attention",
-            remedy="build them with `directions=True`",
-        )
+        problem = "these images were built without directions, which frames need"
+        raise _refusal(problem, "build them with `directions=True`")
+
+
+def _refusal(problem: str, remedy: str) -> ConfigError:
+    return ConfigError(problem, where="infinite_attention", remedy=remedy)
 
 
 def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], q_AHD: Tensor) -> None:
     if tuple(tensor.shape) != shape:
-        raise ConfigError(
-            f"{name} has shape {tuple(tensor.shape)}",
-            where="infinite_attention",
-            remedy=f"with this geometry and q it must be {shape}",
-        )
+        raise _refusal(f"{name} has shape {tuple(tensor.shape)}", f"with this geometry and q it must be {shape}")
     if tensor.dtype not in _types_beside(q_AHD, name) or tensor.device != q_AHD.device:
-        raise ConfigError(
-            f"{name} is {tensor.dtype} on {tensor.device}, q is {q_AHD.dtype} on {q_AHD.device}",
-            where="infinite_attention",
-            remedy="bring all arguments to one type and device",
-        )
+        problem = f"{name} is {tensor.dtype} on {tensor.device}, q is {q_AHD.dtype} on {q_AHD.device}"
+        raise _refusal(problem, "bring all arguments to one type and device")
 
 
 def _types_beside(q_AHD: Tensor, name: str) -> tuple[torch.dtype, ...]:

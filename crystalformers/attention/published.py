@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.backends.reference.backend import attend, cell_box
 from crystalformers.attention.backends.reference.frames import (
     WeightedFrames,
@@ -36,7 +37,7 @@ from crystalformers.attention.backends.reference.frames import (
 from crystalformers.attention.frames.crystal import shortest_vector_frames
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.frames.local import Frames, PrincipalAxes, principal_axes
-from crystalformers.attention.geometry import Geometry, RadialBasis
+from crystalformers.attention.geometry import RadialBasis
 from crystalformers.attention.reciprocal.lattice_sums import dual_lattice, log_factor
 from crystalformers.images import CrystalBatch, length
 
@@ -44,16 +45,9 @@ ImageRule = Literal["sphere", "published"]
 """`sphere`: all images within a radius, which every backend sums; `published`: the rules of this module."""
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over the authors' box of images, (A, H, D); arguments as in `infinite_attention`."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over the authors' box of images, (A, H, D)."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     batch, basis = geometry.batch, geometry.basis
     if angular is not None:
         angular = replace(angular, basis=WindowedAngularBasis.of(angular.basis))

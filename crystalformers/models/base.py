@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,24 +60,31 @@ class ModelConfig:
         """Whether predictions are independent of the pose, the origin, the cell and the order of the atoms."""
         return True
 
+    def require(self, holds: bool, name: str, requirement: str) -> None:
+        """Refuse a setting that does not meet a requirement, such as "must be even"; raises ConfigError."""
+        if not holds:
+            raise ConfigError(f"Model setting {name} = {getattr(self, name)!r} {requirement}.")
+
+    def check_one_of(self, allowed: Sequence[str], *names: str) -> None:
+        """Refuse settings that are not among the allowed ones; raises ConfigError."""
+        for name in names:
+            self.require(getattr(self, name) in allowed, name, f"is not one of {', '.join(allowed)}")
+
     def check_at_least(self, smallest: int, *names: str) -> None:
         """Refuse settings below `smallest` or above `LARGEST_SETTING`; raises ConfigError."""
         for name in names:
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be at least {smallest}.")
+            self.require(getattr(self, name) >= smallest, name, f"must be at least {smallest}")
         self.check_at_most(LARGEST_SETTING, *names)
 
     def check_at_most(self, largest: float, *names: str) -> None:
         """Refuse settings above `largest`; raises ConfigError."""
         for name in names:
-            if getattr(self, name) > largest:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name):.3g} must be at most {largest:g}.")
+            self.require(getattr(self, name) <= largest, name, f"must be at most {largest:g}")
 
     def check_positive(self, *names: str) -> None:
         """Refuse settings that are not positive and finite, or above `LARGEST_SETTING`; raises ConfigError."""
         for name in names:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
+            self.require(0 < getattr(self, name) < math.inf, name, "must be positive and finite")
         self.check_at_most(LARGEST_SETTING, *names)
 
 

@@ -29,14 +29,15 @@ from crystalformers.attention import (
     published,
     reciprocal,
 )
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod
 from crystalformers.attention.published import ImageRule
 from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
-from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, radius_for, tolerance_of
 from crystalformers.models.base import MOST_LAYERS, AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors
+from crystalformers.periodic import MAX_ATOMIC_NUMBER
 
 Space = Literal["real", "reciprocal", "dual", "alternating"]
 """In which space the Gaussian lattice sums of the attention heads run."""
@@ -105,37 +106,25 @@ class CrystalformerConfig(ModelConfig):
         self.check_at_least(1, "heads", "blocks", "feedforward")
         self.check_at_most(MOST_LAYERS, "blocks")
         self.check_at_least(0, "radial_functions", "element_dim")
+        self.check_at_least(2, "angular_functions")
         self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma")
         self.check_positive("angular_width", "tie_width")
-        if self.angular_functions < 2:
-            raise ConfigError("Model setting angular_functions must be at least 2.")
-        if self.dim % self.heads:
-            raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
-        if self.space not in get_args(Space):
-            raise ConfigError(f"Model setting space = '{self.space}' is not one of {', '.join(get_args(Space))}.")
-        if self.space == "dual" and self.heads % 2:
-            raise ConfigError(f"Model setting heads = {self.heads} must be even for space = 'dual'.")
+        self.require(self.dim % self.heads == 0, "dim", f"must be a multiple of heads = {self.heads}")
+        self.check_one_of(get_args(Space), "space")
+        self.require(self.space != "dual" or self.heads % 2 == 0, "heads", "must be even for space = 'dual'")
         self._check_frames()
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"Model setting dropout = {self.dropout} must lie in [0, 1).")
-        if not 0 < self.sigma_floor < 1:
-            raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
+        self.require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
+        self.require(0 < self.sigma_floor < 1, "sigma_floor", "must lie between 0 and 1")
 
     def _check_frames(self) -> None:
-        if self.frame is not None and self.space == "reciprocal":
-            raise ConfigError(
-                f"Model setting frame = '{self.frame}' needs heads in real space, not space = 'reciprocal'."
-            )
+        if self.frame is not None:
+            self.check_one_of(get_args(FrameMethod), "frame")
+            self.require(self.space != "reciprocal", "frame", "needs heads in real space, not space = 'reciprocal'")
         if self.frame_blocks is not None:
             object.__setattr__(self, "frame_blocks", tuple(self.frame_blocks))
-            wrong = [block for block in self.frame_blocks if block not in range(self.blocks)]
-            if wrong or self.frame is None:
-                raise ConfigError(
-                    f"Model setting frame_blocks = {list(self.frame_blocks)} must name blocks from 0 to "
-                    f"{self.blocks - 1} and needs a frame."
-                )
-        if self.frame is not None and self.frame not in get_args(FrameMethod):
-            raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
+            known = self.frame is not None and set(self.frame_blocks) <= set(range(self.blocks))
+            requirement = f"must name blocks from 0 to {self.blocks - 1} and needs a frame"
+            self.require(known, "frame_blocks", requirement)
 
     @property
     def sigma_bound(self) -> float:
@@ -254,40 +243,24 @@ class InfiniteAttention(nn.Module):
             y = []
             if real:
                 W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
-                features = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK)
-                y.append(self.attend(*features, geometry, backend))
+                of_real = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK, geometry)
+                if self.image_rule == "published":
+                    y.append(published.attention(Arguments(*of_real, self.angular())))
+                else:
+                    y.append(infinite_attention(*of_real, backend, angular=self.angular()))
             if real < config.heads:
-                y.append(
-                    self.attend_reciprocal(q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
-                )
+                of_others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH)
+                if self.image_rule == "published":
+                    y.append(published.reciprocal_attention(*of_others, geometry.batch))
+                else:
+                    y.append(reciprocal.attention(*of_others, self.lattice_sums(geometry)))
         return self.out((torch.cat(y, dim=1) if len(y) > 1 else y[0]).flatten(1))
 
-    def attend(
-        self,
-        q_AHD: Tensor,
-        k_AHD: Tensor,
-        v_AHD: Tensor,
-        inverse_variance_AH: Tensor,
-        W_HDK: Tensor | None,
-        geometry: Geometry,
-        backend: Backend,
-    ) -> Tensor:
-        """Attention of the real heads, (A, H, D)."""
-        arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
-        if self.image_rule == "published":
-            return published.attention(*arguments, self.angular())
-        return infinite_attention(*arguments, backend, angular=self.angular())
-
-    def attend_reciprocal(
-        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry
-    ) -> Tensor:
-        """Attention of the reciprocal heads, as accurate as the radius of the images makes the real ones, (A, H, D)."""
-        if self.image_rule == "published":
-            return published.reciprocal_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
-        return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, self.lattice_sums(geometry))
-
     def lattice_sums(self, geometry: Geometry) -> LatticeSums:
-        """The lattice sums of the reciprocal heads, planned when the first block asks."""
+        """The lattice sums of the reciprocal heads, planned when the first block asks.
+
+        They are as accurate as the radius of the images makes the real heads.
+        """
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
         return geometry.cached(_lattice_sums, narrowest, tolerance)
@@ -354,12 +327,19 @@ class Blocks(nn.ModuleList):
             x = block(x, geometry, backend)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
-        """Set mean and std of q.w, block by block, from all atoms and heads of a batch."""
+    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend, calibrated: Tensor) -> None:
+        """Set mean and std of q.w, block by block, from all atoms and heads of a batch, and `calibrated` to true.
+
+        Raises:
+            ConfigError: if `calibrated` is true already.
+        """
+        if calibrated:
+            raise ConfigError("The width statistics of this model are already set.")
         for attention, vectors, _ in self.attention_inputs(x, batch, backend):
             score = (attention.heads(attention.query(vectors)) * attention.width).sum(-1)
             attention.width_mean.copy_(score.mean())
             attention.width_std.copy_(score.std())
+        calibrated.fill_(True)
 
 
 class Crystalformer(CrystalModel):
@@ -430,7 +410,7 @@ class Crystalformer(CrystalModel):
 
     def forward(self, batch: CrystalBatch) -> Tensor:
         """Standardised predictions, (C, n_targets), for a batch with images."""
-        return self.head(self.pool(self.encode(batch), batch))
+        return self.head(mean_over_atoms(self.encode(batch), batch))
 
     def encode(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the atoms after the last block, (A, dim)."""
@@ -451,11 +431,6 @@ class Crystalformer(CrystalModel):
         """The attention of each block, the atom vectors (A, dim) that enter it, and the geometry."""
         return self.blocks.attention_inputs(self.embed(batch), batch, self.backend)
 
-    @staticmethod
-    def pool(x: Tensor, batch: CrystalBatch) -> Tensor:
-        """Mean over the atoms of each crystal, (C, dim)."""
-        return mean_over_atoms(x, batch)
-
     @property
     def is_calibrated(self) -> bool:
         """Whether the width statistics are set."""
@@ -471,10 +446,7 @@ class Crystalformer(CrystalModel):
         Raises:
             ConfigError: if the statistics are already set.
         """
-        if self.calibrated:
-            raise ConfigError("The width statistics of this model are already set.")
-        self.blocks.calibrate(self.embed(batch), batch, self.backend)
-        self.calibrated.fill_(True)
+        self.blocks.calibrate(self.embed(batch), batch, self.backend, self.calibrated)
 
 
 def t_fixup_std(dim: int, blocks: int) -> float:

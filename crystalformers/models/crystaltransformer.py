@@ -27,12 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.attention import Backend
-from crystalformers.crystal import MAX_ATOMIC_NUMBER
-from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, radius_for
 from crystalformers.models.base import AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
 from crystalformers.models.crystalformer import Blocks, CrystalformerConfig, t_fixup_scale, t_fixup_std
 from crystalformers.models.element_vectors import ROWS
+from crystalformers.periodic import MAX_ATOMIC_NUMBER
 
 Variant = Literal["invariant", "published", "composition"]
 
@@ -88,17 +87,15 @@ class CrystalTransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (("variant", get_args(Variant)), ("head", get_args(Head))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"Model setting {name} = '{getattr(self, name)}' is not one of {', '.join(allowed)}.")
-        if not 0 < self.element_scale <= 1:
-            raise ConfigError(f"Model setting element_scale = {self.element_scale} must lie in (0, 1].")
-        if self.variant == "published" and self.element_scale != 1:
-            raise ConfigError("Model setting element_scale is not for the published variant; leave it out.")
-        if self.variant == "published" and self.dim % 2:
-            raise ConfigError(f"Model setting dim = {self.dim} must be even: half of it holds the coordinates.")
-        if self.head == "linear" and self.n_targets > 1:
-            raise ConfigError("Model setting head = 'linear' is that of one target; use 'separate' for several.")
+        self.check_one_of(get_args(Variant), "variant")
+        self.check_one_of(get_args(Head), "head")
+        self.require(0 < self.element_scale <= 1, "element_scale", "must lie in (0, 1]")
+        if self.variant == "published":
+            problem = "must be 1: element_scale is not for the published variant"
+            self.require(self.element_scale == 1, "element_scale", problem)
+            self.require(self.dim % 2 == 0, "dim", "must be even: half of it holds the coordinates")
+        single = self.head != "linear" or self.n_targets == 1
+        self.require(single, "head", "is that of one target; use 'separate' for several")
         _ = self.blocks_config  # checks the settings that both models share
 
     @property
@@ -170,10 +167,7 @@ class PeriodicEncoder(Encoder):
 
     def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
         """Set the width statistics of the blocks; raises ConfigError if they are set."""
-        if self.calibrated:
-            raise ConfigError("The width statistics of this model are already set.")
-        self.blocks.calibrate(x, batch, backend)
-        self.calibrated.fill_(True)
+        self.blocks.calibrate(x, batch, backend, self.calibrated)
 
     def attention_inputs(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> AttentionInputs:
         """Those of the blocks."""

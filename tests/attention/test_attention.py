@@ -410,8 +410,8 @@ from crystalformers.attention.backends.torch import attention as plain
 def unsupported_reason(q_AHD, geometry, angular):
     return "has one head only" if q_AHD.shape[1] > 1 else None
 
-def attention(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular):
-    return 2 * plain(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
+def attention(arguments):
+    return 2 * plain(arguments)
 """
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput
 from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
@@ -36,16 +37,9 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
     return None
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, float32 on the CPU."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over periodic images, (A, H, D), float32 on the CPU."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     heads = q_AHD.shape[1]
     pad = -heads % LANES
 
