@@ -47,21 +47,57 @@ SMOOTH_FRAMES: tuple[FrameMethod | None, ...] = (None, "max", "static-local", "w
 displacement breaks."""
 
 
-@dataclass(frozen=True)
-class CrystalformerConfig(ModelConfig):
-    """Everything that fixes the architecture; defaults are the published ones.
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """The settings of all models of such blocks; defaults are those published for Crystalformer.
 
     Attributes:
         dim: width of the atom vectors.
         heads: attention heads; each has width dim / heads.
         blocks: number of blocks.
         feedforward: hidden width of the feed-forward layers.
+        dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
         radial_functions: K of the value position encoding; 0 leaves it out (the simplified model).
         radial_maximum: centre of the last radial function, Angstrom.
         radial_width: their standard deviation in units of their spacing.
         sigma: r_0, width of the Gaussian decay for an average query, Angstrom.
         sigma_slope: a, how fast 1/sigma^2 follows the query.
         sigma_floor: b, lower bound of rho; sigma stays below r_0 / sqrt(b).
+    """
+
+    dim: int = 128
+    heads: int = 8
+    blocks: int = 4
+    feedforward: int = 512
+    dropout: float = 0.0
+    radial_functions: int = 64
+    radial_maximum: float = 14.0
+    radial_width: float = 1.0
+    sigma: float = 1.4
+    sigma_slope: float = 0.1
+    sigma_floor: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "heads", "blocks", "feedforward")
+        self.check_at_most(MOST_LAYERS, "blocks")
+        self.require(self.dim % self.heads == 0, "dim", f"must be a multiple of heads = {self.heads}")
+        self.require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
+        self.check_at_least(0, "radial_functions")
+        self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope")
+        self.require(0 < self.sigma_floor < 1, "sigma_floor", "must lie between 0 and 1")
+
+    @property
+    def sigma_bound(self) -> float:
+        """No Gaussian is wider, Angstrom."""
+        return self.sigma / math.sqrt(self.sigma_floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrystalformerConfig(TransformerConfig):
+    """Everything that fixes the architecture, besides the settings of `TransformerConfig`.
+
+    Attributes:
         space: where the lattice sums run. `real`: sigma below a bound; `reciprocal`: sigma above a bound, no value
             encoding; `dual`: the first half of the heads of every block real, the others reciprocal; `alternating`:
             the first block real, the second reciprocal, and so on.
@@ -73,22 +109,11 @@ class CrystalformerConfig(ModelConfig):
         distance_coefficient: c_dist, factor on the radial part of the value encoding.
         angle_coefficient: c_angl, factor on the angular part.
         tie_width: how far a frame may lie behind the best and still share in it (see `frames.local.TIE_WIDTH`).
-        dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
         element_dim: width of the element vectors of a table, which a linear layer brings to `dim`; 0 for an embedding
             of the model's own.
         n_targets: numbers predicted per crystal.
     """
 
-    dim: int = 128
-    heads: int = 8
-    blocks: int = 4
-    feedforward: int = 512
-    radial_functions: int = 64
-    radial_maximum: float = 14.0
-    radial_width: float = 1.0
-    sigma: float = 1.4
-    sigma_slope: float = 0.1
-    sigma_floor: float = 0.5
     space: Space = "real"
     reciprocal_sigma: float = 2.2
     frame: FrameMethod | None = None
@@ -98,25 +123,15 @@ class CrystalformerConfig(ModelConfig):
     distance_coefficient: float = 1.0
     angle_coefficient: float = 1.0
     tie_width: float = TIE_WIDTH
-    dropout: float = 0.0
     element_dim: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(1, "heads", "blocks", "feedforward")
-        self.check_at_most(MOST_LAYERS, "blocks")
-        self.check_at_least(0, "radial_functions", "element_dim")
+        self.check_at_least(0, "element_dim")
         self.check_at_least(2, "angular_functions")
-        self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma")
-        self.check_positive("angular_width", "tie_width")
-        self.require(self.dim % self.heads == 0, "dim", f"must be a multiple of heads = {self.heads}")
+        self.check_positive("reciprocal_sigma", "angular_width", "tie_width")
         self.check_one_of(get_args(Space), "space")
         self.require(self.space != "dual" or self.heads % 2 == 0, "heads", "must be even for space = 'dual'")
-        self._check_frames()
-        self.require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
-        self.require(0 < self.sigma_floor < 1, "sigma_floor", "must lie between 0 and 1")
-
-    def _check_frames(self) -> None:
         if self.frame is not None:
             self.check_one_of(get_args(FrameMethod), "frame")
             self.require(self.space != "reciprocal", "frame", "needs heads in real space, not space = 'reciprocal'")
@@ -125,11 +140,6 @@ class CrystalformerConfig(ModelConfig):
             known = self.frame is not None and set(self.frame_blocks) <= set(range(self.blocks))
             requirement = f"must name blocks from 0 to {self.blocks - 1} and needs a frame"
             self.require(known, "frame_blocks", requirement)
-
-    @property
-    def sigma_bound(self) -> float:
-        """No Gaussian is wider, Angstrom."""
-        return self.sigma / math.sqrt(self.sigma_floor)
 
     @property
     def reciprocal_sigma_bound(self) -> float:

@@ -28,8 +28,14 @@ from torch import Tensor, nn
 
 from crystalformers.attention import Backend
 from crystalformers.images import CrystalBatch, radius_for
-from crystalformers.models.base import AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
-from crystalformers.models.crystalformer import Blocks, CrystalformerConfig, t_fixup_scale, t_fixup_std
+from crystalformers.models.base import AttentionInputs, CrystalModel, mean_over_atoms
+from crystalformers.models.crystalformer import (
+    Blocks,
+    CrystalformerConfig,
+    TransformerConfig,
+    t_fixup_scale,
+    t_fixup_std,
+)
 from crystalformers.models.element_vectors import ROWS
 from crystalformers.periodic import MAX_ATOMIC_NUMBER
 
@@ -46,9 +52,9 @@ PADDED_PAIRS = 1 << 22
 """Pairs of atoms, padding included, that the published encoder takes at once; bounds its memory (1 GB in training)."""
 
 
-@dataclass(frozen=True)
-class CrystalTransformerConfig(ModelConfig):
-    """Everything that fixes the architecture.
+@dataclass(frozen=True, kw_only=True)
+class CrystalTransformerConfig(TransformerConfig):
+    """Everything that fixes the architecture, besides the settings of `TransformerConfig`.
 
     The default is as large as Crystalformer, which suits a laptop: a fifth of the published parameters, with element
     vectors as wide as the published ones. The preset `crystaltransformer-published` has the published sizes.
@@ -57,33 +63,18 @@ class CrystalTransformerConfig(ModelConfig):
         variant: what the encoder sees of the crystal.
         dim: width of the atom vectors. The element vectors are as wide, or half as wide in the published variant,
             where the embedded coordinates fill the other half.
-        heads: attention heads; each has width dim / heads.
-        blocks: number of blocks (layers).
-        feedforward: hidden width of the feed-forward layers.
         dropout: dropout rate in training; 0.1 published.
         head: how targets are read from the crystal's vector.
         element_scale: standard deviation of the initial element vectors, relative to that of T-Fixup (not in the
             published variant). At 1, more than half of the variance of a table trained for ten epochs was left over
             from the random initial vectors; at 0.03, next to nothing.
-        radial_functions, radial_maximum, radial_width, sigma, sigma_slope, sigma_floor: those of
-            `CrystalformerConfig`, for the invariant variant.
+        radial_functions, radial_maximum, radial_width, sigma, sigma_slope, sigma_floor: for the invariant variant.
         n_targets: T, numbers predicted per crystal.
     """
 
     variant: Variant = "invariant"
-    dim: int = 128
-    heads: int = 8
-    blocks: int = 4
-    feedforward: int = 512
-    dropout: float = 0.0
     head: Head = "separate"
     element_scale: float = 1.0
-    radial_functions: int = 64
-    radial_maximum: float = 14.0
-    radial_width: float = 1.0
-    sigma: float = 1.4
-    sigma_slope: float = 0.1
-    sigma_floor: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,7 +87,6 @@ class CrystalTransformerConfig(ModelConfig):
             self.require(self.dim % 2 == 0, "dim", "must be even: half of it holds the coordinates")
         single = self.head != "linear" or self.n_targets == 1
         self.require(single, "head", "is that of one target; use 'separate' for several")
-        _ = self.blocks_config  # checks the settings that both models share
 
     @property
     def invariant(self) -> bool:
