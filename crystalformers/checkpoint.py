@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import CheckpointError
 from crystalformers.files import write_atomically
 from crystalformers.models import MODELS, CrystalModel, build_model
+from crystalformers.periodic import SYMBOLS
 from crystalformers.target import Target
 
 HEADER_KEY = "crystalformers"

@@ -13,16 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from crystalformers.errors import StructureError
 from crystalformers.periodic import MAX_ATOMIC_NUMBER, SYMBOLS
 
-__all__ = [
-    "MAX_ATOMIC_NUMBER",
-    "MAX_COORDINATE",
-    "MAX_LENGTH",
-    "MIN_SOLIDITY",
-    "SYMBOLS",
-    "Crystal",
-    "check_coordinates",
-]
-
 MIN_SOLIDITY = 1e-6
 """Volume over the product of the three lengths below which a cell counts as flat (a cube has 1)."""
 

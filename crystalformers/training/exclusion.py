@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalformers.crystal import SYMBOLS
 from crystalformers.data.split import IntArray
 from crystalformers.errors import TableError
+from crystalformers.periodic import SYMBOLS
 from crystalformers.training.recipe import Exclude
 
 if TYPE_CHECKING:
