@@ -22,7 +22,7 @@ from crystalformers.attention.backends.triton.operators import TILING
 HOPPER = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 KERNELS = (
-    *("image_sum", "image_weights", "image_sum_backward", "image_sum_pull"),
+    *("image_sum", "image_sum_backward", "image_sum_pull"),
     *("angular_sum", "angular_sum_backward"),
     *("max_frames count", "max_frames write"),
 )

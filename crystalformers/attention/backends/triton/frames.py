@@ -10,8 +10,6 @@ Shapes: A atoms, E images, H heads, R rows (atom and head), F frames (the capaci
 
 from __future__ import annotations
 
-from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -87,15 +85,6 @@ torch.library.define(
 )
 
 
-@lru_cache(maxsize=1)
-def _kernels() -> tuple[ModuleType, ModuleType]:
-    """The modules of the kernels, of angles and of frames; imported here, for Triton may not be installed."""
-    from crystalformers.attention.backends.triton import angle_kernels as triton_angle_kernels
-    from crystalformers.attention.backends.triton import frame_kernels as triton_frame_kernels
-
-    return triton_angle_kernels, triton_frame_kernels
-
-
 def _constants(heads: int, count: int) -> dict[str, Any]:
     tiling = operators.TILING
     return {
@@ -115,7 +104,7 @@ def _max_frames(p: Tensor, direction: Tensor, ptr: Tensor, tie_width: float) -> 
     rows, capacity = _capacity(p, ptr)
     p, first = p.contiguous(), ptr.new_zeros(rows + 1)
     axes, share = p.new_zeros(capacity, 9), p.new_zeros(capacity)
-    find = _kernels()[1].max_frames[(rows,)]
+    find = operators.kernels("frame_kernels").max_frames[(rows,)]
     constants = {"HEADS": p.shape[1], "IMAGES": operators.TILING.images, "num_warps": WARPS}
     with torch.cuda.device_of(p):
         find(p, direction, ptr, first[1:], first, axes, share, 1 / tie_width, capacity, WRITE=False, **constants)
@@ -134,7 +123,7 @@ def _angular_sum(p: Tensor, lists: list[Tensor], spacing: float, per_width: floa
     atoms, heads = lists[1].shape[0] - 1, p.shape[1]
     sums = p.new_empty(atoms, heads, 3, count)
     with torch.cuda.device_of(p):
-        _kernels()[0].angular_sum[(atoms * heads,)](
+        operators.kernels("angle_kernels").angular_sum[(atoms * heads,)](
             p.contiguous(), *lists, sums, spacing, per_width, **_constants(heads, count)
         )
     return sums
@@ -151,7 +140,7 @@ def _angular_sum_backward(
     atoms, heads = lists[1].shape[0] - 1, p.shape[1]
     grad_p = torch.zeros_like(p)
     with torch.cuda.device_of(p):
-        _kernels()[0].angular_sum_backward[(atoms * heads,)](
+        operators.kernels("angle_kernels").angular_sum_backward[(atoms * heads,)](
             grad.contiguous(), p.contiguous(), *lists, grad_p, spacing, per_width, **_constants(heads, count)
         )
     return grad_p
