@@ -191,10 +191,8 @@ class CrystalModel(nn.Module, ABC):
             ConfigError: if the model takes no table, a shape does not fit or a known vector is not finite.
         """
         if self.elements is None:
-            raise ConfigError(
-                f"This {type(self).__name__} takes no table of element vectors",
-                remedy="build it with the setting element_dim, if it has one",
-            )
+            problem = f"This {type(self).__name__} takes no table of element vectors"
+            raise ConfigError(problem, remedy="build it with the setting element_dim, if it has one")
         self.elements.set(vectors, known, trainable=trainable)
 
     def attention_inputs(self, batch: CrystalBatch) -> AttentionInputs:

@@ -402,17 +402,18 @@ class Crystalformer(CrystalModel):
     @property
     def image_rule(self) -> ImageRule:
         """Which images attention sums over, in all blocks; see `InfiniteAttention`."""
-        first = self.blocks[0]
-        assert isinstance(first, Block)
-        return first.attention.image_rule
+        return self._attention_layers[0].image_rule
 
     @image_rule.setter
     def image_rule(self, rule: ImageRule) -> None:
         if rule not in get_args(ImageRule):
             raise ConfigError(f"Image rule '{rule}' is not one of {', '.join(get_args(ImageRule))}.")
-        for module in self.modules():
-            if isinstance(module, InfiniteAttention):
-                module.image_rule = rule
+        for attention in self._attention_layers:
+            attention.image_rule = rule
+
+    @property
+    def _attention_layers(self) -> list[InfiniteAttention]:
+        return [module for module in self.modules() if isinstance(module, InfiniteAttention)]
 
     def radius(self, tolerance: float) -> float:
         """Radius of the image list, Angstrom, for a neglected share of the weight of at most `tolerance`."""

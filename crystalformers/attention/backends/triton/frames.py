@@ -54,8 +54,7 @@ def angular_values(p_EH: Tensor, geometry: Geometry, angular: AngularEncoding) -
 def _directions(geometry: Geometry) -> Tensor:
     """Unit vectors to the images, (E, 3) float32; zero for an atom itself."""
     images = geometry.images
-    if images.vectors is None:
-        raise ValueError("These images were built without directions; build them with `directions=True`.")
+    assert images.vectors is not None  # `check_directions` has seen to it
     distance = images.distance.unsqueeze(-1)
     return (images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous()
 
@@ -146,10 +145,6 @@ def _angular_sum_backward(
     return grad_p
 
 
-def _fake_angular_sum_backward(grad: Tensor, p: Tensor, *others: Any) -> Tensor:
-    return torch.empty_like(p)
-
-
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     p, lists, *ctx.constants = inputs
     ctx.save_for_backward(p, *lists)
@@ -166,5 +161,5 @@ torch.library.impl("crystalformers::triton_angular_sum", ("cpu", "cuda"), _angul
 torch.library.impl("crystalformers::triton_angular_sum_backward", ("cpu", "cuda"), _angular_sum_backward)
 torch.library.register_fake("crystalformers::triton_max_frames", _fake_max_frames)
 torch.library.register_fake("crystalformers::triton_angular_sum", _fake_angular_sum)
-torch.library.register_fake("crystalformers::triton_angular_sum_backward", _fake_angular_sum_backward)
+torch.library.register_fake("crystalformers::triton_angular_sum_backward", lambda grad, p, *others: torch.empty_like(p))
 torch.library.register_autograd("crystalformers::triton_angular_sum", _differentiate, setup_context=_remember)

@@ -195,31 +195,11 @@ def _outputs(q: Tensor, lists: list[Tensor], count: int, weighted: bool) -> tupl
     return y, b, p, log_z, q.new_empty(atoms, dtype=torch.int64)
 
 
-def _fake_image_sum(
-    q: Tensor, k: Tensor, v: Tensor, inverse_variance: Tensor, lists: list[Tensor], *constants: Any
-) -> Any:
-    return _outputs(q, lists, *constants[-2:])
-
-
-def _image_sum_backward(  # noqa: PLR0913, PLR0917
-    grad_y: Tensor,
-    grad_b: Tensor,
-    grad_p: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    inverse_variance: Tensor,
-    y: Tensor,
-    b: Tensor,
-    p: Tensor,
-    log_z: Tensor,
-    stop: Tensor,
-    lists: list[Tensor],
-    spacing: float,
-    per_width: float,
-    count: int,
+def _image_sum_backward(
+    grad_y: Tensor, grad_b: Tensor, grad_p: Tensor, *saved: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and 1 / sigma^2 from those of the sums."""
+    q, k, v, inverse_variance, y, b, p, log_z, stop, lists, spacing, per_width, count = saved
     images = TritonImages(*lists)
     inputs = [t.contiguous() for t in (q, k, v)]
     variance, grad_y, grad_b, grad_p = (t.float().contiguous() for t in (inverse_variance, grad_y, grad_b, grad_p))
@@ -241,10 +221,6 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     return grads[0], grads[1], grads[2], grad_variance.to(inverse_variance.dtype)
 
 
-def _fake_image_sum_backward(grad_y: Tensor, grad_b: Tensor, grad_p: Tensor, *others: Any) -> Any:
-    return tuple(t.new_empty(t.shape) for t in others[:4])
-
-
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *features, lists, ctx.spacing, ctx.per_width, ctx.count, _ = inputs
     ctx.save_for_backward(*features, *output, *lists)
@@ -261,6 +237,12 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_b: Tensor, grad_p: Tensor, *_:
 
 torch.library.impl("crystalformers::triton_image_sum", ("cpu", "cuda"), _image_sum)
 torch.library.impl("crystalformers::triton_image_sum_backward", ("cpu", "cuda"), _image_sum_backward)
-torch.library.register_fake("crystalformers::triton_image_sum", _fake_image_sum)
-torch.library.register_fake("crystalformers::triton_image_sum_backward", _fake_image_sum_backward)
+torch.library.register_fake(
+    "crystalformers::triton_image_sum",
+    lambda q, k, v, inverse_variance, lists, *constants: _outputs(q, lists, *constants[-2:]),
+)
+torch.library.register_fake(
+    "crystalformers::triton_image_sum_backward",
+    lambda grad_y, grad_b, grad_p, *saved: tuple(t.new_empty(t.shape) for t in saved[:4]),
+)
 torch.library.register_autograd("crystalformers::triton_image_sum", _differentiate, setup_context=_remember)
