@@ -128,7 +128,8 @@ class CrystalformerConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(0, "element_dim")
-        self.check_at_least(2, "angular_functions")
+        if self.angular_functions < 2:
+            raise ConfigError("Model setting angular_functions must be at least 2.")
         self.check_positive("reciprocal_sigma", "angular_width", "tie_width")
         self.check_one_of(get_args(Space), "space")
         self.require(self.space != "dual" or self.heads % 2 == 0, "heads", "must be even for space = 'dual'")
