@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import CheckpointError
 from crystalformers.files import write_atomically
 from crystalformers.models import MODELS, CrystalModel, build_model
+from crystalformers.periodic import SYMBOLS
 from crystalformers.target import Target
 
 HEADER_KEY = "crystalformers"
@@ -66,13 +66,9 @@ def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card:
     """
     architecture = next((name for name, listed in MODELS.items() if type(model) is listed), None)
     if architecture is None:
-        raise CheckpointError(
-            f"{type(model).__name__} is not an architecture that can be saved",
-            where=str(path),
-            remedy="list it in crystalformers.models.MODELS",
-        )
-    if len(targets) != model.n_targets:
-        raise CheckpointError(f"{len(targets)} targets do not fit {model.n_targets} model outputs", where=str(path))
+        problem = f"{type(model).__name__} is not an architecture that can be saved"
+        raise CheckpointError(problem, where=str(path), remedy="list it in crystalformers.models.MODELS")
+    _check_count(path, targets, model)
     description = {
         "format": FORMAT,
         "architecture": architecture,
@@ -107,21 +103,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except SETTINGS_ERRORS as error:
         raise CheckpointError(f"the description in the file cannot be used: {error}", where=str(path)) from error
     model = build_model(description["architecture"], description["config"])
-    if len(targets) != model.n_targets:
-        raise CheckpointError(f"{len(targets)} targets do not fit {model.n_targets} outputs", where=str(path))
+    _check_count(path, targets, model)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"tensor '{name}' holds NaN or infinite numbers", where=str(path))
     if HASH_KEY in description and description[HASH_KEY] != _hash(tensors, description):
-        raise CheckpointError(
-            "the content does not agree with the hash that was saved with it",
-            where=str(path),
-            remedy="the file is damaged or was changed, copy it again",
-        )
+        problem = "the content does not agree with the hash that was saved with it"
+        raise CheckpointError(problem, where=str(path), remedy="the file is damaged or was changed, copy it again")
     model.load_state_dict(tensors)
     return Checkpoint(model.eval(), targets, card)
+
+
+def _check_count(path: Path, targets: Sequence[Target], model: CrystalModel) -> None:
+    if len(targets) != model.n_targets:
+        raise CheckpointError(f"{len(targets)} targets do not fit {model.n_targets} model outputs", where=str(path))
 
 
 def _check_shapes(path: Path, model: CrystalModel) -> None:
@@ -140,9 +137,8 @@ def _check_shapes(path: Path, model: CrystalModel) -> None:
         if (found := tuple(slices[name].get_shape())) != shape:
             raise CheckpointError(f"tensor '{name}' has shape {found}, expected {shape}", where=str(path))
         if (kind := slices[name].get_dtype()) not in TYPES:
-            raise CheckpointError(
-                f"tensor '{name}' has the type {kind}, which is not read", where=str(path), remedy="save it as F32"
-            )
+            problem = f"tensor '{name}' has the type {kind}, which is not read"
+            raise CheckpointError(problem, where=str(path), remedy="save it as F32")
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -158,11 +154,8 @@ def read_description(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
     except (SafetensorError, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        raise CheckpointError(
-            f"not a readable safetensors file ({error})",
-            where=str(path),
-            remedy="it may be truncated, copy it again",
-        ) from error
+        problem = f"not a readable safetensors file ({error})"
+        raise CheckpointError(problem, where=str(path), remedy="it may be truncated, copy it again") from error
     if header is None:
         raise CheckpointError("a safetensors file, but not one that crystalformers wrote", where=str(path))
     try:
@@ -172,11 +165,8 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise CheckpointError("the description in the file is not a JSON object", where=str(path))
     if description.get("format") != FORMAT:
-        raise CheckpointError(
-            f"format {description.get('format')} is not known to this version (it reads {FORMAT})",
-            where=str(path),
-            remedy="update crystalformers",
-        )
+        problem = f"format {description.get('format')} is not known to this version (it reads {FORMAT})"
+        raise CheckpointError(problem, where=str(path), remedy="update crystalformers")
     return description
 
 

@@ -13,16 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from crystalformers.errors import StructureError
 from crystalformers.periodic import MAX_ATOMIC_NUMBER, SYMBOLS
 
-__all__ = [
-    "MAX_ATOMIC_NUMBER",
-    "MAX_COORDINATE",
-    "MAX_LENGTH",
-    "MIN_SOLIDITY",
-    "SYMBOLS",
-    "Crystal",
-    "check_coordinates",
-]
-
 MIN_SOLIDITY = 1e-6
 """Volume over the product of the three lengths below which a cell counts as flat (a cube has 1)."""
 
@@ -95,11 +85,9 @@ def check_coordinates(frac_coords: NDArray[np.float64], where: str) -> None:
     """Raise a StructureError if fractional coordinates are larger than `MAX_COORDINATE`."""
     largest = np.abs(frac_coords).max()
     if largest > MAX_COORDINATE:
-        raise StructureError(
-            f"a fractional coordinate of {largest:.3g} is too large, no decimals would be left within the cell",
-            where=where,
-            remedy="correct the coordinates or wrap them into the cell before they are rounded",
-        )
+        problem = f"a fractional coordinate of {largest:.3g} is too large, no decimals would be left within the cell"
+        remedy = "correct the coordinates or wrap them into the cell before they are rounded"
+        raise StructureError(problem, where=where, remedy=remedy)
 
 
 def _numbers(values: ArrayLike, label: str) -> NDArray[np.int64]:
@@ -111,12 +99,9 @@ def _numbers(values: ArrayLike, label: str) -> NDArray[np.int64]:
         raise StructureError("atomic numbers must be integers", where=label)
     unknown = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)]
     if unknown.size:
-        raise StructureError(
-            f"atomic number {unknown.min():g} is not an element the models know (H to {SYMBOLS[-1]}, 1 to "
-            f"{MAX_ATOMIC_NUMBER})",
-            where=label,
-            remedy="remove or replace the atom",
-        )
+        known = f"H to {SYMBOLS[-1]}, 1 to {MAX_ATOMIC_NUMBER}"
+        problem = f"atomic number {unknown.min():g} is not an element the models know ({known})"
+        raise StructureError(problem, where=label, remedy="remove or replace the atom")
     return numbers.astype(np.int64)
 
 
@@ -125,18 +110,12 @@ def _lattice(values: ArrayLike, label: str) -> NDArray[np.float64]:
     lattice = _array(values, "lattice", (3, 3), label)
     longest = np.abs(lattice).max()
     if longest > MAX_LENGTH:
-        raise StructureError(
-            f"a lattice vector of {longest:.3g} Å is longer than {MAX_LENGTH:g} Å",
-            where=label,
-            remedy="give the lattice vectors in Å",
-        )
+        problem = f"a lattice vector of {longest:.3g} Å is longer than {MAX_LENGTH:g} Å"
+        raise StructureError(problem, where=label, remedy="give the lattice vectors in Å")
     volume = abs(np.linalg.det(lattice))
     if volume <= MIN_SOLIDITY * np.prod(np.linalg.norm(lattice, axis=1)):
-        raise StructureError(
-            f"the cell has no volume ({volume:.3g} Å³)",
-            where=label,
-            remedy="give three independent lattice vectors in Å",
-        )
+        problem = f"the cell has no volume ({volume:.3g} Å³)"
+        raise StructureError(problem, where=label, remedy="give three independent lattice vectors in Å")
     return lattice
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prototypes import PROTOTYPES
 
-from crystalformers.crystal import SYMBOLS
+from crystalformers.periodic import SYMBOLS
 
 KJ_PER_MOL_PER_EV = 96.48533212
 """Avogadro constant times elementary charge, kJ/mol: exact in the SI of 2019 to the digits given."""

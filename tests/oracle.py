@@ -18,10 +18,11 @@ from crystalformers.attention.backends.reference import frames as reference_fram
 from crystalformers.attention.backends.reference.frames import max_frames
 from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.published import angular_psi
-from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.crystal import Crystal
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.paper_checkpoints.crystalformer import model_of, to_ours
 from crystalformers.paper_checkpoints.params import config_of
+from crystalformers.periodic import SYMBOLS
 
 NEGLIGIBLE = 45.0
 """Logarithm of a weight that float64 cannot see beside 1."""

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import torch
 
 from crystalformers.checkpoint import save_model
-from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.crystal import Crystal
 from crystalformers.models import build_model
+from crystalformers.periodic import SYMBOLS
 from crystalformers.target import Target
 from crystalformers.testing import repeated
 

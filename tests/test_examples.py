@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import spglib
 
-from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.crystal import Crystal
+from crystalformers.periodic import SYMBOLS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DALTON_PER_CUBIC_ANGSTROM = 1.66053907  # in g/cm^3

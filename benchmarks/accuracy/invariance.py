@@ -26,8 +26,8 @@ from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import read_crystal
-from crystalformers.models import build_model
-from crystalformers.models.presets import find_preset
+from crystalformers.models import architecture_of, build_model
+from crystalformers.models.presets import preset
 from crystalformers.prediction import bundled
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.testing import CONTROL, E3, SE3, Row, Transformation, invariance_report, network_predictor, table
@@ -115,9 +115,8 @@ def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> t
         path = find_weights(weights or bundled.names()[0])
         return path.name, load_checkpoint(path).model
     torch.manual_seed(0)
-    published = find_preset(variant)
-    config = replace(published.config, **SMALL)
-    network = build_model(published.architecture, asdict(config))
+    config = replace(preset(variant), **SMALL)
+    network = build_model(architecture_of(config), asdict(config))
     batch = CrystalBatch.from_crystals(crystals[:64], torch.float32)
     network.calibrate(with_images(batch, network.radius(1e-5), directions=network.needs_directions))
     return f"random weights of {variant}, seed 0", network

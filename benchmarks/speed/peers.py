@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crystalformers.crystal import SYMBOLS, Crystal
+from crystalformers.crystal import Crystal
 from crystalformers.images import CrystalBatch, with_images
+from crystalformers.periodic import SYMBOLS
 
 LEARNING_RATE = 1e-5
 """Of all models: so small that the weights stay near their initial values however often a step is repeated."""

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from crystalformers.attention.arguments import check_arguments, check_directions
+from crystalformers.attention.arguments import Arguments, check_arguments, check_directions
 from crystalformers.attention.backends import load_backend
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.geometry import Geometry, RadialBasis
@@ -62,7 +62,8 @@ def infinite_attention(
         ConfigError: if shapes, types or devices of the arguments do not fit together, or if the backend is unknown
             or cannot compute what is asked.
     """
-    check_arguments(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
+    arguments = Arguments(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
+    check_arguments(arguments)
     name = choose_backend(q_AHD, geometry, angular) if backend == "auto" else backend
     module = load_backend(name)
     reason = module.unsupported_reason(q_AHD, geometry, angular)
@@ -70,7 +71,7 @@ def infinite_attention(
         raise ConfigError(f"Attention backend '{name}' {reason}.")
     if angular is not None:
         check_directions(geometry)
-    return module.attention(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
+    return module.attention(arguments)
 
 
 def choose_backend(q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None = None) -> Backend:

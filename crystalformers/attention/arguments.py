@@ -1,4 +1,4 @@
-"""What `infinite_attention` is given, checked once before any backend: what ends in C or Triton must fit together.
+"""The arguments of `infinite_attention`, checked once before any backend: what ends in C or Triton must fit together.
 
 Shapes: A atoms, E images, P pairs, H heads, D their width, K radial functions.
 """
@@ -6,7 +6,7 @@ Shapes: A atoms, E images, P pairs, H heads, D their width, K radial functions.
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,32 +18,32 @@ from crystalformers.errors import ConfigError
 from crystalformers.images.checks import problem_of
 
 
-def check_arguments(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> None:
+class Arguments(NamedTuple):
+    """What every backend is given; `infinite_attention` says what each is."""
+
+    q_AHD: Tensor
+    k_AHD: Tensor
+    v_AHD: Tensor
+    inverse_variance_AH: Tensor
+    W_HDK: Tensor | None
+    geometry: Geometry
+    angular: AngularEncoding | None
+
+
+def check_arguments(arguments: Arguments) -> None:
     """Refuse arguments whose shapes, types or devices do not fit together; costs microseconds.
 
     Raises:
         ConfigError: naming the argument, what it is and what it must be.
     """
-    if not isinstance(q_AHD, Tensor) or not isinstance(geometry, Geometry):
-        raise ConfigError(
-            f"q is a {type(q_AHD).__name__} and the geometry a {type(geometry).__name__}",
-            where="infinite_attention",
-            remedy="give a tensor and a `Geometry`",
-        )
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    kinds: list[tuple[object, type]] = [(q_AHD, Tensor), (geometry, Geometry)]
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        problem = f"q is a {type(q_AHD).__name__} and the geometry a {type(geometry).__name__}"
+        raise _refusal(problem, "give a tensor and a `Geometry`")
     if q_AHD.dim() != 3 or 0 in q_AHD.shape[1:] or not q_AHD.is_floating_point():
-        raise ConfigError(
-            f"q has shape {tuple(q_AHD.shape)} and type {q_AHD.dtype}",
-            where="infinite_attention",
-            remedy="give floating-point numbers of shape (atoms, heads, width)",
-        )
+        problem = f"q has shape {tuple(q_AHD.shape)} and type {q_AHD.dtype}"
+        raise _refusal(problem, "give floating-point numbers of shape (atoms, heads, width)")
     atoms, heads, width = q_AHD.shape
     geometry.cached(_checked_geometry)
     expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
@@ -60,19 +60,12 @@ def check_arguments(
         if tensor is not None:
             _check_tensor(name, tensor, shape, q_AHD)
     if geometry.images.distance.device != q_AHD.device:
-        raise ConfigError(
-            f"the batch is on {geometry.images.distance.device} and q on {q_AHD.device}",
-            where="infinite_attention",
-            remedy="move one of them",
-        )
+        problem = f"the batch is on {geometry.images.distance.device} and q on {q_AHD.device}"
+        raise _refusal(problem, "move one of them")
     if q_AHD.device.type == "cpu" and not torch.compiler.is_compiling() and bool((inverse_variance_AH < 0).any()):
-        raise ConfigError("inverse_variance holds negative numbers", where="infinite_attention")
+        raise _refusal("inverse_variance holds negative numbers", "pass squares")
     if W_HDK is not None and geometry.basis.count < 1:
-        raise ConfigError(
-            "W is given, but the radial basis of the geometry has no functions",
-            where="infinite_attention",
-            remedy="leave W out",
-        )
+        raise _refusal("W is given, but the radial basis of the geometry has no functions", "leave W out")
 
 
 def check_directions(geometry: Geometry) -> None:
@@ -82,11 +75,12 @@ def check_directions(geometry: Geometry) -> None:
         ConfigError: with the remedy.
     """
     if geometry.images.vectors is None:
-        raise ConfigError(
-            "these images were built without directions, which frames need",
-            where="infinite_attention",
-            remedy="build them with `directions=True`",
-        )
+        problem = "these images were built without directions, which frames need"
+        raise _refusal(problem, "build them with `directions=True`")
+
+
+def _refusal(problem: str, remedy: str) -> ConfigError:
+    return ConfigError(problem, where="infinite_attention", remedy=remedy)
 
 
 def different_types(q_AHD: Tensor, geometry: Geometry) -> str | None:
@@ -113,17 +107,10 @@ def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], q_AHD: Tens
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
         raise ConfigError(f"{name} is not a dense tensor", where="infinite_attention")
     if tuple(tensor.shape) != shape:
-        raise ConfigError(
-            f"{name} has shape {tuple(tensor.shape)}",
-            where="infinite_attention",
-            remedy=f"with this geometry and q it must be {shape}",
-        )
+        raise _refusal(f"{name} has shape {tuple(tensor.shape)}", f"with this geometry and q it must be {shape}")
     if tensor.dtype not in _types_beside(q_AHD, name) or tensor.device != q_AHD.device:
-        raise ConfigError(
-            f"{name} is {tensor.dtype} on {tensor.device}, q is {q_AHD.dtype} on {q_AHD.device}",
-            where="infinite_attention",
-            remedy="bring all arguments to one type and device",
-        )
+        problem = f"{name} is {tensor.dtype} on {tensor.device}, q is {q_AHD.dtype} on {q_AHD.device}"
+        raise _refusal(problem, "bring all arguments to one type and device")
 
 
 def _types_beside(q_AHD: Tensor, name: str) -> tuple[torch.dtype, ...]:

@@ -24,19 +24,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from crystalformers.attention.arguments import Arguments
+from crystalformers.attention.backends.reference import frames as reference
 from crystalformers.attention.backends.reference.backend import attend, cell_box
-from crystalformers.attention.backends.reference.frames import (
-    WeightedFrames,
-    contenders,
-    frames_about,
-    frames_of_head,
-    psi_of_frames,
-    unit_vectors,
-)
+from crystalformers.attention.backends.reference.frames import WeightedFrames, angular_psi
 from crystalformers.attention.frames.crystal import shortest_vector_frames
 from crystalformers.attention.frames.encoding import AngularBasis, AngularEncoding
 from crystalformers.attention.frames.local import Frames, PrincipalAxes, principal_axes
-from crystalformers.attention.geometry import Geometry, RadialBasis
+from crystalformers.attention.geometry import RadialBasis
 from crystalformers.attention.reciprocal.lattice_sums import dual_lattice, log_factor
 from crystalformers.images import CrystalBatch, length
 
@@ -44,16 +39,9 @@ ImageRule = Literal["sphere", "published"]
 """`sphere`: all images within a radius, which every backend sums; `published`: the rules of this module."""
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over the authors' box of images, (A, H, D); arguments as in `infinite_attention`."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over the authors' box of images, (A, H, D)."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     batch, basis = geometry.batch, geometry.basis
     if angular is not None:
         angular = replace(angular, basis=WindowedAngularBasis.of(angular.basis))
@@ -73,7 +61,7 @@ def attention(
                 psi_NMHD = psi_NMHD + torch.einsum("nmk,hdk->nmhd", b_NMK, W_HDK)
             if angular is not None:
                 log_weight_NMH = (score_NH[:, None] + phi_NMH).detach()
-                psi_NMHD = psi_NMHD + angular_psi(r_NM3, d_NM, log_weight_NMH, angular, fixed)
+                psi_NMHD = psi_NMHD + angular_psi(r_NM3, d_NM, log_weight_NMH, angular, fixed, frames_of_head)
             rows.append(attend(score_NH, phi_NMH, psi_NMHD, v_AHD[atoms]))
     return torch.stack(rows)
 
@@ -89,33 +77,26 @@ def image_box(delta_N3: Tensor, lattice: Tensor, inverse_variance_H: Tensor) -> 
     return delta_N3[:, None] + cells_M3.to(lattice) @ lattice, log_factor_MH[None]
 
 
-def angular_psi(
-    r_NM3: Tensor,
+def frames_of_head(
+    log_weight_NM: Tensor,
+    unit_NM3: Tensor,
     d_NM: Tensor,
-    log_weight_NMH: Tensor,
     angular: AngularEncoding,
     fixed: Frames | PrincipalAxes | None,
-) -> Tensor:
-    """The angular part of psi for one target atom, (N, M, H, D); the reference but for static local frames."""
-    unit_NM3 = unit_vectors(r_NM3, d_NM)
-    frames_H = [
-        static_local_frames(w_NM, unit_NM3, d_NM, angular.tie_width)
-        if angular.frame == "static-local"
-        else frames_of_head(w_NM, unit_NM3, d_NM, angular, fixed)
-        for w_NM in log_weight_NMH.unbind(-1)
-    ]
-    return psi_of_frames(unit_NM3, frames_H, angular)
+) -> WeightedFrames | PrincipalAxes:
+    """The frames of the reference, but static local ones point e_1 to the nearest image and e_2 to the farthest.
 
-
-def static_local_frames(log_weight_NM: Tensor, unit_NM3: Tensor, d_NM: Tensor, tie_width: float) -> WeightedFrames:
-    """e_1 towards the nearest image, e_2 towards the farthest, for the authors take +d^2 as logarithm of its weight."""
+    This is because the authors take +d^2 as logarithm of the weight when they look for e_2.
+    """
+    if angular.frame != "static-local":
+        return reference.frames_of_head(log_weight_NM, unit_NM3, d_NM, angular, fixed)
     summed_NM = (d_NM > 0) & (log_weight_NM > -math.inf)
     nearest, farthest = (torch.where(summed_NM, sign * d_NM.detach() ** 2, -math.inf).flatten() for sign in (-1, 1))
     unit = unit_NM3.flatten(0, 1)
     return [
         (share * of_second, axes)
-        for first, share in contenders(nearest, tie_width)
-        for of_second, axes in frames_about(unit[first], farthest, unit, tie_width)
+        for first, share in reference.contenders(nearest, angular.tie_width)
+        for of_second, axes in reference.frames_about(unit[first], farthest, unit, angular.tie_width)
     ]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crystalformers.prediction.rows import Row
 
 
-def predict_command(
+def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     files: Files,
     model: Annotated[
         list[str] | None,

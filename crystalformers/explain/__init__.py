@@ -51,7 +51,8 @@ def explain(model: Model, structure: Any, atom: int | None = None, block: int | 
 
     Raises:
         StructureError: if the structure cannot be used.
-        ConfigError: if there is no such atom or block, or the model has no periodic attention.
+        ConfigError: if there is no such atom or block, or the model has no periodic attention or follows the image rule
+            of the authors' code.
     """
     crystal = as_crystal(structure)
     atoms = _chosen("atom", atom, len(crystal), f"{crystal.name or 'structure'} has")
@@ -67,6 +68,11 @@ def explain(model: Model, structure: Any, atom: int | None = None, block: int | 
         for number in blocks:
             attention, x, geometry = layers[number]
             assert isinstance(attention, InfiniteAttention)
+            if attention.image_rule != "sphere":
+                problem = (
+                    f"model '{model.name}' follows the image rule '{attention.image_rule}', whose weights are not shown"
+                )
+                raise ConfigError(problem, remedy="set its network's image_rule to 'sphere'")
             heads = HeadWeights.of(attention, x, geometry)
             found |= {(i, number): heads.of_atom(i, number, batch.images) for i in atoms}
     return Explanation(model.name, crystal, tuple(found[key] for key in product(atoms, blocks)))

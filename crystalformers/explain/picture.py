@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crystalformers.crystal import SYMBOLS
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
 from crystalformers.files import write_atomically
 from crystalformers.io import formula
+from crystalformers.periodic import SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -92,8 +92,7 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
     bins = Bins.of(frac, triangle, crystal, ptr, radius)
     binned = BinnedAtoms(positions, lattice, frac, triangle, crystal, ptr, bins, radius)
     compiled = positions.device.type == "cpu" and library() is not None
-    found = enumerate_compiled(binned, directions) if compiled else enumerate_torch(binned)
-    images = Images(**found._asdict(), radius=radius)
+    images = enumerate_compiled(binned, directions) if compiled else enumerate_torch(binned)
     if directions and images.vectors is None:
         images = images.moved(replace(exact, positions=positions, lattice=lattice))
     elif not directions and images.shift is not None:

@@ -54,18 +54,19 @@ def check_shapes(batch: CrystalBatch) -> None:
     for name, shape in shapes.items():
         tensor = getattr(batch, name)
         if tuple(tensor.shape) != shape or tensor.device != batch.numbers.device:
-            raise StructureError(
-                f"{name} has shape {tuple(tensor.shape)} on {tensor.device}",
-                where="batch",
-                remedy=f"with these atoms and cells it must be {shape} on {batch.numbers.device}",
-            )
+            remedy = f"with these atoms and cells it must be {shape} on {batch.numbers.device}"
+            raise _refusal(f"{name} has shape {tuple(tensor.shape)} on {tensor.device}", remedy)
     if batch.numbers.device.type == "meta":
-        raise StructureError("tensors on meta hold no numbers", where="batch")
+        raise _refusal("tensors on meta hold no numbers")
     if not atoms or not crystals:
-        raise StructureError("there are no atoms", where="batch")
+        raise _refusal("there are no atoms")
     floats = batch.positions.is_floating_point() and batch.lattice.is_floating_point()
     if batch.ptr.dtype != torch.int64 or not floats:
-        raise StructureError("ptr must be int64, positions and lattice floating-point numbers", where="batch")
+        raise _refusal("ptr must be int64, positions and lattice floating-point numbers")
+
+
+def _refusal(problem: str, remedy: str = "") -> StructureError:
+    return StructureError(problem, where="batch", remedy=remedy)
 
 
 def check_cells(lattice: Tensor, triangle: Tensor, ptr: Tensor, atoms: int, radius: float) -> None:
@@ -86,7 +87,7 @@ def check_cells(lattice: Tensor, triangle: Tensor, ptr: Tensor, atoms: int, radi
     edges, first = lattice.cpu().numpy(), ptr.cpu().numpy()
     sizes = first[1:] - first[:-1]
     if first[0] != 0 or first[-1] != atoms or sizes.min() <= 0:
-        raise StructureError("ptr does not divide the atoms into crystals", where="batch")
+        raise _refusal("ptr does not divide the atoms into crystals")
     with np.errstate(all="ignore"):  # what is not finite is refused below
         volume = np.abs(np.einsum("cii->ci", triangle.cpu().numpy()).prod(-1))
         scale = np.sqrt(np.einsum("cix,cix->ci", edges, edges).prod(-1))
@@ -94,14 +95,11 @@ def check_cells(lattice: Tensor, triangle: Tensor, ptr: Tensor, atoms: int, radi
         expected = float((sizes * (sizes / volume)).sum()) * (4 / 3 * math.pi) * np.float64(radius) ** 3
     if not solid.all():
         finite = np.isfinite(edges).all()
-        problem = "a cell has no volume" if finite else "the lattice holds NaN or infinite numbers"
-        raise StructureError(problem, where="batch")
+        raise _refusal("a cell has no volume" if finite else "the lattice holds NaN or infinite numbers")
     if not expected <= MOST_IMAGES:
-        raise BatchMemoryError(
-            f"about {expected:.1e} images lie within {radius:g} Å, more than {MOST_IMAGES:g}",
-            where="batch",
-            remedy="use a smaller radius (a larger tolerance) or smaller batches, and check the unit of the lattice",
-        )
+        problem = f"about {expected:.1e} images lie within {radius:g} Å, more than {MOST_IMAGES:g}"
+        remedy = "use a smaller radius (a larger tolerance) or smaller batches, and check the unit of the lattice"
+        raise BatchMemoryError(problem, where="batch", remedy=remedy)
 
 
 def check_coordinates(frac: Tensor) -> None:
@@ -112,13 +110,10 @@ def check_coordinates(frac: Tensor) -> None:
     """
     largest = float(frac.abs().max())
     if not math.isfinite(largest):
-        raise StructureError("the positions hold NaN or infinite numbers", where="batch")
+        raise _refusal("the positions hold NaN or infinite numbers")
     if largest > MAX_COORDINATE:
-        raise StructureError(
-            f"a fractional coordinate of {largest:.3g} is larger than {MAX_COORDINATE:g}, no decimals would be left",
-            where="batch",
-            remedy="wrap the atoms into the cell",
-        )
+        problem = f"a fractional coordinate of {largest:.3g} is larger than {MAX_COORDINATE:g}"
+        raise _refusal(f"{problem}, no decimals would be left", "wrap the atoms into the cell")
 
 
 def _described(tensor: object) -> str:

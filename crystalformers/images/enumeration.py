@@ -8,13 +8,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from crystalformers.csrc.kernels import BoundKernel, in_parallel
-from crystalformers.images.batch import ONE_SPOT
+from crystalformers.images.batch import ONE_SPOT, Images
 
 CANDIDATES_PER_CHUNK = 1 << 20
 """Pairs of atoms whose images PyTorch enumerates at once; bounds the memory of the construction."""
@@ -24,18 +23,6 @@ LARGEST_WITHOUT_BINS = 64
 
 BINS_PER_RADIUS = 4
 """Bins are at least this part of the radius wide."""
-
-
-class Found(NamedTuple):
-    """The tensors of `images.Images`; `shift` and `vectors` only where the search gives them."""
-
-    distance: Tensor
-    pair: Tensor
-    ptr: Tensor
-    pair_target: Tensor
-    pair_source: Tensor
-    shift: Tensor | None
-    vectors: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -145,7 +132,7 @@ class CImageLists(ctypes.Structure):
     )
 
 
-def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Found:
+def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Images:
     """Images by images.c, in threads; with `directions` also the lattice translations and vectors."""
     atoms, bins = len(binned.frac), binned.bins
     tensors = [binned.positions, binned.lattice, binned.frac, binned.triangle, binned.crystal, binned.ptr]
@@ -163,14 +150,14 @@ def enumerate_compiled(binned: BinnedAtoms, directions: bool) -> Found:
     filled = (ptr, pair_ptr, distance, pair, pair_target, pair_source, shift, vectors)
     lists = CImageLists(*(None if t is None else t.data_ptr() for t in filled))
     in_parallel(BoundKernel("images_fill", c_binned, lists), cost)
-    return Found(distance, pair, ptr, pair_target, pair_source, shift, vectors)
+    return Images(distance, pair, ptr, pair_target, pair_source, binned.radius, shift, vectors)
 
 
 # --- in PyTorch, on any device ---
 
 
-def enumerate_torch(binned: BinnedAtoms) -> Found:
-    """Images by PyTorch, in chunks that bound the memory."""
+def enumerate_torch(binned: BinnedAtoms) -> Images:
+    """Images with their lattice translations by PyTorch, in chunks that bound the memory."""
     chunks = [
         _images_of(target, source, binned.frac, binned.triangle[binned.crystal[target]], binned.radius)
         for target, source in _pairs_to_try(binned)
@@ -182,14 +169,14 @@ def enumerate_torch(binned: BinnedAtoms) -> Found:
     distance = torch.where(distance > ONE_SPOT, distance, 0.0)
     # One key sorts by atom, then by distance: two atoms' keys lie a whole radius apart.
     order = torch.argsort(target * (2 * binned.radius) + distance)
-    return Found(
+    return Images(
         distance=distance[order],
         pair=pair[order].to(torch.int32),
         ptr=pointers(torch.bincount(target, minlength=len(binned.frac))),
         pair_target=target[first],
         pair_source=source[first],
+        radius=binned.radius,
         shift=shift[order].to(torch.int32),
-        vectors=None,
     )
 
 

@@ -14,7 +14,7 @@ from crystalformers.models.crystaltransformer import CrystalTransformer
 from crystalformers.models.ensemble import Ensemble
 from crystalformers.models.megnet import MEGNet
 
-__all__ = ["MODELS", "CrystalModel", "ModelConfig", "build_model"]
+__all__ = ["MODELS", "CrystalModel", "ModelConfig", "architecture_of", "build_model"]
 
 MODELS: dict[str, type[CrystalModel]] = {
     "crystalformer": Crystalformer,
@@ -25,6 +25,11 @@ MODELS: dict[str, type[CrystalModel]] = {
     "ensemble": Ensemble,
 }
 """Name of an architecture, as recipes and weight files give it, to its class."""
+
+
+def architecture_of(config: ModelConfig) -> str:
+    """The name of the architecture that has settings of this class."""
+    return next(name for name, listed in MODELS.items() if listed.Config is type(config))
 
 
 def build_model(architecture: str, config: Mapping[str, Any]) -> CrystalModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -69,24 +69,31 @@ class ModelConfig:
         """Whether predictions are independent of the pose, the origin, the cell and the order of the atoms."""
         return True
 
+    def require(self, holds: bool, name: str, requirement: str) -> None:
+        """Refuse a setting that does not meet a requirement, such as "must be even"; raises ConfigError."""
+        if not holds:
+            raise ConfigError(f"Model setting {name} = {getattr(self, name)!r} {requirement}.")
+
+    def check_one_of(self, allowed: Sequence[str], *names: str) -> None:
+        """Refuse settings that are not among the allowed ones; raises ConfigError."""
+        for name in names:
+            self.require(getattr(self, name) in allowed, name, f"is not one of {', '.join(allowed)}")
+
     def check_at_least(self, smallest: int, *names: str) -> None:
         """Refuse settings below `smallest` or above `LARGEST_SETTING`; raises ConfigError."""
         for name in names:
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be at least {smallest}.")
+            self.require(getattr(self, name) >= smallest, name, f"must be at least {smallest}")
         self.check_at_most(LARGEST_SETTING, *names)
 
     def check_at_most(self, largest: float, *names: str) -> None:
         """Refuse settings above `largest`; raises ConfigError."""
         for name in names:
-            if getattr(self, name) > largest:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name):.3g} must be at most {largest:g}.")
+            self.require(getattr(self, name) <= largest, name, f"must be at most {largest:g}")
 
     def check_positive(self, *names: str) -> None:
         """Refuse settings that are not positive and finite, or above `LARGEST_SETTING`; raises ConfigError."""
         for name in names:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"Model setting {name} = {getattr(self, name)} must be positive and finite.")
+            self.require(0 < getattr(self, name) < math.inf, name, "must be positive and finite")
         self.check_at_most(LARGEST_SETTING, *names)
 
 
@@ -221,10 +228,8 @@ class CrystalModel(nn.Module, ABC):
             ConfigError: if the model takes no table, a shape does not fit or a known vector is not finite.
         """
         if self.elements is None:
-            raise ConfigError(
-                f"This {type(self).__name__} takes no table of element vectors",
-                remedy="build it with the setting element_dim, if it has one",
-            )
+            problem = f"This {type(self).__name__} takes no table of element vectors"
+            raise ConfigError(problem, remedy="build it with the setting element_dim, if it has one")
         self.elements.set(vectors, known, trainable=trainable)
 
     def attention_inputs(self, batch: CrystalBatch) -> AttentionInputs:

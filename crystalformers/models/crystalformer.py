@@ -29,15 +29,16 @@ from crystalformers.attention import (
     published,
     reciprocal,
 )
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.frames.encoding import LEAST_DEVIATION
 from crystalformers.attention.frames.local import TIE_WIDTH, FrameMethod
 from crystalformers.attention.published import ImageRule
 from crystalformers.attention.reciprocal.lattice_sums import LatticeSums
-from crystalformers.crystal import MAX_ATOMIC_NUMBER
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, radius_for, tolerance_of
 from crystalformers.models.base import MOST_LAYERS, AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
 from crystalformers.models.element_vectors import ElementVectors
+from crystalformers.periodic import MAX_ATOMIC_NUMBER
 
 Space = Literal["real", "reciprocal", "dual", "alternating"]
 """In which space the Gaussian lattice sums of the attention heads run."""
@@ -47,21 +48,57 @@ SMOOTH_FRAMES: tuple[FrameMethod | None, ...] = (None, "max", "static-local", "w
 displacement breaks."""
 
 
-@dataclass(frozen=True)
-class CrystalformerConfig(ModelConfig):
-    """Everything that fixes the architecture; defaults are the published ones.
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """The settings of all models of such blocks; defaults are those published for Crystalformer.
 
     Attributes:
         dim: width of the atom vectors.
         heads: attention heads; each has width dim / heads.
         blocks: number of blocks.
         feedforward: hidden width of the feed-forward layers.
+        dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
         radial_functions: K of the value position encoding; 0 leaves it out (the simplified model).
         radial_maximum: centre of the last radial function, Angstrom.
         radial_width: their standard deviation in units of their spacing.
         sigma: r_0, width of the Gaussian decay for an average query, Angstrom.
         sigma_slope: a, how fast 1/sigma^2 follows the query.
         sigma_floor: b, lower bound of rho; sigma stays below r_0 / sqrt(b).
+    """
+
+    dim: int = 128
+    heads: int = 8
+    blocks: int = 4
+    feedforward: int = 512
+    dropout: float = 0.0
+    radial_functions: int = 64
+    radial_maximum: float = 14.0
+    radial_width: float = 1.0
+    sigma: float = 1.4
+    sigma_slope: float = 0.1
+    sigma_floor: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "heads", "blocks", "feedforward")
+        self.check_at_most(MOST_LAYERS, "blocks")
+        self.require(self.dim % self.heads == 0, "dim", f"must be a multiple of heads = {self.heads}")
+        self.require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
+        self.check_at_least(0, "radial_functions")
+        self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope")
+        self.require(0 < self.sigma_floor < 1, "sigma_floor", "must lie between 0 and 1")
+
+    @property
+    def sigma_bound(self) -> float:
+        """No Gaussian is wider, Angstrom."""
+        return self.sigma / math.sqrt(self.sigma_floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrystalformerConfig(TransformerConfig):
+    """Everything that fixes the architecture, besides the settings of `TransformerConfig`.
+
+    Attributes:
         space: where the lattice sums run. `real`: sigma below a bound; `reciprocal`: sigma above a bound, no value
             encoding; `dual`: the first half of the heads of every block real, the others reciprocal; `alternating`:
             the first block real, the second reciprocal, and so on.
@@ -73,22 +110,11 @@ class CrystalformerConfig(ModelConfig):
         distance_coefficient: c_dist, factor on the radial part of the value encoding.
         angle_coefficient: c_angl, factor on the angular part.
         tie_width: how far a frame may lie behind the best and still share in it (see `frames.local.TIE_WIDTH`).
-        dropout: share of the numbers that attention and feed-forward layers add which is dropped in training.
         element_dim: width of the element vectors of a table, which a linear layer brings to `dim`; 0 for an embedding
             of the model's own.
         n_targets: numbers predicted per crystal.
     """
 
-    dim: int = 128
-    heads: int = 8
-    blocks: int = 4
-    feedforward: int = 512
-    radial_functions: int = 64
-    radial_maximum: float = 14.0
-    radial_width: float = 1.0
-    sigma: float = 1.4
-    sigma_slope: float = 0.1
-    sigma_floor: float = 0.5
     space: Space = "real"
     reciprocal_sigma: float = 2.2
     frame: FrameMethod | None = None
@@ -98,56 +124,30 @@ class CrystalformerConfig(ModelConfig):
     distance_coefficient: float = 1.0
     angle_coefficient: float = 1.0
     tie_width: float = TIE_WIDTH
-    dropout: float = 0.0
     element_dim: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(1, "heads", "blocks", "feedforward")
-        self.check_at_most(MOST_LAYERS, "blocks")
-        self.check_at_least(0, "radial_functions", "element_dim")
-        self.check_positive("radial_maximum", "radial_width", "sigma", "sigma_slope", "reciprocal_sigma")
-        self.check_positive("angular_width", "tie_width")
+        self.check_at_least(0, "element_dim")
         if self.angular_functions < 2:
             raise ConfigError("Model setting angular_functions must be at least 2.")
-        if self.dim % self.heads:
-            raise ConfigError(f"Model setting dim = {self.dim} must be a multiple of heads = {self.heads}.")
-        if self.space not in get_args(Space):
-            raise ConfigError(f"Model setting space = '{self.space}' is not one of {', '.join(get_args(Space))}.")
-        if self.space == "dual" and self.heads % 2:
-            raise ConfigError(f"Model setting heads = {self.heads} must be even for space = 'dual'.")
-        self._check_frames()
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"Model setting dropout = {self.dropout} must lie in [0, 1).")
-        if not 0 < self.sigma_floor < 1:
-            raise ConfigError(f"Model setting sigma_floor = {self.sigma_floor} must lie between 0 and 1.")
-
-    def _check_frames(self) -> None:
-        if self.frame is not None and self.space == "reciprocal":
-            raise ConfigError(
-                f"Model setting frame = '{self.frame}' needs heads in real space, not space = 'reciprocal'."
-            )
+        self.check_positive("reciprocal_sigma", "angular_width", "tie_width")
+        self.check_one_of(get_args(Space), "space")
+        self.require(self.space != "dual" or self.heads % 2 == 0, "heads", "must be even for space = 'dual'")
+        if self.frame is not None:
+            self.check_one_of(get_args(FrameMethod), "frame")
+            self.require(self.space != "reciprocal", "frame", "needs heads in real space, not space = 'reciprocal'")
         if self.frame_blocks is not None:
             object.__setattr__(self, "frame_blocks", tuple(self.frame_blocks))
-            wrong = [block for block in self.frame_blocks if block not in range(self.blocks)]
-            if wrong or self.frame is None:
-                raise ConfigError(
-                    f"Model setting frame_blocks = {list(self.frame_blocks)} must name blocks from 0 to "
-                    f"{self.blocks - 1} and needs a frame."
-                )
-        if self.frame is not None and self.frame not in get_args(FrameMethod):
-            raise ConfigError(f"Model setting frame = '{self.frame}' is not one of {', '.join(get_args(FrameMethod))}.")
-        deviation = self.angular_width * AngularBasis(self.angular_functions, self.angular_width).spacing
-        if self.frame is not None and deviation < LEAST_DEVIATION:
-            raise ConfigError(
-                f"Model setting angular_width = {self.angular_width} with angular_functions = {self.angular_functions} "
-                f"makes angular functions of standard deviation {deviation:.2g}, below the limit {LEAST_DEVIATION}."
+            known = self.frame is not None and set(self.frame_blocks) <= set(range(self.blocks))
+            requirement = f"must name blocks from 0 to {self.blocks - 1} and needs a frame"
+            self.require(known, "frame_blocks", requirement)
+        if self.frame is not None:
+            deviation = self.angular_width * AngularBasis(self.angular_functions, self.angular_width).spacing
+            requirement = (
+                f"makes angular functions of standard deviation {deviation:.2g}, below the limit {LEAST_DEVIATION}"
             )
-
-    @property
-    def sigma_bound(self) -> float:
-        """No Gaussian is wider, Angstrom."""
-        return self.sigma / math.sqrt(self.sigma_floor)
+            self.require(deviation >= LEAST_DEVIATION, "angular_width", requirement)
 
     @property
     def reciprocal_sigma_bound(self) -> float:
@@ -261,40 +261,24 @@ class InfiniteAttention(nn.Module):
             y = []
             if real:
                 W_HDK = None if self.value_encoding is None else config.distance_coefficient * self.value_encoding
-                features = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK)
-                y.append(self.attend(*features, geometry, backend))
+                of_real = (q_AHD[:, :real], k_AHD[:, :real], v_AHD[:, :real], inverse_variance_AH, W_HDK, geometry)
+                if self.image_rule == "published":
+                    y.append(published.attention(Arguments(*of_real, self.angular())))
+                else:
+                    y.append(infinite_attention(*of_real, backend, angular=self.angular()))
             if real < config.heads:
-                y.append(
-                    self.attend_reciprocal(q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH, geometry)
-                )
+                of_others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH)
+                if self.image_rule == "published":
+                    y.append(published.reciprocal_attention(*of_others, geometry.batch))
+                else:
+                    y.append(reciprocal.attention(*of_others, self.lattice_sums(geometry)))
         return self.out((torch.cat(y, dim=1) if len(y) > 1 else y[0]).flatten(1))
 
-    def attend(
-        self,
-        q_AHD: Tensor,
-        k_AHD: Tensor,
-        v_AHD: Tensor,
-        inverse_variance_AH: Tensor,
-        W_HDK: Tensor | None,
-        geometry: Geometry,
-        backend: Backend,
-    ) -> Tensor:
-        """Attention of the real heads, (A, H, D)."""
-        arguments = (q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry)
-        if self.image_rule == "published":
-            return published.attention(*arguments, self.angular())
-        return infinite_attention(*arguments, backend, angular=self.angular())
-
-    def attend_reciprocal(
-        self, q_AHD: Tensor, k_AHD: Tensor, v_AHD: Tensor, variance_AH: Tensor, geometry: Geometry
-    ) -> Tensor:
-        """Attention of the reciprocal heads, as accurate as the radius of the images makes the real ones, (A, H, D)."""
-        if self.image_rule == "published":
-            return published.reciprocal_attention(q_AHD, k_AHD, v_AHD, variance_AH, geometry.batch)
-        return reciprocal.attention(q_AHD, k_AHD, v_AHD, variance_AH, self.lattice_sums(geometry))
-
     def lattice_sums(self, geometry: Geometry) -> LatticeSums:
-        """The lattice sums of the reciprocal heads, planned when the first block asks."""
+        """The lattice sums of the reciprocal heads, planned when the first block asks.
+
+        They are as accurate as the radius of the images makes the real heads.
+        """
         tolerance = tolerance_of(geometry.images.radius, self.config.sigma_bound)
         narrowest = self.config.reciprocal_sigma_bound
         return geometry.cached(_lattice_sums, narrowest, tolerance)
@@ -361,12 +345,19 @@ class Blocks(nn.ModuleList):
             x = block(x, geometry, backend)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
-        """Set mean and std of q.w, block by block, from all atoms and heads of a batch."""
+    def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend, calibrated: Tensor) -> None:
+        """Set mean and std of q.w, block by block, from all atoms and heads of a batch, and `calibrated` to true.
+
+        Raises:
+            ConfigError: if `calibrated` is true already.
+        """
+        if calibrated:
+            raise ConfigError("The width statistics of this model are already set.")
         for attention, vectors, _ in self.attention_inputs(x, batch, backend):
             score = (attention.heads(attention.query(vectors)) * attention.width).sum(-1)
             attention.width_mean.copy_(score.mean())
             attention.width_std.copy_(score.std())
+        calibrated.fill_(True)
 
 
 class Crystalformer(CrystalModel):
@@ -419,17 +410,18 @@ class Crystalformer(CrystalModel):
     @property
     def image_rule(self) -> ImageRule:
         """Which images attention sums over, in all blocks; see `InfiniteAttention`."""
-        first = self.blocks[0]
-        assert isinstance(first, Block)
-        return first.attention.image_rule
+        return self._attention_layers[0].image_rule
 
     @image_rule.setter
     def image_rule(self, rule: ImageRule) -> None:
         if rule not in get_args(ImageRule):
             raise ConfigError(f"Image rule '{rule}' is not one of {', '.join(get_args(ImageRule))}.")
-        for module in self.modules():
-            if isinstance(module, InfiniteAttention):
-                module.image_rule = rule
+        for attention in self._attention_layers:
+            attention.image_rule = rule
+
+    @property
+    def _attention_layers(self) -> list[InfiniteAttention]:
+        return [module for module in self.modules() if isinstance(module, InfiniteAttention)]
 
     def radius(self, tolerance: float) -> float:
         """Radius of the image list, Angstrom, for a neglected share of the weight of at most `tolerance`."""
@@ -437,7 +429,7 @@ class Crystalformer(CrystalModel):
 
     def forward(self, batch: CrystalBatch) -> Tensor:
         """Standardised predictions, (C, n_targets), for a batch with images."""
-        return self.head(self.pool(self.encode(batch), batch))
+        return self.head(mean_over_atoms(self.encode(batch), batch))
 
     def encode(self, batch: CrystalBatch) -> Tensor:
         """Vectors of the atoms after the last block, (A, dim)."""
@@ -458,11 +450,6 @@ class Crystalformer(CrystalModel):
         """The attention of each block, the atom vectors (A, dim) that enter it, and the geometry."""
         return self.blocks.attention_inputs(self.embed(batch), batch, self.backend)
 
-    @staticmethod
-    def pool(x: Tensor, batch: CrystalBatch) -> Tensor:
-        """Mean over the atoms of each crystal, (C, dim)."""
-        return mean_over_atoms(x, batch)
-
     @property
     def is_calibrated(self) -> bool:
         """Whether the width statistics are set."""
@@ -478,10 +465,7 @@ class Crystalformer(CrystalModel):
         Raises:
             ConfigError: if the statistics are already set.
         """
-        if self.calibrated:
-            raise ConfigError("The width statistics of this model are already set.")
-        self.blocks.calibrate(self.embed(batch), batch, self.backend)
-        self.calibrated.fill_(True)
+        self.blocks.calibrate(self.embed(batch), batch, self.backend, self.calibrated)
 
 
 def t_fixup_std(dim: int, blocks: int) -> float:

@@ -27,12 +27,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crystalformers.attention import Backend
-from crystalformers.crystal import MAX_ATOMIC_NUMBER
-from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, radius_for
-from crystalformers.models.base import AttentionInputs, CrystalModel, ModelConfig, mean_over_atoms
-from crystalformers.models.crystalformer import Blocks, CrystalformerConfig, t_fixup_scale, t_fixup_std
+from crystalformers.models.base import AttentionInputs, CrystalModel, mean_over_atoms
+from crystalformers.models.crystalformer import (
+    Blocks,
+    CrystalformerConfig,
+    TransformerConfig,
+    t_fixup_scale,
+    t_fixup_std,
+)
 from crystalformers.models.element_vectors import ROWS
+from crystalformers.periodic import MAX_ATOMIC_NUMBER
 
 Variant = Literal["invariant", "published", "composition"]
 
@@ -47,9 +52,9 @@ PADDED_PAIRS = 1 << 22
 """Pairs of atoms, padding included, that the published encoder takes at once; bounds its memory (1 GB in training)."""
 
 
-@dataclass(frozen=True)
-class CrystalTransformerConfig(ModelConfig):
-    """Everything that fixes the architecture.
+@dataclass(frozen=True, kw_only=True)
+class CrystalTransformerConfig(TransformerConfig):
+    """Everything that fixes the architecture, besides the settings of `TransformerConfig`.
 
     The default is as large as Crystalformer, which suits a laptop: a fifth of the published parameters, with element
     vectors as wide as the published ones. The preset `crystaltransformer-published` has the published sizes.
@@ -58,48 +63,30 @@ class CrystalTransformerConfig(ModelConfig):
         variant: what the encoder sees of the crystal.
         dim: width of the atom vectors. The element vectors are as wide, or half as wide in the published variant,
             where the embedded coordinates fill the other half.
-        heads: attention heads; each has width dim / heads.
-        blocks: number of blocks (layers).
-        feedforward: hidden width of the feed-forward layers.
         dropout: dropout rate in training; 0.1 published.
         head: how targets are read from the crystal's vector.
         element_scale: standard deviation of the initial element vectors, relative to that of T-Fixup (not in the
             published variant). At 1, more than half of the variance of a table trained for ten epochs was left over
             from the random initial vectors; at 0.03, next to nothing.
-        radial_functions, radial_maximum, radial_width, sigma, sigma_slope, sigma_floor: those of
-            `CrystalformerConfig`, for the invariant variant.
+        radial_functions, radial_maximum, radial_width, sigma, sigma_slope, sigma_floor: for the invariant variant.
         n_targets: T, numbers predicted per crystal.
     """
 
     variant: Variant = "invariant"
-    dim: int = 128
-    heads: int = 8
-    blocks: int = 4
-    feedforward: int = 512
-    dropout: float = 0.0
     head: Head = "separate"
     element_scale: float = 1.0
-    radial_functions: int = 64
-    radial_maximum: float = 14.0
-    radial_width: float = 1.0
-    sigma: float = 1.4
-    sigma_slope: float = 0.1
-    sigma_floor: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (("variant", get_args(Variant)), ("head", get_args(Head))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"Model setting {name} = '{getattr(self, name)}' is not one of {', '.join(allowed)}.")
-        if not 0 < self.element_scale <= 1:
-            raise ConfigError(f"Model setting element_scale = {self.element_scale} must lie in (0, 1].")
-        if self.variant == "published" and self.element_scale != 1:
-            raise ConfigError("Model setting element_scale is not for the published variant; leave it out.")
-        if self.variant == "published" and self.dim % 2:
-            raise ConfigError(f"Model setting dim = {self.dim} must be even: half of it holds the coordinates.")
-        if self.head == "linear" and self.n_targets > 1:
-            raise ConfigError("Model setting head = 'linear' is that of one target; use 'separate' for several.")
-        _ = self.blocks_config  # checks the settings that both models share
+        self.check_one_of(get_args(Variant), "variant")
+        self.check_one_of(get_args(Head), "head")
+        self.require(0 < self.element_scale <= 1, "element_scale", "must lie in (0, 1]")
+        if self.variant == "published":
+            problem = "must be 1: element_scale is not for the published variant"
+            self.require(self.element_scale == 1, "element_scale", problem)
+            self.require(self.dim % 2 == 0, "dim", "must be even: half of it holds the coordinates")
+        single = self.head != "linear" or self.n_targets == 1
+        self.require(single, "head", "is that of one target; use 'separate' for several")
 
     @property
     def invariant(self) -> bool:
@@ -170,10 +157,7 @@ class PeriodicEncoder(Encoder):
 
     def calibrate(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> None:
         """Set the width statistics of the blocks; raises ConfigError if they are set."""
-        if self.calibrated:
-            raise ConfigError("The width statistics of this model are already set.")
-        self.blocks.calibrate(x, batch, backend)
-        self.calibrated.fill_(True)
+        self.blocks.calibrate(x, batch, backend, self.calibrated)
 
     def attention_inputs(self, x: Tensor, batch: CrystalBatch, backend: Backend) -> AttentionInputs:
         """Those of the blocks."""

@@ -49,10 +49,8 @@ class ElementVectors(nn.Module):
         known = self.known[rows]
         if not known.all():
             missing = (rows[~known].unique() + 1).tolist()
-            raise StructureError(
-                f"The element vectors of this model hold none for {named(missing)}",
-                remedy="leave such structures out or give a table that covers them",
-            )
+            problem = f"The element vectors of this model hold none for {named(missing)}"
+            raise StructureError(problem, remedy="leave such structures out or give a table that covers them")
         return self.vectors[rows]
 
     @torch.no_grad()
@@ -68,11 +66,9 @@ class ElementVectors(nn.Module):
             ConfigError: if a shape does not fit or a known vector is not finite.
         """
         if vectors.shape != self.vectors.shape or known.shape != self.known.shape:
-            raise ConfigError(
-                f"A table of element vectors has shape {tuple(vectors.shape)} with {len(known)} known rows, the model "
-                f"takes {tuple(self.vectors.shape)}",
-                remedy="set element_dim to the width of the table",
-            )
+            given = f"A table of element vectors has shape {tuple(vectors.shape)} with {len(known)} known rows"
+            problem = f"{given}, the model takes {tuple(self.vectors.shape)}"
+            raise ConfigError(problem, remedy="set element_dim to the width of the table")
         bad = known & ~vectors.isfinite().all(dim=1).to(known.device)
         if bad.any():
             raise ConfigError(f"The table's vector of {ELEMENTS[int(bad.nonzero()[0])]} is not finite.")

@@ -69,7 +69,7 @@ def member_of(model: Model, member: int) -> CrystalModel:
     return members[member]
 
 
-def architecture_of(name_or_path: str, member: int = 0) -> tuple[str, dict[str, Any]]:
+def trained_architecture(name_or_path: str, member: int = 0) -> tuple[str, dict[str, Any]]:
     """Name and settings of the architecture of a trained model, without the number of its targets.
 
     Args:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from crystalformers.checkpoint import load_checkpoint, save_model
-from crystalformers.crystal import MAX_ATOMIC_NUMBER, Crystal
+from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError, StructureError
 from crystalformers.images import CrystalBatch, build_images, with_images
 from crystalformers.models import CrystalModel
 from crystalformers.models.element_vectors import ROWS
+from crystalformers.periodic import MAX_ATOMIC_NUMBER
 from crystalformers.target import Target
 from crystalformers.testing.assertions import raises, require, require_same, require_same_state, tensors
 

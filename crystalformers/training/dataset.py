@@ -16,7 +16,6 @@ from crystalformers.target import Target
 from crystalformers.training.exclusion import Excluded, element_counts, exclude
 from crystalformers.training.recipe import Recipe
 
-
 Splits = dict[str, IntArray]
 """Rows of ``train``, ``val`` and ``test``."""
 

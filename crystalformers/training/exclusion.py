@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from crystalformers.crystal import SYMBOLS
 from crystalformers.data.split import IntArray
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import TableError
+from crystalformers.periodic import SYMBOLS
 from crystalformers.training.recipe import Exclude
 
 Composition = tuple[tuple[int, int], ...]

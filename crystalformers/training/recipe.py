@@ -16,9 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
-from crystalformers.models import MODELS
-from crystalformers.models.presets import find_preset, preset
-from crystalformers.prediction.loading import architecture_of
+from crystalformers.models import MODELS, architecture_of
+from crystalformers.models.presets import preset
+from crystalformers.prediction.loading import trained_architecture
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
@@ -319,7 +319,7 @@ def _fine_tuning(data: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError("init needs the setting 'model': a name, run folder or weight file.")
     if data.get("preset") is not None:
         raise ConfigError("init: the model brings its own settings; leave out 'preset'.")
-    architecture, settings = architecture_of(model, int(_setting(data["init"], "member") or 0))
+    architecture, settings = trained_architecture(model, int(_setting(data["init"], "member") or 0))
     given = {"architecture": data.get("architecture") or architecture, **(data.get("model") or {})}
     for name, value in given.items():
         own = {"architecture": architecture, **settings}.get(name)
@@ -334,7 +334,7 @@ def _setting(section: Any, name: str) -> Any:
 
 def _architecture(given: Any, name: str | None) -> Any:
     """The architecture that is named, that of the preset, or the default."""
-    of_preset = None if name is None else find_preset(name).architecture
+    of_preset = None if name is None else architecture_of(preset(name))
     if given is not None and of_preset is not None and given != of_preset:
         raise ConfigError(f"The preset '{name}' is a {of_preset}, not a {given}; leave out one of them.")
     return given or of_preset or Recipe.model_fields["architecture"].default

@@ -22,7 +22,7 @@ from crystalformers.attention.backends.triton.operators import TILING
 HOPPER = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 KERNELS = (
-    *("image_sum", "image_weights", "image_sum_backward", "image_sum_pull"),
+    *("image_sum", "image_sum weighted", "image_sum_backward", "image_sum_pull"),
     *("angular_sum", "angular_sum_backward"),
     *("max_frames count", "max_frames write"),
 )
@@ -42,7 +42,12 @@ def compiled(name: str, operand: tl.dtype) -> str:
     kernel = next(getattr(module, function) for module in MODULES if hasattr(module, function))
     sizes = {"HEADS": 8, "WIDTH": 16, "COUNT": 64, "H": 8, "D": 16, "K": 64}
     tiles = {"IMAGES": TILING.images, "PAIRS": TILING.pairs, "SCAN": TILING.scan}
-    choices = {"WEIGHTED": False, "OPERAND": operand, "PRECISION": TILING.precision, "WRITE": purpose == "write"}
+    choices = {
+        "WEIGHTED": purpose == "weighted",
+        "OPERAND": operand,
+        "PRECISION": TILING.precision,
+        "WRITE": purpose == "write",
+    }
     everything = {**sizes, **tiles, **choices}
     constants = {arg: value for arg, value in everything.items() if arg in kernel.arg_names}
     feature = "*bf16" if operand == tl.bfloat16 else "*fp32"

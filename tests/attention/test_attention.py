@@ -1,13 +1,9 @@
-"""Every attention backend against the reference: values, every gradient, precision, repeatability, dispatch."""
+"""Every attention backend against the reference: values, every gradient, precision, repeatability."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from inspect import signature
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,115 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import CASES, SIGMA_BOUND, Case, attend, grown, problem, relative
 from strategies import crystals, make_crystal, random_crystals
 from torch import Tensor
 
-from crystalformers import attention as module
 from crystalformers.attention import Geometry, RadialBasis, infinite_attention
-from crystalformers.attention.backends import BACKENDS, BackendModule, load_backend
-from crystalformers.attention.backends.cpu import backend as cpu
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
-from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, build_images, radius_for, with_images
 
 needs_library = pytest.mark.skipif(library() is None, reason="NOT TESTED: the compiled kernels are not installed")
-
-SIGMA_BOUND = 1.4 / math.sqrt(0.5)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Crystals and sizes of a problem; K = 0 leaves the value encoding out."""
-
-    crystals: Sequence[Crystal]
-    radius: float = 5.0
-    heads: int = 3
-    head_dim: int = 4
-    radial: int = 5
-    width: float = 1.0
-    sigma: tuple[float, float] = (0.8, SIGMA_BOUND)
-
-
-def grown(n_atoms: int) -> Crystal:
-    rng = np.random.default_rng(n_atoms)
-    cell = 2.4 * n_atoms ** (1 / 3) * np.eye(3)
-    return Crystal(rng.integers(1, 99, size=n_atoms), rng.uniform(size=(n_atoms, 3)), cell)
-
-
-CASES = {
-    "one atom": Case([make_crystal("tiny")]),
-    "ragged": Case(random_crystals(8)),
-    "needle": Case([make_crystal("needle", 3)], radius=6.0),
-    "sheared": Case([make_crystal("sheared", 3)]),
-    "unwrapped": Case([make_crystal("unwrapped", 3)]),
-    "left-handed": Case([make_crystal("left-handed", 3)]),
-    "100 atoms beside one": Case([grown(100), make_crystal("tiny")], radius=3.5, heads=2, radial=3),
-    "published sizes": Case([make_crystal("random", 3), make_crystal("symmetric")], 8.0, 8, 16, 64),
-    "far beyond the widths": Case(
-        [make_crystal("random", 3), make_crystal("symmetric")], 11.3, 8, 4, 16, sigma=(1.2, 1.4)
-    ),
-    "odd sizes": Case(random_crystals(3), 6.0, heads=11, head_dim=5, radial=17),
-    "nine heads": Case(random_crystals(3), heads=9, head_dim=1, radial=1),
-    "wide radial functions": Case(random_crystals(3), radial=20, width=2.7),
-    "narrow radial functions": Case(random_crystals(3), radial=20, width=0.4),
-    "widest decay": Case(random_crystals(3), sigma=(SIGMA_BOUND, SIGMA_BOUND)),
-    "narrowest decay": Case(random_crystals(3), sigma=(0.05, 0.1)),
-    "simplified": Case(random_crystals(5), radial=0),
-}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Tensors of a case: the inputs by name, the geometry, and what the output's gradient is."""
-
-    inputs: dict[str, Tensor]
-    geometry: Geometry
-    cotangent: Tensor
-
-    def to(self, dtype: torch.dtype) -> Problem:
-        geometry = Geometry(self.geometry.batch.to(dtype), self.geometry.basis)
-        inputs = {name: tensor.detach().to(dtype) for name, tensor in self.inputs.items()}
-        return Problem(inputs, geometry, self.cotangent.to(dtype))
-
-    def solve(self, backend: Any) -> dict[str, Tensor]:
-        """The output `y`, and the gradient of each input by its name."""
-        inputs = {name: tensor.detach().clone().requires_grad_() for name, tensor in self.inputs.items()}
-        y = attend(inputs, self.geometry, backend)
-        grads = torch.autograd.grad(y, list(inputs.values()), self.cotangent)
-        return {"y": y.detach()} | dict(zip(inputs, grads, strict=True))
-
-
-def attend(inputs: dict[str, Tensor], geometry: Geometry, backend: Any) -> Tensor:
-    q, k, v, inverse_variance = (inputs[name] for name in ("q", "k", "v", "inverse_variance"))
-    return infinite_attention(q, k, v, inverse_variance, inputs.get("W"), geometry, backend)
-
-
-def problem(case: Case, seed: int = 0, scale: float = 1.0) -> Problem:
-    """Random inputs that float32 holds exactly, so that all types see the same numbers."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).double()
-
-    batch = with_images(CrystalBatch.from_crystals(case.crystals), case.radius)
-    shape = (batch.n_atoms, case.heads, case.head_dim)
-    low, high = case.sigma
-    sigma = low + (high - low) * torch.rand(shape[:2], generator=generator).double()
-    inputs = {"q": scale * normal(*shape), "k": scale * normal(*shape), "v": normal(*shape)}
-    inputs["inverse_variance"] = (sigma**-2).float().double()
-    if case.radial:
-        inputs["W"] = normal(case.heads, case.head_dim, case.radial)
-    return Problem(inputs, Geometry(batch, RadialBasis(case.radial, 14.0, case.width)), normal(*shape))
-
-
-def relative(ours: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
-    """Largest error of each tensor relative to its largest number, or to 1: inputs are about 1, gradients may be 0."""
-    assert ours.keys() == exact.keys()
-    return {
-        name: float((ours[name].double() - exact[name]).abs().max() / exact[name].abs().max().clamp(min=1))
-        for name in exact
-    }
 
 
 @pytest.fixture(scope="module")
@@ -355,121 +252,3 @@ def test_the_sphere_is_the_infinite_sum_to_the_tolerance(sigma: float) -> None:
         far = problem(replace(case, radius=radius_for(1e-15, SIGMA_BOUND)), scale=0.1)
         y, converged = (attend(p.inputs, p.geometry, "torch") for p in (near, far))
         assert (y - converged).abs().max() < 10 * tolerance
-
-
-# --- dispatch ---
-
-
-def test_auto_takes_the_fused_kernel_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = problem(CASES["one atom"])
-    monkeypatch.setattr(cpu, "library", object)
-    assert module.choose_backend(whole.inputs["q"].float(), whole.geometry) == "cpu"
-    assert module.choose_backend(whole.inputs["q"], whole.geometry) == "torch"
-
-
-def test_a_missing_library_falls_back_with_one_visible_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    single = problem(CASES["one atom"]).to(torch.float32)
-    monkeypatch.setattr(cpu, "library", lambda: None)
-    module._warn_of_missing_library.cache_clear()
-    with pytest.warns(RuntimeWarning, match="compiled kernels are not installed"):
-        first = attend(single.inputs, single.geometry, "auto")
-    assert torch.equal(first, attend(single.inputs, single.geometry, "torch"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        attend(single.inputs, single.geometry, "auto")
-    module._warn_of_missing_library.cache_clear()
-
-
-def test_kernels_that_are_switched_off_are_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    single = problem(CASES["one atom"]).to(torch.float32)
-    monkeypatch.setattr(cpu, "library", lambda: None)
-    monkeypatch.setenv("CRYSTALFORMERS_KERNELS", "none")
-    module._warn_of_missing_library.cache_clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        attend(single.inputs, single.geometry, "auto")
-    with pytest.raises(ConfigError, match="CRYSTALFORMERS_KERNELS=none switches off"):
-        attend(single.inputs, single.geometry, "cpu")
-
-
-def test_a_backend_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = problem(CASES["one atom"])
-    if library() is not None:
-        with pytest.raises(ConfigError, match="float32"):
-            attend(whole.inputs, whole.geometry, "cpu")
-    with pytest.raises(ConfigError, match="'fast' is not one of"):
-        attend(whole.inputs, whole.geometry, "fast")
-    monkeypatch.setattr(cpu, "library", lambda: None)
-    with pytest.raises(ConfigError, match="C compiler"):
-        attend(whole.to(torch.float32).inputs, whole.geometry, "cpu")
-
-
-TOY = """
-from crystalformers.attention.backends.torch import attention as plain
-
-def unsupported_reason(q_AHD, geometry, angular):
-    return "has one head only" if q_AHD.shape[1] > 1 else None
-
-def attention(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular):
-    return 2 * plain(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
-"""
-
-
-def test_a_backend_is_added_with_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "toy_attention.py").write_text(TOY, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(BACKENDS, "toy", "toy_attention")
-    one, two = (problem(Case([make_crystal("tiny")], heads=heads)) for heads in (1, 2))
-    assert torch.equal(attend(one.inputs, one.geometry, "toy"), 2 * attend(one.inputs, one.geometry, "torch"))
-    with pytest.raises(ConfigError, match="Attention backend 'toy' has one head only"):
-        attend(two.inputs, two.geometry, "toy")
-    with pytest.raises(ConfigError, match="'fast' is not one of auto, reference, torch, cpu, triton, toy"):
-        attend(one.inputs, one.geometry, "fast")
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_every_backend_has_the_same_signatures(name: str) -> None:
-    module = load_backend(name)
-    for function in ("attention", "unsupported_reason"):
-        expected = list(signature(getattr(BackendModule, function)).parameters)[1:]
-        assert list(signature(getattr(module, function)).parameters) == expected
-
-
-@needs_library
-def test_the_fused_kernel_never_drops_a_gradient_of_positions() -> None:
-    """Asked for by name where distances carry a gradient, it must refuse rather than return none."""
-    whole = problem(CASES["one atom"]).to(torch.float32)
-    batch = whole.geometry.batch
-    images = build_images(batch, 5.0, directions=True)
-    moved = replace(batch, positions=batch.positions.clone().requires_grad_())
-    moved = replace(moved, images=images.moved(moved))
-    with pytest.raises(ConfigError, match=r"position|distance|gradient"):
-        attend(whole.inputs, Geometry(moved, whole.geometry.basis), "cpu")
-
-
-def test_a_geometry_computes_once_for_each_function_and_its_settings() -> None:
-    geometry, calls = problem(CASES["one atom"]).geometry, []
-
-    def scaled(geometry: Geometry, times: float) -> float:
-        calls.append(times)
-        return times * geometry.basis.count
-
-    assert [geometry.cached(scaled, times) for times in (2.0, 3.0, 2.0)] == [10.0, 15.0, 10.0]
-    assert calls == [2.0, 3.0]
-    other = replace(geometry, basis=RadialBasis(7, 14.0))
-    assert other.cached(scaled, 2.0) == 14.0, "another geometry begins with nothing"
-
-
-def test_images_must_be_there() -> None:
-    geometry = Geometry(CrystalBatch.from_crystals([make_crystal("tiny")]), RadialBasis(0, 1.0))
-    with pytest.raises(ValueError, match="has no images"):
-        attend(problem(CASES["one atom"]).inputs, geometry, "torch")
-
-
-def test_the_radial_basis() -> None:
-    basis = RadialBasis(64, 14.0)
-    values = basis(torch.tensor([0.0, 0.21875, 14.0], dtype=torch.float64))
-    assert values.shape == (3, 64)
-    assert values[0, :2].tolist() == pytest.approx([math.exp(-0.5), math.exp(-2)])
-    assert values[1, 0] == values[2, 63] == 1
-    assert RadialBasis(10, 5.0, 2.0)(torch.tensor(1.5, dtype=torch.float64))[0] == pytest.approx(math.exp(-0.5))

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from problems import SIGMA_BOUND, Case, Problem, attend, grown, problem, relative
 from strategies import make_crystal
-from test_attention import SIGMA_BOUND, Case, Problem, attend, grown, problem, relative
 from torch import Tensor
 
 from crystalformers.attention import (

@@ -192,6 +192,14 @@ def test_the_dictionary_is_json_and_complete(variant: str) -> None:
     assert all(max(row["weight"]) >= 0.2 for row in kept)
 
 
+def test_the_image_rule_of_the_authors_is_refused() -> None:
+    """The weights shown would be those of other images than the model sums."""
+    model = model_of("real")
+    model.network.image_rule = "published"
+    with pytest.raises(ConfigError, match="model 'real' follows the image rule 'published'"):
+        explain(model, CRYSTALS["rock salt"])
+
+
 def test_what_is_not_there_is_named() -> None:
     model, crystal = model_of("alternating"), CRYSTALS["rock salt"]
     with pytest.raises(ConfigError, match=r"no atom 2: structure has atoms 0 to 1"):

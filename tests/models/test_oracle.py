@@ -18,6 +18,7 @@ from crystalformers.attention.backends.reference.backend import image_sphere
 from crystalformers.attention.published import image_box
 from crystalformers.crystal import Crystal
 from crystalformers.images import CrystalBatch, length, radius_for, with_images
+from crystalformers.models.base import mean_over_atoms
 
 pytestmark = pytest.mark.shared
 
@@ -39,7 +40,7 @@ def outputs(
     hook = model.blocks[0].register_forward_hook(lambda module, inputs, output: found.update(layer0=output))
     found["enc"] = model.encode(batch)
     hook.remove()
-    return found | {"pred": model.head(model.pool(found["enc"], batch))}
+    return found | {"pred": model.head(mean_over_atoms(found["enc"], batch))}
 
 
 @pytest.fixture(scope="module")

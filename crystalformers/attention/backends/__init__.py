@@ -12,35 +12,22 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.geometry import Geometry
 from crystalformers.errors import ConfigError
 
-BACKENDS = {
-    "reference": "crystalformers.attention.backends.reference",
-    "torch": "crystalformers.attention.backends.torch",
-    "cpu": "crystalformers.attention.backends.cpu",
-    "triton": "crystalformers.attention.backends.triton",
-}
+BACKENDS = {name: f"{__name__}.{name}" for name in ("reference", "torch", "cpu", "triton")}
 """The module of each backend by its name; it is imported when first used."""
 
 
 class BackendModule(Protocol):
     """What the module of a backend defines."""
 
-    def attention(
-        self,
-        q_AHD: Tensor,
-        k_AHD: Tensor,
-        v_AHD: Tensor,
-        inverse_variance_AH: Tensor,
-        W_HDK: Tensor | None,
-        geometry: Geometry,
-        angular: AngularEncoding | None,
-    ) -> Tensor:
+    def attention(self, arguments: Arguments) -> Tensor:
         """Attention over periodic images, (A, H, D), where `unsupported_reason` gives none.
 
-        Arguments as in `infinite_attention`; values and gradients are those of the backend `reference`.
+        Values and gradients are those of the backend `reference`.
         """
 
     def unsupported_reason(self, q_AHD: Tensor, geometry: Geometry, angular: AngularEncoding | None) -> str | None:

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from crystalformers.attention.arguments import different_types
+from crystalformers.attention.arguments import Arguments, different_types
 from crystalformers.attention.frames.encoding import AngularEncoding, angular_values
 from crystalformers.attention.geometry import Geometry
 
@@ -24,16 +24,9 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
     return different_types(q_AHD, geometry)
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over periodic images, (A, H, D)."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     images = geometry.images
     slot_AM, real_AM = geometry.slots
     pair_AM = images.pair[slot_AM]

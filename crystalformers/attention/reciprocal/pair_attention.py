@@ -65,15 +65,10 @@ def _pair_weights(block: SumBlock, sums: LatticeSums, q_AHD: Tensor, k_AHD: Tens
 
 def pair_weights(q_AHD: Tensor, k_AHD: Tensor, variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
     """Attention weights of each crystal, (targets, heads, sources), to be looked at: memory grows as atoms squared."""
-    return _by_crystal(sums, lambda block: _pair_weights(block, sums, q_AHD, k_AHD, variance_AH))
+    return by_crystal(sums, lambda block: _pair_weights(block, sums, q_AHD, k_AHD, variance_AH))
 
 
-def alpha(variance_AH: Tensor, sums: LatticeSums) -> list[Tensor]:
-    """alpha_ij of each crystal, (targets, heads, sources), float64, to be looked at as well."""
-    return _by_crystal(sums, lambda block: sums.alpha(block, variance_AH.double()))
-
-
-def _by_crystal(sums: LatticeSums, compute: Callable[[SumBlock], Tensor]) -> list[Tensor]:
+def by_crystal(sums: LatticeSums, compute: Callable[[SumBlock], Tensor]) -> list[Tensor]:
     """Values (G, I, H, N) of all blocks, padding left out, crystal by crystal, (targets, heads, sources)."""
     rows: list[list[Tensor]] = [[] for _ in range(len(sums.batch))]
     for block in sums.blocks:

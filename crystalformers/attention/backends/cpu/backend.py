@@ -7,13 +7,14 @@ L orders of the series in cosines, N sums that represent the encodings, z the th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput, unsupported_images
 from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
@@ -36,16 +37,9 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
     return geometry.cached(unsupported_images)
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, float32 on the CPU."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over periodic images, (A, H, D), float32 on the CPU."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     heads = q_AHD.shape[1]
     pad = -heads % LANES
 
@@ -145,25 +139,9 @@ def _outputs(q: Tensor, decay: Tensor, counts: list[int]) -> tuple[Tensor, Tenso
     return torch.empty_like(q), sums, torch.empty_like(decay)
 
 
-def _fake_image_sum(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, tensors: Any, numbers: Any, counts: list[int]
-) -> Any:
-    return _outputs(q, decay, counts)
-
-
-def _image_sum_backward(  # noqa: PLR0913, PLR0917
-    grad_y: Tensor,
-    grad_sums: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    decay: Tensor,
-    share: Tensor,
-    tensors: list[Tensor],
-    numbers: list[float],
-    counts: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _image_sum_backward(grad_y: Tensor, grad_sums: Tensor, *saved: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and 1 / 2 sigma^2 from those of the sums."""
+    q, k, v, decay, share, tensors, numbers, counts = saved
     grad_y, grad_sums = grad_y.contiguous(), grad_sums.contiguous()
     pair_target, by_source, source_ptr = tensors[-3:]
     weight, grad_score = (q.new_empty(len(pair_target), q.shape[-1]) for _ in range(2))
@@ -176,29 +154,25 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     return grad_q, grad_k, grad_v, grad_decay
 
 
-def _fake_image_sum_backward(grad_y: Tensor, grad_sums: Tensor, *others: Any) -> Any:
-    return tuple(torch.empty_like(t) for t in others[:4])
-
-
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *features, tensors, ctx.numbers, ctx.counts = inputs
     ctx.save_for_backward(*features, output[-1], *tensors)
     ctx.mark_non_differentiable(output[-1])
 
 
-def _differentiate(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    return _gradients(ctx, grads, torch.ops.crystalformers.cpu_image_sum_backward)
-
-
-def _gradients(ctx: Any, grads: Sequence[Tensor], backward: Callable[..., Any]) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: Any, *grads: Tensor, backward: Callable[..., Any] = torch.ops.crystalformers.cpu_image_sum_backward
+) -> tuple[Any, ...]:
     features, tensors = ctx.saved_tensors[:5], list(ctx.saved_tensors[5:])
     return *backward(*grads[:2], *features, tensors, ctx.numbers, ctx.counts), [None] * len(tensors), None, None
 
 
 torch.library.impl("crystalformers::cpu_image_sum", "cpu", _image_sum)
 torch.library.impl("crystalformers::cpu_image_sum_backward", "cpu", _image_sum_backward)
-torch.library.register_fake("crystalformers::cpu_image_sum", _fake_image_sum)
-torch.library.register_fake("crystalformers::cpu_image_sum_backward", _fake_image_sum_backward)
+torch.library.register_fake("crystalformers::cpu_image_sum", lambda q, k, v, *rest: _outputs(q, rest[0], rest[-1]))
+torch.library.register_fake(
+    "crystalformers::cpu_image_sum_backward", lambda grad_y, grad_sums, *saved: tuple(map(torch.empty_like, saved[:4]))
+)
 torch.library.register_autograd("crystalformers::cpu_image_sum", _differentiate, setup_context=_remember)
 
 
@@ -215,5 +189,5 @@ class ImageSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Gradients of q, k, v and 1 / 2 sigma^2."""
-        *features, _, _, _ = _gradients(ctx, grads, _image_sum_backward)
+        *features, _, _, _ = _differentiate(ctx, *grads, backward=_image_sum_backward)
         return *features, None, None, None

@@ -22,7 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from crystalformers.attention.arguments import different_types
+from crystalformers.attention.arguments import Arguments, different_types
 from crystalformers.attention.backends.reference.frames import angular_psi, fixed_frames
 from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.geometry import Geometry
@@ -35,16 +35,9 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
     return different_types(q_AHD, geometry)
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over periodic images by brute force, (A, H, D); arguments as in `infinite_attention`."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over periodic images by brute force, (A, H, D)."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     batch, exact = geometry.batch, geometry.batch.in_float64()
     rows = []
     for crystal, (first, last) in enumerate(pairwise(batch.ptr.tolist())):

@@ -9,7 +9,7 @@ Shapes: N atoms of one crystal, M cells of the box, H heads, D their width, K an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,44 +31,6 @@ PLANE_ANGLES = 720
 
 WeightedFrames = list[tuple[float, Tensor]]
 """Share and axes (3, 3) of the frames of one atom and head."""
-
-
-def angular_psi(
-    r_NM3: Tensor,
-    d_NM: Tensor,
-    log_weight_NMH: Tensor,
-    angular: AngularEncoding,
-    fixed: Frames | PrincipalAxes | None,
-) -> Tensor:
-    """The angular part of psi for one target atom, (N, M, H, D); zero for the atom itself.
-
-    Args:
-        r_NM3: vectors to the images, Angstrom.
-        d_NM: their lengths.
-        log_weight_NMH: logarithms of the attention weights up to a constant, -inf for an image that does not count.
-        angular: weights, basis and method.
-        fixed: frames of the crystal, see `fixed_frames`.
-    """
-    unit_NM3 = unit_vectors(r_NM3, d_NM)
-    frames_H = [frames_of_head(w_NM, unit_NM3, d_NM, angular, fixed) for w_NM in log_weight_NMH.unbind(-1)]
-    return psi_of_frames(unit_NM3, frames_H, angular)
-
-
-def unit_vectors(r_NM3: Tensor, d_NM: Tensor) -> Tensor:
-    """Directions of vectors of length d; zero for the atom itself."""
-    return r_NM3 / torch.where(d_NM > 0, d_NM, 1.0)[..., None]
-
-
-def psi_of_frames(
-    unit_NM3: Tensor, frames_H: Sequence[WeightedFrames | PrincipalAxes], angular: AngularEncoding
-) -> Tensor:
-    """sum_k W_k b_angle(e_k . r), averaged over the frames of each head, (N, M, H, D); zero for the atom itself."""
-    around_NM11 = (unit_NM3 != 0).any(-1)[..., None, None]
-    heads = []
-    for head, frames in enumerate(frames_H):
-        b_NMzK = torch.where(around_NM11, features(unit_NM3, frames, angular.basis), 0.0)
-        heads.append(torch.einsum("nmzk,zdk->nmd", b_NMzK, angular.W_3HDK[:, head]))
-    return torch.stack(heads, dim=2)
 
 
 def frames_of_head(
@@ -97,6 +59,34 @@ def frames_of_head(
         case "pca":
             assert isinstance(fixed, PrincipalAxes)
             return fixed
+
+
+def angular_psi(
+    r_NM3: Tensor,
+    d_NM: Tensor,
+    log_weight_NMH: Tensor,
+    angular: AngularEncoding,
+    fixed: Frames | PrincipalAxes | None,
+    frames_of_head: Callable[..., WeightedFrames | PrincipalAxes] = frames_of_head,
+) -> Tensor:
+    """sum_k W_k b_angle(e_k . r) for one target atom, (N, M, H, D); zero for the atom itself.
+
+    Args:
+        r_NM3: vectors to the images, Angstrom.
+        d_NM: their lengths.
+        log_weight_NMH: logarithms of the attention weights up to a constant, -inf for an image that does not count.
+        angular: weights, basis and method.
+        fixed: frames of the crystal, see `fixed_frames`.
+        frames_of_head: finds the frames of each head, over which psi is averaged.
+    """
+    unit_NM3 = r_NM3 / torch.where(d_NM > 0, d_NM, 1.0)[..., None]
+    around_NM11 = (unit_NM3 != 0).any(-1)[..., None, None]
+    heads = []
+    for head, log_weight_NM in enumerate(log_weight_NMH.unbind(-1)):
+        frames = frames_of_head(log_weight_NM, unit_NM3, d_NM, angular, fixed)
+        b_NMzK = torch.where(around_NM11, features(unit_NM3, frames, angular.basis), 0.0)
+        heads.append(torch.einsum("nmzk,zdk->nmd", b_NMzK, angular.W_3HDK[:, head]))
+    return torch.stack(heads, dim=2)
 
 
 def fixed_frames(geometry: Geometry, crystal: int, angular: AngularEncoding | None) -> Frames | PrincipalAxes | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crystalformers.attention.arguments import Arguments
 from crystalformers.attention.backends.triton import operators
 from crystalformers.attention.backends.triton.frames import FRAMES, angular_values
 from crystalformers.attention.frames.encoding import AngularEncoding
@@ -36,16 +37,9 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
     return None
 
 
-def attention(
-    q_AHD: Tensor,
-    k_AHD: Tensor,
-    v_AHD: Tensor,
-    inverse_variance_AH: Tensor,
-    W_HDK: Tensor | None,
-    geometry: Geometry,
-    angular: AngularEncoding | None,
-) -> Tensor:
-    """Attention over periodic images, (A, H, D); arguments as in `infinite_attention`, see `unsupported_reason`."""
+def attention(arguments: Arguments) -> Tensor:
+    """Attention over periodic images, (A, H, D), see `unsupported_reason`."""
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
     basis, dtype = geometry.basis, v_AHD.dtype
     count = 0 if W_HDK is None else basis.count
     spacing, per_width = (basis.spacing, 1 / (basis.width * basis.spacing)) if count else (1.0, 1.0)

@@ -10,8 +10,6 @@ Shapes: A atoms, E images, H heads, R rows (atom and head), F frames (the capaci
 
 from __future__ import annotations
 
-from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -57,8 +55,7 @@ def angular_values(p_EH: Tensor, geometry: Geometry, angular: AngularEncoding) -
 def _directions(geometry: Geometry) -> Tensor:
     """Unit vectors to the images, (E, 3) float32; zero for an atom itself."""
     images = geometry.images
-    if images.vectors is None:
-        raise ValueError("These images were built without directions; build them with `directions=True`.")
+    assert images.vectors is not None  # `check_directions` has seen to it
     distance = images.distance.unsqueeze(-1)
     return (images.vectors / torch.where(distance > 0, distance, 1.0)).float().contiguous()
 
@@ -93,15 +90,6 @@ torch.library.define(
 )
 
 
-@lru_cache(maxsize=1)
-def _kernels() -> tuple[ModuleType, ModuleType]:
-    """The modules of the kernels, of angles and of frames; imported here, for Triton may not be installed."""
-    from crystalformers.attention.backends.triton import angle_kernels as triton_angle_kernels
-    from crystalformers.attention.backends.triton import frame_kernels as triton_frame_kernels
-
-    return triton_angle_kernels, triton_frame_kernels
-
-
 def _constants(heads: int, count: int) -> dict[str, Any]:
     tiling = operators.TILING
     return {
@@ -121,7 +109,7 @@ def _max_frames(p: Tensor, direction: Tensor, ptr: Tensor, tie_width: float) -> 
     rows, capacity = _capacity(p, ptr)
     p, first = p.contiguous(), ptr.new_zeros(rows + 1)
     axes, share = p.new_zeros(capacity, 9), p.new_zeros(capacity)
-    find = _kernels()[1].max_frames[(rows,)]
+    find = operators.kernels("frame_kernels").max_frames[(rows,)]
     constants = {"HEADS": p.shape[1], "IMAGES": operators.TILING.images, "num_warps": WARPS}
     with torch.cuda.device_of(p):
         find(p, direction, ptr, first[1:], first, axes, share, 1 / tie_width, capacity, WRITE=False, **constants)
@@ -140,7 +128,7 @@ def _angular_sum(p: Tensor, lists: list[Tensor], spacing: float, per_width: floa
     atoms, heads = lists[1].shape[0] - 1, p.shape[1]
     sums = p.new_empty(atoms, heads, 3, count)
     with torch.cuda.device_of(p):
-        _kernels()[0].angular_sum[(atoms * heads,)](
+        operators.kernels("angle_kernels").angular_sum[(atoms * heads,)](
             p.contiguous(), *lists, sums, spacing, per_width, **_constants(heads, count)
         )
     return sums
@@ -157,14 +145,10 @@ def _angular_sum_backward(
     atoms, heads = lists[1].shape[0] - 1, p.shape[1]
     grad_p = torch.zeros_like(p)
     with torch.cuda.device_of(p):
-        _kernels()[0].angular_sum_backward[(atoms * heads,)](
+        operators.kernels("angle_kernels").angular_sum_backward[(atoms * heads,)](
             grad.contiguous(), p.contiguous(), *lists, grad_p, spacing, per_width, **_constants(heads, count)
         )
     return grad_p
-
-
-def _fake_angular_sum_backward(grad: Tensor, p: Tensor, *others: Any) -> Tensor:
-    return torch.empty_like(p)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -183,5 +167,5 @@ torch.library.impl("crystalformers::triton_angular_sum", ("cpu", "cuda"), _angul
 torch.library.impl("crystalformers::triton_angular_sum_backward", ("cpu", "cuda"), _angular_sum_backward)
 torch.library.register_fake("crystalformers::triton_max_frames", _fake_max_frames)
 torch.library.register_fake("crystalformers::triton_angular_sum", _fake_angular_sum)
-torch.library.register_fake("crystalformers::triton_angular_sum_backward", _fake_angular_sum_backward)
+torch.library.register_fake("crystalformers::triton_angular_sum_backward", lambda grad, p, *others: torch.empty_like(p))
 torch.library.register_autograd("crystalformers::triton_angular_sum", _differentiate, setup_context=_remember)

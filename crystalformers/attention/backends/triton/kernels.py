@@ -41,6 +41,32 @@ def _rows(pointer, atom_E, there_E, offset_HD, real_HD, STRIDE: tl.constexpr):
 
 
 @triton.jit
+def _target(q, inverse_variance, i, head_H, offset_HD, real_HD, scale, HEADS: tl.constexpr, STRIDE: tl.constexpr):
+    """Query of atom i, scaled, (H, D), and half its 1/sigma^2, (H,); both for powers of two."""
+    q_HD = tl.load(q + i.to(tl.int64) * STRIDE + offset_HD, mask=real_HD, other=0.0).to(tl.float32) * scale
+    decay_H = tl.load(inverse_variance + i * HEADS + head_H, mask=head_H < HEADS, other=1e30) * (0.5 * LOG2_E)
+    return q_HD, decay_H
+
+
+@triton.jit
+def _images(distance, envelope, source, first, end, IMAGES: tl.constexpr):
+    """Some images of an atom, (E,) each: number, whether it is there, distance, envelope and source."""
+    e_E = first + tl.arange(0, IMAGES)
+    there_E = e_E < end
+    d_E = tl.load(distance + e_E, mask=there_E, other=0.0)
+    envelope_E = tl.load(envelope + e_E, mask=there_E, other=0.0)
+    return e_E, there_E, d_E, envelope_E, tl.load(source + e_E, mask=there_E, other=0)
+
+
+@triton.jit
+def _logits(q_HD, decay_H, k_EHD, d_E, envelope_E):
+    """Logits of some images of an atom, (E, H)."""
+    logit_EH = tl.sum(q_HD[None, :, :] * k_EHD, axis=2) - decay_H[None, :] * (d_E * d_E)[:, None]
+    # An image at the radius itself weighs nothing, and must not set the maximum either.
+    return tl.where((envelope_E > 0)[:, None], logit_EH, float("-inf"))
+
+
+@triton.jit
 def _radial(d_E, spacing, per_width, K: tl.constexpr):
     """Radial functions k = 1..K of some distances, (E, K)."""
     centre_K = (tl.arange(0, K) + 1).to(tl.float32) * spacing
@@ -82,21 +108,22 @@ def _reach(
 @triton.jit
 def image_sum(
     q, k, v, inverse_variance, distance, envelope, source, ptr, pair_ptr, pair_source,
-    y, b, log_z, stop,
+    y, b, weight, log_z, stop,
     scale, spacing, per_width, negligible,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, COUNT: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
     IMAGES: tl.constexpr, PAIRS: tl.constexpr, SCAN: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    WEIGHTED: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y_i = sum_e p_e v_j(e), b_i = sum_e p_e b(d_e), log2 Z_i, and the first image not summed, of one atom."""
+    """y_i = sum_e p_e v_j(e), b_i = sum_e p_e b(d_e), log2 Z_i, and the first image not summed, of one atom.
+
+    With WEIGHTED also the weights p of its images, (E, H).
+    """
     i = tl.program_id(0)
     STRIDE: tl.constexpr = HEADS * WIDTH
     head_H, offset_HD, real_HD = _heads(HEADS, WIDTH, H, D)
-    atom = i.to(tl.int64) * STRIDE
-    q_HD = tl.load(q + atom + offset_HD, mask=real_HD, other=0.0).to(tl.float32) * scale
-    real_H = head_H < HEADS
-    decay_H = tl.load(inverse_variance + i * HEADS + head_H, mask=real_H, other=1e30) * (0.5 * LOG2_E)
+    atom, real_H = i.to(tl.int64) * STRIDE, head_H < HEADS
+    q_HD, decay_H = _target(q, inverse_variance, i, head_H, offset_HD, real_HD, scale, HEADS, STRIDE)
     begin, end = _reach(
         q_HD, decay_H, k, i, distance, ptr, pair_ptr, pair_source, offset_HD, real_HD, negligible, STRIDE, PAIRS, SCAN
     )
@@ -105,16 +132,10 @@ def image_sum(
     y_HD = tl.zeros((H, D), dtype=tl.float32)
     b_KH = tl.zeros((K, H), dtype=tl.float32)
     for first in range(begin, end, IMAGES):
-        e_E = first + tl.arange(0, IMAGES)
-        there_E = e_E < end
-        d_E = tl.load(distance + e_E, mask=there_E, other=0.0)
-        envelope_E = tl.load(envelope + e_E, mask=there_E, other=0.0)
-        j_E = tl.load(source + e_E, mask=there_E, other=0)
+        _, there_E, d_E, envelope_E, j_E = _images(distance, envelope, source, first, end, IMAGES)
         k_EHD = _rows(k, j_E, there_E, offset_HD, real_HD, STRIDE)
         v_EHD = _rows(v, j_E, there_E, offset_HD, real_HD, STRIDE)
-        logit_EH = tl.sum(q_HD[None, :, :] * k_EHD, axis=2) - decay_H[None, :] * (d_E * d_E)[:, None]
-        # An image at the radius itself weighs nothing, and must not set the maximum either.
-        logit_EH = tl.where((envelope_E > 0)[:, None], logit_EH, float("-inf"))
+        logit_EH = _logits(q_HD, decay_H, k_EHD, d_E, envelope_E)
         new_H = tl.maximum(top_H, tl.max(logit_EH, axis=0))
         shrink_H = tl.exp2(top_H - new_H)
         w_EH = tl.exp2(logit_EH - new_H[None, :]) * envelope_E[:, None]
@@ -129,41 +150,21 @@ def image_sum(
     z_H = tl.where(z_H > 0, z_H, 1.0)
     per_z_H = 1 / z_H
     tl.store(y + atom + offset_HD, y_HD * per_z_H[:, None], mask=real_HD)
-    tl.store(log_z + i * HEADS + head_H, top_H + tl.log2(z_H), mask=real_H)
+    log_z_H = top_H + tl.log2(z_H)
+    tl.store(log_z + i * HEADS + head_H, log_z_H, mask=real_H)
     tl.store(stop + i, end)
     if COUNT > 0:
         k_K = tl.arange(0, K)
         offset_KH = i.to(tl.int64) * HEADS * COUNT + head_H[None, :] * COUNT + k_K[:, None]
         tl.store(b + offset_KH, b_KH * per_z_H[None, :], mask=(k_K < COUNT)[:, None] & real_H[None, :])
-
-
-@triton.jit
-def image_weights(
-    q, k, inverse_variance, distance, envelope, source, ptr, log_z, stop,
-    weight,
-    scale,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, H: tl.constexpr, D: tl.constexpr, IMAGES: tl.constexpr,
-):  # fmt: skip
-    """Attention weights of the images of one atom, (E, H)."""
-    i = tl.program_id(0)
-    STRIDE: tl.constexpr = HEADS * WIDTH
-    head_H, offset_HD, real_HD = _heads(HEADS, WIDTH, H, D)
-    real_H = head_H < HEADS
-    q_HD = tl.load(q + i.to(tl.int64) * STRIDE + offset_HD, mask=real_HD, other=0.0).to(tl.float32) * scale
-    decay_H = tl.load(inverse_variance + i * HEADS + head_H, mask=real_H, other=1e30) * (0.5 * LOG2_E)
-    log_z_H = tl.load(log_z + i * HEADS + head_H, mask=real_H, other=0.0)
-    end = tl.load(stop + i)
-    for first in range(tl.load(ptr + i), end, IMAGES):
-        e_E = first + tl.arange(0, IMAGES)
-        there_E = e_E < end
-        d_E = tl.load(distance + e_E, mask=there_E, other=0.0)
-        envelope_E = tl.load(envelope + e_E, mask=there_E, other=0.0)
-        k_EHD = _rows(k, tl.load(source + e_E, mask=there_E, other=0), there_E, offset_HD, real_HD, STRIDE)
-        logit_EH = tl.sum(q_HD[None, :, :] * k_EHD, axis=2) - decay_H[None, :] * (d_E * d_E)[:, None]
-        logit_EH = tl.where((envelope_E > 0)[:, None], logit_EH, float("-inf"))
-        p_EH = tl.exp2(logit_EH - log_z_H[None, :]) * envelope_E[:, None]
-        offset_EH = e_E.to(tl.int64)[:, None] * HEADS + head_H[None, :]
-        tl.store(weight + offset_EH, p_EH, mask=there_E[:, None] & real_H[None, :])
+    if WEIGHTED:
+        for first in range(begin, end, IMAGES):
+            e_E, there_E, d_E, envelope_E, j_E = _images(distance, envelope, source, first, end, IMAGES)
+            k_EHD = _rows(k, j_E, there_E, offset_HD, real_HD, STRIDE)
+            logit_EH = _logits(q_HD, decay_H, k_EHD, d_E, envelope_E)
+            p_EH = tl.exp2(logit_EH - log_z_H[None, :]) * envelope_E[:, None]
+            offset_EH = e_E.to(tl.int64)[:, None] * HEADS + head_H[None, :]
+            tl.store(weight + offset_EH, p_EH, mask=there_E[:, None] & real_H[None, :])
 
 
 @triton.jit
@@ -180,11 +181,9 @@ def image_sum_backward(
     i = tl.program_id(0)
     STRIDE: tl.constexpr = HEADS * WIDTH
     head_H, offset_HD, real_HD = _heads(HEADS, WIDTH, H, D)
-    atom = i.to(tl.int64) * STRIDE
-    real_H = head_H < HEADS
-    q_HD = tl.load(q + atom + offset_HD, mask=real_HD, other=0.0).to(tl.float32) * scale
+    atom, real_H = i.to(tl.int64) * STRIDE, head_H < HEADS
+    q_HD, decay_H = _target(q, inverse_variance, i, head_H, offset_HD, real_HD, scale, HEADS, STRIDE)
     grad_y_HD = tl.load(grad_y + atom + offset_HD, mask=real_HD, other=0.0)
-    decay_H = tl.load(inverse_variance + i * HEADS + head_H, mask=real_H, other=1e30) * (0.5 * LOG2_E)
     log_z_H = tl.load(log_z + i * HEADS + head_H, mask=real_H, other=0.0)
     mean_H = tl.sum(grad_y_HD * tl.load(y + atom + offset_HD, mask=real_HD, other=0.0), axis=1)
     if COUNT > 0:
@@ -208,16 +207,11 @@ def image_sum_backward(
             p_EH = tl.load(weight + offset_EH, mask=there_EH, other=0.0)
             mean_H += tl.sum(p_EH * tl.load(grad_weight + offset_EH, mask=there_EH, other=0.0), axis=0)
     for first in range(begin, end, IMAGES):
-        e_E = first + tl.arange(0, IMAGES)
-        there_E = e_E < end
-        d_E = tl.load(distance + e_E, mask=there_E, other=0.0)
-        envelope_E = tl.load(envelope + e_E, mask=there_E, other=0.0)
-        j_E = tl.load(source + e_E, mask=there_E, other=0)
+        e_E, there_E, d_E, envelope_E, j_E = _images(distance, envelope, source, first, end, IMAGES)
         k_EHD = _rows(k, j_E, there_E, offset_HD, real_HD, STRIDE)
         v_EHD = _rows(v, j_E, there_E, offset_HD, real_HD, STRIDE)
+        logit_EH = _logits(q_HD, decay_H, k_EHD, d_E, envelope_E)
         squared_E = d_E * d_E
-        logit_EH = tl.sum(q_HD[None, :, :] * k_EHD, axis=2) - decay_H[None, :] * squared_E[:, None]
-        logit_EH = tl.where((envelope_E > 0)[:, None], logit_EH, float("-inf"))
         p_EH = tl.exp2(logit_EH - log_z_H[None, :]) * envelope_E[:, None]
         value_EH = tl.sum(grad_y_HD[None, :, :] * v_EHD, axis=2) - mean_H[None, :]
         if COUNT > 0:
@@ -256,8 +250,7 @@ def image_sum_pull(
     j = tl.program_id(0)
     STRIDE: tl.constexpr = HEADS * WIDTH
     head_H, offset_HD, real_HD = _heads(HEADS, WIDTH, H, D)
-    atom = j.to(tl.int64) * STRIDE
-    real_H = head_H < HEADS
+    atom, real_H = j.to(tl.int64) * STRIDE, head_H < HEADS
     k_HD = tl.load(k + atom + offset_HD, mask=real_HD, other=0.0).to(tl.float32) * scale
     grad_k_HD = tl.zeros((H, D), dtype=tl.float32)
     grad_v_HD = tl.zeros((H, D), dtype=tl.float32)

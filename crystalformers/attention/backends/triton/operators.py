@@ -15,6 +15,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -108,20 +109,17 @@ class TritonImages:
         return list(vars(self).values())
 
 
-@lru_cache(maxsize=1)
-def _kernels() -> ModuleType:
-    """The module of the kernels; imported here, for Triton may not be installed."""
-    from crystalformers.attention.backends.triton import kernels as triton_kernels
-
-    return triton_kernels
+def kernels(name: str) -> ModuleType:
+    """A module of kernels in this folder; imported when it is used, for Triton may not be installed."""
+    return import_module(f"{__package__}.{name}")
 
 
-def _sizes(q: Tensor, count: int) -> dict[str, int]:
-    """Sizes that are constants of the kernels."""
+def _sizes(q: Tensor) -> dict[str, int]:
+    """Sizes that are constants of the kernels, and how these are launched."""
     _, heads, width = q.shape
     return {
-        "HEADS": heads, "WIDTH": width, "COUNT": count,
-        "H": max(power_of_two(heads), 2), "D": max(power_of_two(width), 2), "K": max(power_of_two(count), 16),
+        "HEADS": heads, "WIDTH": width, "H": max(power_of_two(heads), 2), "D": max(power_of_two(width), 2),
+        "IMAGES": TILING.images, "num_warps": TILING.warps, "num_stages": TILING.stages,
     }  # fmt: skip
 
 
@@ -130,13 +128,14 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def _operands(q: Tensor) -> dict[str, Any]:
-    """The type of the operands of matrix products, and how products of float32 numbers are computed."""
+def _encoding(q: Tensor, count: int) -> dict[str, Any]:
+    """Number of radial functions, type of the operands of their matrix products, and precision of float32 products."""
     import triton.language as tl
 
     # The interpreter would multiply the bits of bfloat16 numbers as integers.
     rounded = q.dtype == torch.bfloat16 and not interpreted()
-    return {"OPERAND": tl.bfloat16 if rounded else tl.float32, "PRECISION": TILING.precision}
+    operand = tl.bfloat16 if rounded else tl.float32
+    return {"COUNT": count, "K": max(power_of_two(count), 16), "OPERAND": operand, "PRECISION": TILING.precision}
 
 
 def _scale(q: Tensor) -> float:
@@ -175,24 +174,16 @@ def _image_sum(
     images = TritonImages(*lists)
     q, k, v = (t.contiguous() for t in (q, k, v))
     inverse_variance = inverse_variance.float().contiguous()
-    y, b, p, log_z, stop = _outputs(q, lists, count, weighted)
-    sizes = _sizes(q, count)
+    y, b, p, log_z, stop = outputs = _outputs(q, lists, count, weighted)
     with torch.cuda.device_of(q):
-        _kernels().image_sum[(len(q),)](
+        kernels("kernels").image_sum[(len(q),)](
             q, k, v, inverse_variance, images.distance, images.envelope, images.source,
             images.ptr, images.pair_ptr, images.pair_source,
-            y, b, log_z, stop,
+            y, b, p.zero_(), log_z, stop,
             _scale(q), spacing, per_width, NEGLIGIBLE / math.log(2),
-            **sizes, IMAGES=TILING.images, PAIRS=TILING.pairs, SCAN=TILING.scan, **_operands(q),
-            num_warps=TILING.warps, num_stages=TILING.stages,
+            **_sizes(q), **_encoding(q, count), PAIRS=TILING.pairs, SCAN=TILING.scan, WEIGHTED=weighted,
         )  # fmt: skip
-        if weighted:
-            del sizes["COUNT"], sizes["K"]
-            _kernels().image_weights[(len(q),)](
-                q, k, inverse_variance, images.distance, images.envelope, images.source, images.ptr, log_z, stop,
-                p.zero_(), _scale(q), **sizes, IMAGES=TILING.images, num_warps=TILING.warps,
-            )  # fmt: skip
-    return y, b, p, log_z, stop
+    return outputs
 
 
 def _outputs(q: Tensor, lists: list[Tensor], count: int, weighted: bool) -> tuple[Tensor, ...]:
@@ -204,31 +195,11 @@ def _outputs(q: Tensor, lists: list[Tensor], count: int, weighted: bool) -> tupl
     return y, b, p, log_z, q.new_empty(atoms, dtype=torch.int64)
 
 
-def _fake_image_sum(
-    q: Tensor, k: Tensor, v: Tensor, inverse_variance: Tensor, lists: list[Tensor], *constants: Any
-) -> Any:
-    return _outputs(q, lists, *constants[-2:])
-
-
-def _image_sum_backward(  # noqa: PLR0913, PLR0917
-    grad_y: Tensor,
-    grad_b: Tensor,
-    grad_p: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    inverse_variance: Tensor,
-    y: Tensor,
-    b: Tensor,
-    p: Tensor,
-    log_z: Tensor,
-    stop: Tensor,
-    lists: list[Tensor],
-    spacing: float,
-    per_width: float,
-    count: int,
+def _image_sum_backward(
+    grad_y: Tensor, grad_b: Tensor, grad_p: Tensor, *saved: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and 1 / sigma^2 from those of the sums."""
+    q, k, v, inverse_variance, y, b, p, log_z, stop, lists, spacing, per_width, count = saved
     images = TritonImages(*lists)
     inputs = [t.contiguous() for t in (q, k, v)]
     variance, grad_y, grad_b, grad_p = (t.float().contiguous() for t in (inverse_variance, grad_y, grad_b, grad_p))
@@ -236,24 +207,18 @@ def _image_sum_backward(  # noqa: PLR0913, PLR0917
     grad_variance, excess = torch.empty_like(variance), torch.empty_like(variance)
     # Entries of images that are not summed are never written, and never read.
     grad_logit = variance.new_empty(len(images.source), variance.shape[1])
-    sizes, operands, geometry = _sizes(q, count), _operands(q), (images.distance, images.envelope)
-    launch = {"IMAGES": TILING.images, "num_warps": TILING.warps, "num_stages": TILING.stages}
+    sizes, geometry = _sizes(q), (images.distance, images.envelope)
     with torch.cuda.device_of(q):
-        _kernels().image_sum_backward[(len(q),)](
+        kernels("kernels").image_sum_backward[(len(q),)](
             *inputs, variance, *geometry, images.source, images.ptr, y, b, log_z, stop, grad_y, grad_b,
             p, grad_p, grad_logit, excess, grads[0], grad_variance, _scale(q), spacing, per_width,
-            **sizes, WEIGHTED=len(grad_p) > 0, **operands, **launch,
+            **sizes, **_encoding(q, count), WEIGHTED=len(grad_p) > 0,
         )  # fmt: skip
-        del sizes["COUNT"], sizes["K"]
-        _kernels().image_sum_pull[(len(q),)](
+        kernels("kernels").image_sum_pull[(len(q),)](
             *inputs[:2], variance, *geometry, log_z, stop, grad_y, grad_logit, excess,
-            images.by_source, images.target, images.source_ptr, grads[1], grads[2], _scale(q), **sizes, **launch,
+            images.by_source, images.target, images.source_ptr, grads[1], grads[2], _scale(q), **sizes,
         )  # fmt: skip
     return grads[0], grads[1], grads[2], grad_variance.to(inverse_variance.dtype)
-
-
-def _fake_image_sum_backward(grad_y: Tensor, grad_b: Tensor, grad_p: Tensor, *others: Any) -> Any:
-    return tuple(t.new_empty(t.shape) for t in others[:4])
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -272,6 +237,12 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_b: Tensor, grad_p: Tensor, *_:
 
 torch.library.impl("crystalformers::triton_image_sum", ("cpu", "cuda"), _image_sum)
 torch.library.impl("crystalformers::triton_image_sum_backward", ("cpu", "cuda"), _image_sum_backward)
-torch.library.register_fake("crystalformers::triton_image_sum", _fake_image_sum)
-torch.library.register_fake("crystalformers::triton_image_sum_backward", _fake_image_sum_backward)
+torch.library.register_fake(
+    "crystalformers::triton_image_sum",
+    lambda q, k, v, inverse_variance, lists, *constants: _outputs(q, lists, *constants[-2:]),
+)
+torch.library.register_fake(
+    "crystalformers::triton_image_sum_backward",
+    lambda grad_y, grad_b, grad_p, *saved: tuple(t.new_empty(t.shape) for t in saved[:4]),
+)
 torch.library.register_autograd("crystalformers::triton_image_sum", _differentiate, setup_context=_remember)
