@@ -118,7 +118,11 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
 
 
 def attack(
-    kind: str, first: int, count: int, work: Callable[[str, range, Connection], None] = work
+    kind: str,
+    first: int,
+    count: int,
+    work: Callable[[str, range, Connection], None] = work,
+    seconds: float = SECONDS,
 ) -> Iterator[tuple[int, str, bool]]:
     """Seed, outcome, and whether it is a finding, of each input; the child is replaced where it dies or hangs."""
     seed, last = first, first + count
@@ -133,7 +137,7 @@ def attack(
             if not ours.poll(patience):
                 child.kill()
                 child.join()
-                yield seed, f"took more than {SECONDS:g} s", True
+                yield seed, f"took more than {seconds:g} s", True
                 seed += 1
                 break
             try:
@@ -147,7 +151,7 @@ def attack(
                 child.join()
                 seed = last
                 break
-            begun, patience = number, SECONDS
+            begun, patience = number, seconds
             if what != "begin":
                 yield number, text, what == "wrong"
                 seed = number + 1
