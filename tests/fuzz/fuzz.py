@@ -134,7 +134,11 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
 
 
 def attack(
-    kind: str, first: int, count: int, work: Callable[[str, range, Connection], None] = work
+    kind: str,
+    first: int,
+    count: int,
+    work: Callable[[str, range, Connection], None] = work,
+    seconds: float = SECONDS,
 ) -> Iterator[tuple[int, str, bool]]:
     """Seed, outcome, and whether it is a finding, of each input; the child is replaced where it dies or hangs."""
     seed, last = first, first + count
@@ -148,14 +152,14 @@ def attack(
         while True:
             start = _processor_time(child.pid) if begun else 0.0
             waits = 0
-            while not (told := ours.poll(SECONDS)) and waits < WAIT:
+            while not (told := ours.poll(seconds)) and waits < WAIT:
                 waits += 1
-                if begun and _processor_time(child.pid) - start > SECONDS:
+                if begun and _processor_time(child.pid) - start > seconds:
                     break
             if not told:
                 child.kill()
                 child.join()
-                yield seed, f"took more than {SECONDS:g} s", True
+                yield seed, f"took more than {seconds:g} s", True
                 seed += 1
                 break
             try:

@@ -4,7 +4,7 @@
 
 Valid arguments must give the same values and gradients in every backend; invalid ones must be refused with an error of
 the library's own; strange ones (NaN, huge numbers, images in disorder) may do either. Anything else is a finding:
-another exception, a crash, more than the time that `fuzz.py` gives. The exit status is 1 if there are any.
+another exception, a crash, more than SECONDS. The exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -347,6 +347,9 @@ def work(kind: str, seeds: range, pipe: Connection) -> None:
     pipe.send(("done", 0, None))
 
 
+SECONDS = 60.0
+"""Longest time for one call; the reference needs seconds for many frames, and more on busy cores."""
+
 GOOD = ("same in all backends", "computed", "refused")
 """How a call may end."""
 
@@ -357,7 +360,7 @@ SHARES = {"valid": 0.4, "invalid": 0.3, "strange": 0.15, "images": 0.15}
 def findings(calls: int, seed: int) -> Iterator[tuple[str, int, str, bool]]:
     """Kind, seed, outcome, and whether it is a finding, of each call."""
     for kind, share in SHARES.items():
-        for number, text, wrong in attack(kind, seed, round(calls * share), work):
+        for number, text, wrong in attack(kind, seed, round(calls * share), work, SECONDS):
             yield kind, number, text, wrong
 
 

@@ -196,7 +196,7 @@ def principal_axes(second_moment_R33: Tensor, tie_width: float) -> PrincipalAxes
     Gradients are those of first-order perturbation theory, V dV = V^T dM V / (lambda_j - lambda_i), without the terms
     of degenerate pairs: what mixes them weighs nothing (see `distinct`).
     """
-    finite_R11 = second_moment_R33.detach().isfinite().all(-1).all(-1)[:, None, None]
+    finite_R11 = second_moment_R33.detach().isfinite().all(-1).all(-1)[..., None, None]
     second_moment_R33 = torch.where(finite_R11, second_moment_R33, 0.0)  # of others the axes are NaN
     values_R3, vectors_R33 = torch.linalg.eigh(second_moment_R33.detach())
     vectors_R33 = torch.where(finite_R11, vectors_R33, math.nan)
