@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -153,23 +154,18 @@ class RunFolder:
 
     def _saved_state(self) -> dict[str, Any]:
         content, mark, digest = self.state.read_bytes().rpartition(DIGEST_MARK)
-        if not mark:
-            raise CheckpointError(
-                "the state was saved by another version of crystalformers, or is incomplete: "
-                "the saved state cannot be read",
-                where=str(self.state),
-                remedy="start again in a new folder",
-            )
-        if digest != hashlib.sha256(content).digest():
+        if not mark and not zipfile.is_zipfile(self.state):
+            raise self._unreadable("it is incomplete")
+        if mark and digest != hashlib.sha256(content).digest():
             raise self._unreadable("it does not agree with its hash")
-        saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if saved["format"] != STATE_FORMAT:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True) if mark else {}
+        if saved.get("format") != STATE_FORMAT:  # older files have no hash
             raise CheckpointError(
                 "the state was saved by another version of crystalformers",
                 where=str(self.state),
                 remedy="finish the run with that version, or start again in a new folder",
             )
-        return saved
+        return dict(saved)
 
     def _unreadable(self, reason: str) -> CheckpointError:
         problem = f"the saved state cannot be read ({reason})"

@@ -107,7 +107,7 @@ def test_a_state_without_a_hash_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(table, TARGETS, run, recipe(checkpoint_steps=1), observer=StopAfter(1))
     torch.save(torch.load(run / "resume.pt", weights_only=True), run / "resume.pt")
-    with pytest.raises(CheckpointError, match=r"resume\.pt: .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"resume\.pt: the state was saved by another version"):
         fit(table, TARGETS, run, recipe(checkpoint_steps=1), resume=True)
 
 
