@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import traceback
@@ -188,6 +189,7 @@ def main() -> int:
     wanted = given.inputs // len(given.kinds)
     for kind in given.kinds:
         kinds.setdefault(kind, {"first_seed": given.seed, "inputs": 0, "outcomes": {}, "findings": []})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         while unfinished := [kind for kind in given.kinds if kinds[kind]["inputs"] < wanted]:
             for kind in unfinished:
