@@ -180,6 +180,7 @@ def _padded(
     return frac, atom
 
 
+@np.errstate(over="ignore")  # a lattice vector of next to no length makes the height zero
 def _heights(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distances between opposite faces of cells, (..., 3)."""
     return np.asarray(1 / np.linalg.norm(np.linalg.inv(lattice), axis=-2))

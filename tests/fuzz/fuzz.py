@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import traceback
@@ -202,24 +203,30 @@ def main() -> int:
     wanted = given.inputs // len(given.kinds)
     for kind in given.kinds:
         kinds.setdefault(kind, {"first_seed": given.seed, "inputs": 0, "outcomes": {}, "findings": []})
-    while unfinished := [kind for kind in given.kinds if kinds[kind]["inputs"] < wanted]:
-        for kind in unfinished:
-            found = kinds[kind]
-            first = found["first_seed"] + found["inputs"]
-            for seed, text, wrong in attack(kind, first, min(PART, wanted - found["inputs"])):
-                found["inputs"] += 1
-                if not wrong:
-                    found["outcomes"][text] = found["outcomes"].get(text, 0) + 1
-                    continue
-                found["findings"].append({"seed": seed, "what": text})
-                print(f"{kind} {seed}: {text}", flush=True)
-                if given.output is not None:
-                    given.output.mkdir(parents=True, exist_ok=True)
-                    (given.output / f"{seed}-{FILENAME[kind]}").write_bytes(mutant(kind, seed))
-            print(kind, found["inputs"], found["outcomes"], len(found["findings"]), flush=True)
-            if given.summary is not None:
-                write_summary(given.summary, kinds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        while unfinished := [kind for kind in given.kinds if kinds[kind]["inputs"] < wanted]:
+            for kind in unfinished:
+                run_part(kind, kinds[kind], min(PART, wanted - kinds[kind]["inputs"]), given.output)
+    finally:  # an interruption, too
+        if given.summary is not None:
+            write_summary(given.summary, kinds)
     return 1 if any(kinds[kind]["findings"] for kind in given.kinds) else 0
+
+
+def run_part(kind: str, found: dict[str, Any], count: int, output: Path | None) -> None:
+    """Attack with the next inputs of a kind, and add to what was found."""
+    for seed, text, wrong in attack(kind, found["first_seed"] + found["inputs"], count):
+        found["inputs"] += 1
+        if not wrong:
+            found["outcomes"][text] = found["outcomes"].get(text, 0) + 1
+            continue
+        found["findings"].append({"seed": seed, "what": text})
+        print(f"{kind} {seed}: {text}", flush=True)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / f"{seed}-{FILENAME[kind]}").write_bytes(mutant(kind, seed))
+    print(kind, found["inputs"], found["outcomes"], len(found["findings"]), flush=True)
 
 
 def write_summary(path: Path, kinds: dict[str, Any]) -> None:

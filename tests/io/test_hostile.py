@@ -64,6 +64,7 @@ def test_coordinates_without_digits_left_are_refused_in_every_format(tmp_path: P
         Crystal([11], [[value, 0, 0]], 4 * np.eye(3))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("number", ["1e308", "inf", "nan", "0", "1e-300"])
 def test_cells_that_are_no_cells_are_refused_in_every_format(tmp_path: Path, number: str) -> None:
     value = float(number)
