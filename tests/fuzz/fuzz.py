@@ -149,13 +149,13 @@ def attack(
         child = context.Process(target=work, args=(kind, range(seed, last), theirs), daemon=True)
         child.start()
         theirs.close()
-        begun = False
+        begun = running = False
         while True:
-            start = _processor_time(child.pid) if begun else 0.0
+            start = _processor_time(child.pid) if running else 0.0
             waits = 0
             while not (told := ours.poll(seconds)) and waits < WAIT:
                 waits += 1
-                if begun and _processor_time(child.pid) - start > seconds:
+                if running and _processor_time(child.pid) - start > seconds:
                     break
             if not told:
                 child.kill()
@@ -174,7 +174,7 @@ def attack(
                 child.join()
                 seed = last
                 break
-            begun = True
+            begun, running = True, what == "begin"
             if what != "begin":
                 yield number, text, what == "wrong"
                 seed = number + 1

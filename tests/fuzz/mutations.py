@@ -232,6 +232,8 @@ def _line(text: str, rng: random.Random) -> str:
 
 def _unpacked(data: bytes, rng: random.Random) -> bytes:
     """Change the text inside of a gzip file, or add much more of it than its size tells."""
+    if len(data) > len(_million_lines()):  # it holds too much to be changed
+        return _bytes(data, rng)
     try:
         text = gzip.decompress(data)
     except (OSError, EOFError, zlib.error):  # what was changed before may be no gzip file any more
