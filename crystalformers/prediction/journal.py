@@ -1,7 +1,7 @@
 """The finished part of a long prediction on disk, from which an interrupted run goes on.
 
-One text file: a header that says what is computed, then a line for each finished window of structures. A line is the
-SHA-256 of its JSON, a space and the JSON. It is written and synced as a whole; if a run is killed while it writes, the
+One text file: a header that says what is computed, then a line for each finished window of structures. A line is a
+SHA-256, a space and its JSON; the hash is of that of the line before and the JSON, so that no line can be exchanged. It is written and synced as a whole; if a run is killed while it writes, the
 incomplete last line is cut off on resume, and damage anywhere else is an error. With its rows, a line has a digest of
 the structures that they belong to, so that a run cannot be resumed with other structures.
 
@@ -58,7 +58,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, header: dict[str, Any], *, resume: bool) -> None:
-        self.path, self._units = path, header["units"]
+        self.path, self._units, self._last = path, header["units"], b""
         if path.exists() and not resume:
             problem = f"{path} holds an unfinished prediction"
             raise ConfigError(problem, remedy="go on with --resume, or delete it to start again")
@@ -99,7 +99,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _finished(self) -> Iterator[dict[str, Any]]:
-        return islice(_lines(self.path), 1, None)
+        return (content for _, content in islice(_lines(self.path), 1, None))
 
     def _row(self, fields: dict[str, Any]) -> Row:
         return Rejected(**fields) if "problem" in fields else Prediction(**fields, units=self._units)
@@ -107,8 +107,8 @@ class Journal:
     def _check(self, header: dict[str, Any]) -> None:
         """Read every line; raise a ConfigError if one is damaged or the header is another."""
         lines = _lines(self.path)
-        known = next(lines)
-        for _ in lines:
+        self._last, known = next(lines)
+        for self._last, _ in lines:
             pass
         changed = sorted(key for key in header if known.get(key) != header[key])
         if changed:
@@ -122,21 +122,30 @@ class Journal:
     def _write(self, content: dict[str, Any]) -> None:
         text = json.dumps(content).encode()
         with self.path.open("ab") as file:
-            file.write(hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n")
+            checksum = _checksum(self._last, text)
+            file.write(checksum + b" " + text + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        self._last = checksum
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The content of every complete line."""
+def _checksum(last: bytes, text: bytes) -> bytes:
+    """Hash of a line's JSON and the hash of the line before."""
+    return hashlib.sha256(last + text).hexdigest().encode()
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Hash and content of every complete line."""
+    last = b""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
             checksum, _, text = line.rstrip(b"\n").partition(b" ")
-            if hashlib.sha256(text).hexdigest().encode() != checksum:
+            if _checksum(last, text) != checksum:
                 raise ConfigError(f"line {number} is damaged", where=str(path), remedy="delete it to start again")
-            yield json.loads(text)
+            last = checksum
+            yield checksum, json.loads(text)
 
 
 def _fields(row: Row) -> dict[str, Any]:
