@@ -1,9 +1,10 @@
 """The finished part of a long prediction on disk, from which an interrupted run goes on.
 
 One text file: a header that says what is computed, then a line for each finished window of structures. A line is a
-SHA-256, a space and its JSON; the hash is of that of the line before and the JSON, so that no line can be exchanged. It is written and synced as a whole; if a run is killed while it writes, the
-incomplete last line is cut off on resume, and damage anywhere else is an error. With its rows, a line has a digest of
-the structures that they belong to, so that a run cannot be resumed with other structures.
+SHA-256, a space and its JSON; the hash is of that of the line before and the JSON, so that no line can be exchanged. It
+is written and synced as a whole; if a run is killed while it writes, the incomplete last line is cut off on resume, and
+damage anywhere else is an error. With its rows, a line has a digest of the structures that they belong to, so that a
+run cannot be resumed with other structures.
 
 A journal that is open is locked against other processes.
 """
