@@ -22,10 +22,10 @@ from benchmarks.harness import ROOT, cell, print_table, speed_parser, spread, wr
 WORKER = """
 import json, sys, time
 from pathlib import Path
-import torch
 root, table, structures, batch, threads, seconds = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:])
 sys.path.insert(0, root)
 from benchmarks.speed import cpu
+import torch
 replies, sys.stdout = sys.stdout, sys.stderr
 cpu.keep_memory()
 torch.set_num_threads(int(threads))
