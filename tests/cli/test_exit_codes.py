@@ -40,7 +40,7 @@ def test_a_bug_is_not_a_bad_structure_either(weights: Path, tmp_path: Path) -> N
     script = (
         "import sys, crystalformers.prediction.model as model\n"
         "from crystalformers.cli import main\n"
-        "model.predict_window = lambda *given: 1 / 0\n"
+        "model.predict_window = lambda *given, **options: 1 / 0\n"
         "main()"
     )
     command = [sys.executable, "-c", script, "predict", str(good), "-m", str(weights)]
