@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,8 +42,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     coverage: Annotated[
         float | None,
         typer.Option(
-            help="Share of crystals whose interval shall hold the true value. Default: 0.9, for models with intervals.",
-            show_default=False,
+            help="Share of crystals whose interval shall hold the true value. Default: 0.9, for models with intervals."
         ),
     ] = None,
     strict: Annotated[
@@ -132,24 +132,22 @@ def _predict_to_file(
                 typer.echo(kept, err=True)
             raise
         total = journal.finished
-        _tell_flags([row for rows in journal.windows() for row in rows])
+        _tell_flags(row for rows in journal.windows() for row in rows)
         rejected = [row for rows in journal.windows() for row in rows if isinstance(row, Rejected)]
         journal.remove()
     typer.echo(f"{output}: {total - len(rejected)} predictions.", err=True)
     complain(rejected, output)
 
 
-def _tell_flags(rows: Sequence[Row]) -> None:
+def _tell_flags(rows: Iterable[Row]) -> None:
     """Say on stderr how many of the predicted structures are unlike the training data."""
     from crystalformers.io import Rejected
 
-    flags = [row.flag for row in rows if not isinstance(row, Rejected)]
-    count = sum(map(bool, flags))
-    if count:
+    flagged = Counter(bool(row.flag) for row in rows if not isinstance(row, Rejected))
+    if count := flagged[True]:
         verb = "is" if count == 1 else "are"
-        typer.echo(
-            f"{count} of {len(flags)} structures {verb} unlike the training data; the column flag says why.", err=True
-        )
+        text = f"{count} of {flagged.total()} structures {verb} unlike the training data; the column flag says why."
+        typer.echo(text, err=True)
 
 
 def _predict(
@@ -204,5 +202,9 @@ def _about(models: Sequence[Model], coverage: float | None, *, strict: bool) -> 
         "dtype": str(models[0].dtype).removeprefix("torch."),
         "strict": strict,
         **({"doubt": doubt} if doubt else {}),
-        **({"coverage": coverage or COVERAGE} if any("low" in kinds for kinds in doubt.values()) else {}),
+        **(
+            {"coverage": COVERAGE if coverage is None else coverage}
+            if any("low" in kinds for kinds in doubt.values())
+            else {}
+        ),
     }

@@ -239,8 +239,9 @@ class Model:
 
     def _half_widths(self, coverage: float | None) -> dict[str, float]:
         """Half the width of the interval of each target, in standardised units."""
-        enough = {name: one for name, one in self.calibration.items() if coverage is not None or one.allows(COVERAGE)}
-        return {name: one.half_width(coverage or COVERAGE) for name, one in enough.items()}
+        if coverage is None:
+            return {name: one.half_width(COVERAGE) for name, one in self.calibration.items() if one.allows(COVERAGE)}
+        return {name: one.half_width(coverage) for name, one in self.calibration.items()}
 
     def _standardised(
         self, crystals: Sequence[Crystal], advance: Advance, failed: dict[int, BatchMemoryError] | None

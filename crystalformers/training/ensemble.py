@@ -23,7 +23,7 @@ from crystalformers.errors import ConfigError
 from crystalformers.files import replacing
 from crystalformers.models import CrystalModel
 from crystalformers.models.ensemble import Ensemble
-from crystalformers.prediction.evaluation import Score, evaluate_rows, score
+from crystalformers.prediction.evaluation import Score, score
 from crystalformers.prediction.intervals import Calibration
 from crystalformers.prediction.loading import load_model
 from crystalformers.training import report
@@ -71,14 +71,14 @@ class HeldOut:
         """Errors of each target over all rows; the baseline predicts the mean of the labels."""
         return {target.name: self._score(k, slice(None)) for k, target in enumerate(self.targets)}
 
-    def spread(self, target: int) -> tuple[float, float]:
-        """Mean and standard deviation over the folds of the mean absolute error of a target."""
+    def spread(self, target: int) -> tuple[float, float | None]:
+        """Mean and standard deviation over the folds of the mean absolute error of a target; None for a single fold."""
         errors = [
             self._score(target, self.fold == fold).mae
             for fold in np.unique(self.fold)
             if not np.isnan(self.labels[self.fold == fold, target]).all()
         ]
-        return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else float("nan")
+        return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else None
 
     def calibration(self, n_atoms: IntArray) -> dict[str, Calibration]:
         """How far each target is off in standardised units; `n_atoms` of every row of the table."""
@@ -174,7 +174,7 @@ def describe(held_out: HeldOut, errors: dict[str, Any]) -> str:
         mean, deviation = held_out.spread(k)
         lines.append(
             f"{name}, every row by the member that had not seen it: MAE {one.mae:.4g} {one.unit} ({one.n} crystals); "
-            f"over the folds {mean:.4g} ± {deviation:.2g}"
+            f"over the folds {mean:.4g}{'' if deviation is None else f' ± {deviation:.2g}'}"
         )
     for name, one in errors.get("test", {}).items():
         if one["mae"] is not None:
@@ -227,17 +227,18 @@ def _member(folder: RunFolder, k: int) -> Path:
 
 
 def _held_out(table: CrystalTable, models: Sequence[Model], folds: Sequence[Splits]) -> HeldOut:
-    parts = [
-        evaluate_rows(model, table, "val", splits["val"].tolist()) for model, splits in zip(models, folds, strict=True)
+    left_out = [splits["val"] for splits in folds]
+    predictions = [
+        model.values([table[row] for row in rows.tolist()]) for model, rows in zip(models, left_out, strict=True)
     ]
-    rows = np.concatenate([splits["val"] for splits in folds])
+    rows, targets = np.concatenate(left_out), models[0].targets
     order = np.argsort(rows)
     return HeldOut(
         rows[order],
-        np.repeat(np.arange(len(folds)), [len(splits["val"]) for splits in folds])[order],
-        np.concatenate([part.labels for part in parts])[order],
-        np.concatenate([part.predictions for part in parts])[order],
-        models[0].targets,
+        np.repeat(np.arange(len(folds)), [len(rows) for rows in left_out])[order],
+        np.stack([table.labels(target.name) for target in targets], axis=1)[rows[order]],
+        np.concatenate(predictions)[order],
+        targets,
     )
 
 
@@ -267,10 +268,15 @@ def _join(
     card["init"] = models[0].card.get("init")
     save_model(folder.weights, network, targets, card)
     if test is not None and len(test):
-        scores = evaluate_rows(
-            load_model(folder.weights, tolerance=recipe.tolerance), dataset.table, "test", test.tolist()
-        )
-        errors["test"] = {one.target: _errors(one) for one in scores.scores}
+        ensemble, labels = load_model(folder.weights, tolerance=recipe.tolerance), dataset.values[test]
+        predictions = ensemble.values([dataset.table[row] for row in test.tolist()])
+        errors["test"] = {
+            target.name: _errors(
+                score(target.name, target.unit, labels[:, k], predictions[:, k], np.array(target.mean))
+            )
+            for k, target in enumerate(targets)
+            if not np.isnan(labels[:, k]).all()
+        }
     save_model(folder.weights, network, targets, {**card, "errors": errors})
     spread = {t.name: dict(zip(("mean", "std"), held_out.spread(k), strict=True)) for k, t in enumerate(targets)}
     write_json(folder.summary, {"members": len(models), "errors": errors, "mae_over_folds": spread})

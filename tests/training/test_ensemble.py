@@ -228,3 +228,23 @@ def test_intervals_on_the_command_line(run: Path, table: CrystalTable, tmp_path:
     refused = invoke(*command, "--coverage", 0.99)
     assert refused.exit_code == 2
     assert "needs 99 rows" in refused.stderr
+
+
+def test_a_fold_may_hold_no_label_of_a_target(table: CrystalTable, tmp_path: Path) -> None:
+    """With three labels of twenty rows in five folds, some fold has none."""
+    crystals = [table[row] for row in range(len(table))]
+    sparse = [0.1 * k if k < 3 else None for k in range(24)]
+    labels: dict[str, Any] = {"energy": table.labels("energy").tolist(), "gap": sparse}
+    rare = open_table(write_table(tmp_path / "rare.parquet", crystals, **labels, split=["train"] * 20 + ["test"] * 4))
+    fit_ensemble(rare, [ENERGY, GAP], tmp_path / "run", recipe(epochs=1), 5)
+    rows = pq.read_table(tmp_path / "run" / HELD_OUT)
+    labelled = set(rows["fold"].to_numpy()[~np.isnan(rows["gap"].to_numpy())].tolist())
+    assert labelled < set(range(5))
+    assert load_model(tmp_path / "run").doubt()["gap"] == ["std"]
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.0])
+def test_a_coverage_that_is_no_share_is_refused(run: Path, table: CrystalTable, coverage: float) -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        load_model(run).predict(table[0], coverage=coverage)
+    assert invoke("predict", table.path, "-m", run, "--coverage", coverage).exit_code == 2
