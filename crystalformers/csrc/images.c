@@ -156,27 +156,56 @@ int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const 
     return failure;
 }
 
-/* Which of the rules of images/checks.py do not hold for lists that were given: flags in the order of `RULES`. `counts`
- * are A, E and P. Always returns 0. */
+/* Whether one of the numbers is negative, infinite or NaN. */
+#define OUT_OF_RANGE(type)                                                                        \
+    static int32_t type##_out_of_range(const type *numbers, int64_t count) {                      \
+        int32_t found = 0;                                                                        \
+        for (int64_t e = 0; e < count; e++) found |= !(numbers[e] >= 0 && numbers[e] < INFINITY); \
+        return found;                                                                             \
+    }
+OUT_OF_RANGE(float)
+OUT_OF_RANGE(double)
+
+/* Whether one of the numbers is not in [begin, end), where 0 <= begin <= end. */
+static int32_t outside(const int32_t *numbers, int64_t count, int64_t begin, int64_t end) {
+    const int64_t last = end < (int64_t)1 << 31 ? end : (int64_t)1 << 31;
+    const uint32_t low = (uint32_t)begin, size = (uint32_t)(last - begin); /* a number below `low` wraps around */
+    int32_t found = 0;
+    for (int64_t e = 0; e < count; e++) found |= (uint32_t)numbers[e] - low >= size;
+    return found;
+}
+
+/* Which of the rules of images/checks.py do not hold for a batch and lists that were given: flags in the order of
+ * `RULES`. `counts` are A, E, P, C and whether distances are float64. Always returns 0. */
 int images_check(int64_t first, int64_t last, const ImageLists *lists, void *const *arrays) {
-    const int64_t *counts = arrays[0], atoms = counts[0], images = counts[1], pairs = counts[2];
-    const int64_t *ptr = lists->ptr, *target = lists->pair_target, *source = lists->pair_source;
-    int32_t *broken = arrays[1], descends = 0, beyond = ptr[0] != 0, unknown = 0, unordered = 0, foreign = 0;
+    const int64_t *counts = arrays[0], atoms = counts[0], images = counts[1], pairs = counts[2], crystals = counts[3];
+    const int64_t *ptr = lists->ptr, *target = lists->pair_target, *source = lists->pair_source, *crystal = arrays[1];
+    int32_t undivided = crystal[0] != 0 || crystal[crystals] != atoms, descends = 0, beyond = ptr[0] != 0;
+    for (int64_t c = 0; c < crystals; c++) undivided |= crystal[c] > crystal[c + 1];
+    const int32_t impossible =
+        counts[4] ? double_out_of_range(arrays[2], images) : float_out_of_range(arrays[2], images);
     for (int64_t i = first; i < last; i++) {
         descends |= ptr[i] > ptr[i + 1];
         beyond |= ptr[i + 1] > images;
     }
-    for (int64_t e = 0; e < images; e++) unknown |= lists->pair[e] < 0 || lists->pair[e] >= pairs;
+    int32_t unordered = 0, foreign = 0, scattered = 0;
     for (int64_t p = 0; p < pairs; p++) {
         unordered |= target[p] < (p ? target[p - 1] : 0) || target[p] >= atoms;
         foreign |= source[p] < 0 || source[p] >= atoms;
     }
-    int32_t scattered = 0;
+    const int32_t unknown = outside(lists->pair, images, 0, pairs);
     if (!(descends || beyond || unknown))
-        for (int64_t i = first; i < last; i++)
-            for (int64_t e = ptr[i]; e < ptr[i + 1]; e++) scattered |= target[lists->pair[e]] != i;
-    const int32_t found[] = {descends, beyond, unknown, unordered, foreign, scattered};
-    memcpy(broken, found, sizeof found);
+        for (int64_t i = first, begin = 0, end = 0; i < last; i++) {
+            if (unordered) {
+                for (int64_t e = ptr[i]; e < ptr[i + 1]; e++) scattered |= target[lists->pair[e]] != i;
+                continue;
+            }
+            for (; begin < pairs && target[begin] < i;) begin++;
+            for (end = begin; end < pairs && target[end] == i;) end++;
+            scattered |= outside(lists->pair + ptr[i], ptr[i + 1] - ptr[i], begin, end);
+        }
+    const int32_t found[] = {undivided, impossible, descends, beyond, unknown, unordered, foreign, scattered};
+    memcpy(arrays[3], found, sizeof found);
     return 0;
 }
 

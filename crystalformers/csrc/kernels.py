@@ -15,6 +15,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import count, pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,8 +181,8 @@ def in_parallel(kernel: Callable[[int, int], None], ptr: Tensor) -> None:
     if threads == 1 or rows == 1:
         kernel(0, rows)
         return
-    costs = torch.linspace(0, float(ptr[-1]), threads * CHUNKS_PER_THREAD + 1)[1:-1].to(ptr.dtype)
-    bounds = sorted({0, rows, *torch.searchsorted(ptr, costs).tolist()} - {rows + 1})
+    cost, chunks = ptr.numpy(), threads * CHUNKS_PER_THREAD  # NumPy: a quarter of PyTorch's time for so few numbers
+    bounds = sorted({0, rows, *cost.searchsorted(cost[-1] * np.arange(1, chunks) // chunks).tolist()} - {rows + 1})
     team = openmp.team() if isinstance(kernel, BoundKernel) and os.getpid() == LOADING_PROCESS else None
     if team is None:
         _by_pool(kernel, bounds, threads)

@@ -58,7 +58,7 @@ class CrystalBatch:
         return cls(
             numbers=torch.from_numpy(np.concatenate([crystal.numbers for crystal in crystals])),
             positions=torch.from_numpy(np.concatenate([crystal.positions for crystal in crystals])),
-            lattice=torch.from_numpy(np.stack([crystal.lattice for crystal in crystals])),
+            lattice=torch.from_numpy(np.concatenate([crystal.lattice for crystal in crystals]).reshape(-1, 3, 3)),
             ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])),
         ).to(dtype)
 

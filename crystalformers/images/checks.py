@@ -19,6 +19,9 @@ from crystalformers.errors import BatchMemoryError, StructureError
 from crystalformers.images.batch import CrystalBatch, Images
 from crystalformers.images.enumeration import CImageLists
 
+COMPILED_TYPES = (torch.float32, torch.float64)
+"""Types of distances that images.c reads."""
+
 MOST_IMAGES = 1e9
 """Images that a batch is expected to have at most; pairs are numbered with 31 bits, and 1e9 images take 12 GB."""
 
@@ -29,6 +32,8 @@ FLATTEST = 1e-14
 """Volume of a cell in units of the product of its edges below which it is rounding."""
 
 RULES = (
+    "batch.ptr divides the atoms into crystals",
+    "images.distance holds finite numbers of 0 and more",
     "images.ptr ascends",
     "images.ptr lies within the images",
     "images.pair names pairs",
@@ -89,10 +94,12 @@ def check_cells(lattice: Tensor, triangle: Tensor, ptr: Tensor, atoms: int, radi
     if first[0] != 0 or first[-1] != atoms or sizes.min() <= 0:
         raise _refusal("ptr does not divide the atoms into crystals")
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        volume = np.abs(np.einsum("cii->ci", triangle.cpu().numpy()).prod(-1))
-        scale = np.sqrt(np.einsum("cix,cix->ci", edges, edges).prod(-1))
+        x, y, z = triangle.cpu().numpy().reshape(-1, 9).T[::4]
+        volume = np.abs(x * y * z)
+        a, b, c = (edges * edges).sum(-1).T
+        scale = np.sqrt(a * b * c)
         solid = (volume > FLATTEST * scale) & (volume < math.inf)  # False for NaN
-        expected = float((sizes * (sizes / volume)).sum()) * (4 / 3 * math.pi) * np.float64(radius) ** 3
+        expected = (sizes * (sizes / volume)).sum() * (4 / 3 * math.pi) * np.float64(radius) ** 3
     if not solid.all():
         finite = np.isfinite(edges).all()
         raise _refusal("a cell has no volume" if finite else "the lattice holds NaN or infinite numbers")
@@ -167,35 +174,33 @@ def _wrong_types(batch: CrystalBatch, images: Images) -> Iterator[str]:
 def _wrong_numbers(batch: CrystalBatch, images: Images) -> Iterator[str]:
     if not SMALLEST_RADIUS <= images.radius < math.inf:
         yield f"images.radius is {images.radius:g} Å"
-    on_cpu, ptr = images.ptr.device.type == "cpu", batch.ptr  # on another device each look is a wait
-    if on_cpu and not (ptr[0] == 0) & (ptr[-1] == batch.n_atoms) & (ptr.diff() >= 0).all():
-        yield "batch.ptr does not divide the atoms into crystals"
-    if on_cpu and len(images.distance):
-        smallest, largest = images.distance.detach().aminmax()
-        if not (smallest >= 0) & (largest < math.inf):
-            yield "images.distance holds negative, infinite or NaN numbers"
-    broken = (broken_rules_compiled if on_cpu and library() is not None else broken_rules_torch)(images)
+    compiled = images.ptr.device.type == "cpu" and images.distance.dtype in COMPILED_TYPES and library() is not None
+    broken = (broken_rules_compiled if compiled else broken_rules_torch)(batch.ptr, images)
     for rule, flag in zip(RULES, broken, strict=True):
         if flag:
             yield f"it does not hold that {rule}"
 
 
-def broken_rules_compiled(images: Images) -> list[bool]:
+def broken_rules_compiled(crystal_ptr: Tensor, images: Images) -> list[bool]:
     """Which `RULES` do not hold, by images.c; a hundredth of the time of an attention layer."""
-    lists = [t.contiguous() for t in (images.ptr, images.pair, images.pair_target, images.pair_source)]
+    tensors = (images.ptr, images.pair, images.pair_target, images.pair_source, crystal_ptr, images.distance.detach())
+    *lists, crystals, distance = (t.contiguous() for t in tensors)
     ptr, pair, target, source = (t.data_ptr() for t in lists)
-    counts = torch.tensor([images.n_atoms, len(images.pair), len(images.pair_target)])
+    precise = distance.dtype == torch.float64
+    counts = torch.tensor([images.n_atoms, len(images.pair), len(images.pair_target), len(crystals) - 1, precise])
     broken = torch.empty(len(RULES), dtype=torch.int32)
     c_lists = CImageLists(ptr=ptr, pair=pair, pair_target=target, pair_source=source)
-    BoundKernel("images_check", c_lists, counts, broken)(0, images.n_atoms)
+    BoundKernel("images_check", c_lists, counts, crystals, distance, broken)(0, images.n_atoms)
     return [bool(flag) for flag in broken.tolist()]
 
 
-def broken_rules_torch(images: Images) -> list[bool]:
+def broken_rules_torch(crystal_ptr: Tensor, images: Images) -> list[bool]:
     """Which `RULES` do not hold, by PyTorch, on any device."""
     atoms, count, pairs = images.n_atoms, len(images.distance), len(images.pair_target)
     per_atom, pair, target, source = images.ptr.diff(), images.pair, images.pair_target, images.pair_source
     rules = [
+        (crystal_ptr.diff() >= 0).all() & (crystal_ptr[0] == 0) & (crystal_ptr[-1] == atoms),
+        ((images.distance >= 0) & (images.distance < math.inf)).all(),
         (per_atom >= 0).all(),
         (images.ptr[0] == 0) & (images.ptr[1:] <= count).all(),
         ((pair >= 0) & (pair < pairs)).all(),
@@ -203,5 +208,7 @@ def broken_rules_torch(images: Images) -> list[bool]:
         ((source >= 0) & (source < atoms)).all(),
     ]
     holds = torch.stack([rule.reshape(()) for rule in rules]).tolist()  # one wait for the device
-    grouped = not all(holds[:3]) or torch.equal(images.target[: int(images.ptr[-1])], torch.repeat_interleave(per_atom))
+    grouped = not all(holds[2:5]) or torch.equal(
+        images.target[: int(images.ptr[-1])], torch.repeat_interleave(per_atom)
+    )
     return [not rule for rule in (*holds, grouped)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,8 @@ def _directions(geometry: Geometry) -> Tensor:
     return direction
 
 
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is cached during a prediction must serve a training that follows
 def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:
     """`CosineSeries.coefficients` and `CosineSeries.tail`."""
     series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, SERIES_ERROR))

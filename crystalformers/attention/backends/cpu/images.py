@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -103,16 +104,15 @@ def unsupported_images(geometry: Geometry) -> str | None:
         return f"computes at most {MOST_SPACINGS:g} spacings of radial functions; use 'torch'"
     if torch.compiler.is_compiling():
         return None  # a tracer knows no numbers
-    distance, ptr, ordered = (
-        images.distance.float().contiguous(),
-        images.ptr.contiguous(),
-        torch.zeros(1, dtype=torch.int32),
-    )
+    distance, ptr = images.distance.float().contiguous(), images.ptr.contiguous()
+    ordered = torch.zeros(1, dtype=torch.int32)
     reach = torch.tensor([images.radius * (1 + 1e-6)], dtype=torch.float32)
     BoundKernel("images_ordered", CImageLists(ptr=ptr.data_ptr()), distance, reach, ordered)(0, images.n_atoms)
     return None if ordered else "needs the images of each atom in order, from the atom itself outwards; use 'torch'"
 
 
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is cached during a prediction must serve a training that follows
 def radial_polynomials(width: float) -> Tensor:
     """The radial functions that are not zero between two neighbouring centres, as powers of the position between them.
 
