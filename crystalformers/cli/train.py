@@ -166,15 +166,12 @@ def parsed_settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if a text has another form.
     """
-    import yaml
+    from crystalformers.training.recipe import read_yaml
 
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        try:
-            settings[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
+        settings[name.strip()] = read_yaml(value, f"--set {text}")
         if not equals or not name.strip():
             raise ConfigError(f"--set {text}: write SETTING=VALUE, for example lr=1e-3.")
     return settings

@@ -278,11 +278,10 @@ class Recipe(Section):
             ConfigError: if the file cannot be read or a setting is unknown or out of range.
         """
         try:
-            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: the recipe cannot be read ({error}).") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from None
+        settings = read_yaml(text, str(path))
         if not isinstance(settings or {}, dict):
             raise ConfigError(f"{path}: a recipe is a list of lines 'setting: value'.")
         return cls.parse(with_overrides(settings or {}, overrides or {}), str(path))
@@ -295,6 +294,33 @@ class Recipe(Section):
     def first_averaged_epoch(self) -> int:
         """Epoch (from 0) in which averaging begins; equal to `epochs` when there is none."""
         return self.epochs - self.average_epochs
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's plain values without aliases, by which a few lines could stand for more than a memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            next_event: Any = self.peek_event
+            raise yaml.YAMLError(
+                f"line {next_event().start_mark.line + 1}: aliases such as *name are not read; write the value again"
+            )
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ConfigError: naming `source` and what is wrong.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError:
+        raise ConfigError(f"{source}: not a YAML file (lists within lists too deep to read).") from None
+    except (yaml.YAMLError, ValueError) as error:  # of dates and numbers that are none
+        raise ConfigError(f"{source}: not a YAML file ({' '.join(str(error).split())}).") from None
 
 
 def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

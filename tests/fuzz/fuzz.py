@@ -4,8 +4,9 @@
 
 With a summary file a run that was interrupted goes on where it ended.
 
-An input is handled well if it ends in crystals with finite predictions, or in errors of the library's own. Anything
-else is a finding: another exception, a crash, more than SECONDS or MEMORY. The exit status is 1 if there are any.
+An input is handled well if it ends in crystals with finite predictions, in a recipe, or in errors of the library's own.
+Anything else is a finding: another exception, a crash, more than SECONDS or MEMORY. The exit status is 1 if there are
+any.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
     from crystalformers.errors import CrystalformersError
     from crystalformers.io import read_structures
     from crystalformers.io.rejected import Rejected
+    from crystalformers.training.recipe import Recipe
 
     path = folder / FILENAME[kind]
     path.write_bytes(data)
@@ -65,6 +67,9 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
         for named in NAMED:
             (folder / named.name).write_bytes(named.read_bytes())
     try:
+        if kind == "recipe":
+            Recipe.load(path)
+            return "read"
         found = list(read_structures([path]))
         good = [row for row in found if not isinstance(row, Rejected)]
         assert found, "neither a structure nor a reason"

@@ -1,4 +1,4 @@
-"""Inputs that are almost right: structure files of every format, changed in ways that have broken readers.
+"""Inputs that are almost right: structure files of every format and recipes, changed in ways that have broken readers.
 
 Everything follows from a seed: `mutant(kind, seed)` is always the same bytes.
 """
@@ -22,8 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalformers.io import read_crystal
+from crystalformers.training.recipe import Recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 NAMED = tuple(EXAMPLES / f"{name}.cif" for name in ("NaCl", "Si", "ZnO", "Al2O3"))
 """The files that a CSV names."""
@@ -43,6 +46,21 @@ VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [None], {"a": None}, [1e308] * 3, "\ud800", "\0", "²", [[0, 0, 0]] * 3, [[1, 0, 0]] * 1000),
 )
 """What takes the place of a value in JSON."""
+
+YAML = (
+    *(
+        "&a [*a]",
+        "&a {x: *a}",
+        "*unknown",
+        "!!python/object/apply:os.system ['true']",
+        "!!binary x",
+        "2026-13-45",
+        "{}",
+    ),
+    *("[" * 2000, "{a: " * 2000, "'", '"', "|", ">", "%YAML 9", "---", "<<: 1", "? []", ".inf", "1:2:3", "0o9", "~"),
+    "[" + ", ".join(["&a0 [1, 2]", *(f"&a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10))]) + "]",
+)
+"""What takes the place of a setting in a recipe."""
 
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 
@@ -73,6 +91,11 @@ def originals(kind: str) -> tuple[bytes, ...]:
         "csv": lambda: ("\n".join(["id,energy", *(f"{path.stem},{k / 10}" for k, path in enumerate(NAMED))]).encode(),),
         "jsonl": lambda: ("\n".join(lines).encode(), "\n".join(lines[:2]).encode()),
         "parquet": lambda: (_parquet(rows),),
+        "recipe": lambda: (
+            *(path.read_bytes() for path in sorted(RECIPES.glob("*.yaml"))),
+            Recipe().to_yaml().encode(),
+            Recipe.parse({"preset": "crystalframer", "exclude": [{"table": "x.csv"}]}).to_yaml().encode(),
+        ),
     }
     return files[kind]()
 
@@ -243,6 +266,15 @@ def _unpacked(data: bytes, rng: random.Random) -> bytes:
     return gzip.compress(rng.choice(TEXT)(text, rng), mtime=0)
 
 
+def _setting(text: str, rng: random.Random) -> str:
+    """Something else as the value of a setting of a recipe, or under a name of its own."""
+    found = list(re.finditer(r"(?<=: ).+", text))
+    if not found or rng.random() < 0.1:
+        return f"{text}\n{rng.choice(WORDS)}: {rng.choice(YAML)}\n"
+    match = rng.choice(found)
+    return text[: match.start()] + rng.choice((*YAML, *NUMBERS, *WORDS)) + text[match.end() :]
+
+
 @lru_cache
 def _million_lines() -> bytes:
     return gzip.compress(b"\n" * 10**6, mtime=0)
@@ -346,6 +378,7 @@ MUTATIONS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
     "csv": TEXT,
     "jsonl": (_json_value, _json_value, _json_value, *TEXT),
     "parquet": (_parquet_value, _parquet_value, _bytes),
+    "recipe": (_text(_setting), _text(_setting), *TEXT),
 }
 """How files of each kind are changed."""
 
@@ -358,4 +391,5 @@ FILENAME = {
     "csv": "x.csv",
     "jsonl": "x.jsonl",
     "parquet": "x.parquet",
+    "recipe": "x.yaml",
 }

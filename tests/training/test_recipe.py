@@ -64,3 +64,21 @@ class TestRecipe:
         assert Recipe.load(folder / "published.yaml") == Recipe.parse({})
         for path in folder.glob("*.yaml"):
             Recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("epochs: 2026-13-45", "month must be in 1..12"),
+        ("epochs: " + "9" * 5000, "4300 digits"),
+        ("model: " + "[" * 5000, "too deep"),
+        ("model: &a {x: *a}", "line 1: aliases such as"),
+        ("a: &a [1, 2]\nb: [*a, *a]", "line 2: aliases such as"),
+        ("epochs: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+    ],
+)
+def test_text_that_yaml_cannot_hold_is_refused_in_a_sentence(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"recipe.yaml: not a YAML file .*{problem}"):
+        Recipe.load(path)
