@@ -38,7 +38,7 @@ def open_source(path: Path) -> Source:
         raise TableError("the file is empty", where=str(path))
     kind = _kind(path)
     if kind is None:
-        raise TableError(f"not a table; known are {', '.join(TABLES)}", where=str(path))
+        raise TableError(f"not a table; known are {KNOWN}", where=str(path))
     return _opened(path, kind.open)
 
 
@@ -163,3 +163,8 @@ TABLES = {
     ".db": TableKind(open_database),
 }
 """The kinds of tables, by the end of their names without `.gz`."""
+
+KNOWN = (
+    ".parquet, .csv and .jsonl or .ndjson, .json of Matbench and OPTIMADE, .db of ASE, and folders with an id_prop.csv"
+)
+"""The kinds of tables, for messages."""

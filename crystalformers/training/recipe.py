@@ -297,6 +297,19 @@ class Recipe(Section):
         return self.epochs - self.average_epochs
 
 
+def accelerator_of(device: str) -> Literal["cpu", "gpu"]:
+    """The setting `accelerator` for a device, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: if the device is another one.
+    """
+    if device not in ("cpu", "cuda", "cuda:0"):
+        problem = f"training takes cpu or cuda, not '{device}'"
+        remedy = "choose the GPU with the environment variable CUDA_VISIBLE_DEVICES"
+        raise ConfigError(problem, where="device", remedy=remedy)
+    return "cpu" if device == "cpu" else "gpu"
+
+
 def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Settings with others in front, where `init.model` names a setting of a section."""
     merged = dict(settings)
