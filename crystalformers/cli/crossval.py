@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from crystalformers.cli.options import (
+    Labels,
     RecipeFile,
     ResumeTraining,
     RunFolder,
@@ -17,6 +18,7 @@ from crystalformers.cli.options import (
     TargetTransforms,
     TargetUnits,
     TrainingTable,
+    renamed_labels,
 )
 from crystalformers.cli.train import merged_recipe, parsed_settings, run_training, table_targets
 
@@ -28,6 +30,7 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     unit: TargetUnits = None,
     basis: TargetBases = None,
     transform: TargetTransforms = None,
+    label: Labels = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts that the rows are divided into at random.")] = 5,
     config: RecipeFile = None,
     init: StartModel = None,
@@ -39,7 +42,10 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     All rows take part, whatever a column 'split' says. The predictions are in held-out.parquet; the models together
     are an ensemble, which can be used like any model.
     """
-    targets = table_targets(table, target, unit, basis, transform)
+    labels = renamed_labels(label)
+    targets = table_targets(table, target, unit, basis, transform, labels)
     recipe = merged_recipe(config, {**parsed_settings(settings or []), "init.model": init})
-    weights = run_training(table, targets, output, recipe, split=None, resume=resume, members=folds, every_row=True)
+    weights = run_training(
+        table, targets, output, recipe, labels=labels, split=None, resume=resume, members=folds, every_row=True
+    )
     typer.echo(f"weights: {weights}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Device, Overwrite, Tolerance
+from crystalformers.cli.options import Device, Labels, Overwrite, Tolerance, renamed_labels
 from crystalformers.cli.output import check_output, complain, print_table, write_parquet
 from crystalformers.cli.progress import progress
 
@@ -32,6 +32,7 @@ def evaluate_command(
     predictions: Annotated[
         Path | None, typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file.")
     ] = None,
+    label: Labels = None,
     device: Device = "cpu",
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
@@ -50,7 +51,7 @@ def evaluate_command(
     from crystalformers.prediction.evaluation import evaluate_rows, select_rows
     from crystalformers.prediction.loading import load_model
 
-    opened, loaded = open_table(table), load_model(model, device, tolerance)
+    opened, loaded = open_table(table, labels=renamed_labels(label)), load_model(model, device, tolerance)
     run = Path(model) if Path(model).is_dir() else None
     chosen, rows = select_rows(opened, split, run)
     with progress("evaluating", len(rows)) as advance:

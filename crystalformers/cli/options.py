@@ -35,7 +35,11 @@ Tolerance = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 
 TrainingTable = Annotated[
-    Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl), or a data set by its name.")
+    Path,
+    typer.Argument(
+        help="Table with structures and labels (.parquet, .csv, .jsonl, .json of Matbench or OPTIMADE, .db of ASE, a "
+        "folder of CGCNN), or a data set by its name."
+    ),
 ]
 SplitName = Annotated[
     str | None,
@@ -63,6 +67,14 @@ TargetBases = Annotated[
 TargetTransforms = Annotated[
     list[str] | None, typer.Option("--transform", help="Of each target before learning: none or log10. Default: none.")
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="COLUMN=TARGET",
+        help='A column that has another name than its target, e.g. "gap pbe=band_gap"; repeat for several.',
+    ),
+]
 RecipeFile = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")]
 StartModel = Annotated[
     str | None,
@@ -84,6 +96,23 @@ Seed = Annotated[int | None, typer.Option(help="Seed of all randomness; override
 ResumeTraining = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag.")
 ]
+
+
+def renamed_labels(labels: list[str] | None) -> dict[str, str]:
+    """The target of each column that `--label` names.
+
+    Raises:
+        ConfigError: if one is not of the form COLUMN=TARGET, or a column is named twice.
+    """
+    names: dict[str, str] = {}
+    for text in labels or []:
+        column, equals, target = (part.strip() for part in text.rpartition("="))
+        if not column or not equals or not target:
+            raise ConfigError(f"--label {text}: write COLUMN=TARGET, for example 'gap pbe=band_gap'")
+        if column in names:
+            raise ConfigError(f"--label names the column '{column}' twice", remedy="name each column once")
+        names[column] = target
+    return names
 
 
 def symbols(species: str) -> list[str]:

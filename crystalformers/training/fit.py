@@ -88,8 +88,8 @@ def fit(
 def _check_kinds(table: object, targets: object, recipe: object) -> None:
     if not isinstance(table, CrystalTable):
         kind = type(table).__name__
-        written = "write it with to_parquet(path), then " if kind == "DataFrame" else ""
-        raise TableError(f"a {kind} is no table of crystals", remedy=f"{written}pass open_table(path)")
+        given = "frame" if kind == "DataFrame" else "path"
+        raise TableError(f"a {kind} is no table of crystals", remedy=f"pass open_table({given})")
     if not isinstance(targets, Sequence) or not all(isinstance(target, Target) for target in targets):
         raise TargetError("targets must be a list of Target", remedy="pass [Target(column, unit)]")
     if not isinstance(recipe, Recipe | None):
