@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from crystalformers.cli.options import (
+    Device,
     Labels,
     RecipeFile,
     ResumeTraining,
@@ -17,10 +18,11 @@ from crystalformers.cli.options import (
     TargetNames,
     TargetTransforms,
     TargetUnits,
+    Threads,
     TrainingTable,
     renamed_labels,
 )
-from crystalformers.cli.train import merged_recipe, parsed_settings, run_training, table_targets
+from crystalformers.cli.train import accelerator, merged_recipe, parsed_settings, run_training, table_targets
 
 
 def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
@@ -35,6 +37,8 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     config: RecipeFile = None,
     init: StartModel = None,
     settings: Settings = None,
+    device: Device = None,
+    threads: Threads = None,
     resume: ResumeTraining = False,
 ) -> None:
     """Train one model per fold and predict each row by the model that was trained without it.
@@ -44,7 +48,11 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     """
     labels = renamed_labels(label)
     targets = table_targets(table, target, unit, basis, transform, labels)
-    recipe = merged_recipe(config, {**parsed_settings(settings or []), "init.model": init})
+    overrides = {**parsed_settings(settings or []), "init.model": init}
+    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
+    if threads is not None:
+        overrides["threads"] = threads
+    recipe = merged_recipe(config, overrides)
     weights = run_training(
         table, targets, output, recipe, labels=labels, split=None, resume=resume, members=folds, every_row=True
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Device, Labels, Overwrite, Tolerance, renamed_labels
+from crystalformers.cli.options import Device, Labels, Overwrite, Threads, Tolerance, renamed_labels, set_up
 from crystalformers.cli.output import check_output, complain, print_table, write_parquet
 from crystalformers.cli.progress import progress
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crystalformers.prediction.model import Model
 
 
-def evaluate_command(
+def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: Annotated[
         Path, typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets.")
     ],
@@ -33,7 +33,8 @@ def evaluate_command(
         Path | None, typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file.")
     ] = None,
     label: Labels = None,
-    device: Device = "cpu",
+    device: Device = None,
+    threads: Threads = None,
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
@@ -51,7 +52,10 @@ def evaluate_command(
     from crystalformers.prediction.evaluation import evaluate_rows, select_rows
     from crystalformers.prediction.loading import load_model
 
-    opened, loaded = open_table(table, labels=renamed_labels(label)), load_model(model, device, tolerance)
+    opened, loaded = (
+        open_table(table, labels=renamed_labels(label)),
+        load_model(model, set_up(device, threads), tolerance),
+    )
     run = Path(model) if Path(model).is_dir() else None
     chosen, rows = select_rows(opened, split, run)
     with progress("evaluating", len(rows)) as advance:

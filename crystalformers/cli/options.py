@@ -28,7 +28,14 @@ Species = Annotated[
         help="Elements of POSCAR files that name none (VASP 4), one for each count, as in Na,Cl.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1...")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute: cpu, cuda, cuda:1... Default: cpu; for training what the recipe says, a GPU if there "
+        "is one."
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as many as there are cores.")]
 Tolerance = Annotated[
     float, typer.Option(help="Share of the attention to distant images (no unit, 0 to 1) that may be left out.")
 ]
@@ -96,6 +103,15 @@ Seed = Annotated[int | None, typer.Option(help="Seed of all randomness; override
 ResumeTraining = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag.")
 ]
+
+
+def set_up(device: str | None, threads: int | None) -> str:
+    """The device of a command that does not train, with its number of CPU threads in force."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return device or "cpu"
 
 
 def renamed_labels(labels: list[str] | None) -> dict[str, str]:

@@ -38,7 +38,8 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crystals per step; overrides the recipe.")] = None,
     seed: options.Seed = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; overrides the recipe.")] = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model on your own table, or on a public data set by its name.
@@ -56,6 +57,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         "seed": seed,
         "threads": threads,
     }
+    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
     labels = options.renamed_labels(label)
     targets = table_targets(table, target, unit, basis, transform, labels)
     recipe = merged_recipe(config, overrides)
@@ -170,6 +172,17 @@ def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
         where=str(table),
         remedy="choose one of these, or give one --unit per --target, in order",
     )
+
+
+def accelerator(device: str | None, otherwise: str | None = None) -> str | None:
+    """The setting `accelerator` that `--device` stands for, or another one if the option is not given.
+
+    Raises:
+        ConfigError: if training does not take that device.
+    """
+    from crystalformers.training.recipe import accelerator_of
+
+    return otherwise if device is None else accelerator_of(device)
 
 
 def parsed_settings(texts: list[str]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def fit(
     observers = [observer or Observer()]
     with folder.locked():
         if folder.is_finished(resume=resume):
+            folder.check_recipe(recipe)
             _tell(observers, f"{folder.path}: this run is finished already.")
             return folder.weights
         return _fit(table, targets, folder, recipe, observers, splits)
@@ -124,7 +125,8 @@ def _fit(
         if recipe.tensorboard and fabric.is_global_zero:
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
-    card = report.card(dataset, recipe, vectors) | ({} if parent is None else {"init": parent.to_dict()})
+    card = report.card(dataset, recipe, vectors) | {"ended": report.describe_end(state.progress)}
+    card |= {} if parent is None else {"init": parent.to_dict()}
     errors = _finish(state, batches, fabric, folder, card)
     _tell(observers, f"{report.describe_end(state.progress)}\n{report.describe_errors(errors)}")
     return folder.weights
@@ -222,6 +224,7 @@ def _finish(
         if fabric.is_global_zero and path == folder.weights:
             report.parity_plot(folder.path / "parity.png", results, dataset.targets)
     if fabric.is_global_zero:
+        report.loss_plot(folder.path / "loss.png", progress)
         folder.finish(report.summary(dataset, progress, measured))
     # The other processes return once the files are there.
     fabric.barrier()

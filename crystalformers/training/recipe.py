@@ -158,6 +158,7 @@ class Recipe(Section):
         early_stopping: epochs without a better validation error after which training ends; null never stops.
         precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16.
         seed: of the initial weights, the order of the data and a split drawn at random.
+        split_seed: of a split drawn at random, the folds of an ensemble among them; null for that of `seed`.
         val_fraction: share of the rows drawn for validation where the table brings no validation rows.
         test_fraction: share of the rows drawn for testing where the table brings no split at all.
         image_cache_gb: memory for images that stay from epoch to epoch, GB (1e9 bytes); the others are rebuilt.
@@ -201,6 +202,7 @@ class Recipe(Section):
     early_stopping: int | None = Field(None, ge=1)
     precision: Literal["32", "bf16"] = "32"
     seed: int = Field(123, ge=0)
+    split_seed: int | None = Field(None, ge=0)
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     test_fraction: float = Field(0.1, ge=0, lt=0.5)
     image_cache_gb: float = Field(2.0, ge=0)
@@ -290,6 +292,11 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The resolved recipe, readable again by `load`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @property
+    def seed_of_split(self) -> int:
+        """The seed of everything that divides rows at random."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def first_averaged_epoch(self) -> int:
