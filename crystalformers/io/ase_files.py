@@ -34,23 +34,19 @@ ASE_FORMATS = {
     "*.pwi": "espresso-in",
     "*.pwo": "espresso-out",
     "geometry.in": "aims",
-    "*.castep": "castep-castep",
-    "*.cell": "castep-cell",
     "*.magres": "magres",
-    "*.xv": "siesta-xv",
     "*.gen": "gen",
     "*.res": "res",
     "*.cfg": "cfg",
-    "*.con": "eon",
     "*.f34": "crystal",
     "*.rmc6f": "rmc6f",
     "*.xsf": "xsf",
     "*.xsd": "xsd",
-    "*.xtd": "xtd",
 }
 """Names of files, in lower case, and what ASE calls their formats."""
 
-BINARY = frozenset({"traj"})
+BY_PATH = frozenset({"traj", "vasp-out"})
+"""Formats that ASE reads from a path only, besides those that it says."""
 
 RESULTS = ("energy", "free_energy", "magmom", "charge")
 """Results of a calculation that are labels, if a row of a database has them; energies in eV."""
@@ -65,14 +61,14 @@ def read_ase_file(path: Path) -> Iterator[Crystal | Rejected]:
     io = with_ase(path, "ase.io")
     form = next(form for pattern, form in ASE_FORMATS.items() if fnmatchcase(plain_name(path), pattern))
     file: Path | StringIO = path
-    if form in BINARY or not io.formats.ioformats[form].acceptsfd:
+    if form in BY_PATH or not io.formats.ioformats[form].acceptsfd:
         if path.suffix.lower() == ".gz":
             raise StructureError("this format is read unpacked only", where=str(path), remedy="unpack it")
         if not path.is_file():
             raise StructureError("the file cannot be read (No such file or directory)", where=str(path))
     else:
         file = StringIO(read_text(path, errors="replace"))
-    yield from crystals_of_frames(io.iread(file, index=":", format=form), path)
+    yield from crystals_of_frames(io.iread(file, index=":", format=form, do_not_split_by_at_sign=True), path)
 
 
 def open_database(path: Path) -> Source:
