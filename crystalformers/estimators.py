@@ -50,6 +50,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     import pandas as pd
 
+LISTED = 10
+"""Structures that a warning names."""
+
 TARGET = "target"
 """Name of the target if y has none."""
 
@@ -322,8 +325,9 @@ def _warn(rows: Sequence[object]) -> None:
     """Name the structures that cannot be used."""
     bad = [row for row in rows if isinstance(row, Rejected)]
     if bad:
-        listed = "\n".join(f"  {row}" for row in bad)
-        warnings.warn(f"{len(bad)} of {len(rows)} structures could not be used:\n{listed}", stacklevel=3)
+        listed = "\n".join(f"  {row}" for row in bad[:LISTED])
+        more = f"\n  ... and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        warnings.warn(f"{len(bad)} of {len(rows)} structures could not be used:\n{listed}{more}", stacklevel=3)
 
 
 def _with_index(values: NDArray[np.float64], X: Any) -> NDArray[np.float64] | pd.Series[float]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: Annotated[
-        Path, typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets.")
+        Path, typer.Argument(help="Table, as of train, with label columns named like the model's targets; see --label.")
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Run folder, weight file or bundled name.")],
     split: Annotated[

@@ -11,7 +11,10 @@ from crystalformers.errors import ConfigError
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Structure files (CIF, POSCAR, extxyz, JSON), directories or tables (.parquet, .csv, .jsonl)."),
+    typer.Argument(
+        help="Structure files (CIF, POSCAR, extxyz, JSON, formats of ASE), directories or tables (.parquet, .csv, "
+        ".jsonl, .db)."
+    ),
 ]
 OneModel = Annotated[
     str | None,
@@ -35,7 +38,10 @@ Device = Annotated[
         "is one."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as many as there are cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads. Default: as many as PyTorch takes; for training what the recipe says."),
+]
 Tolerance = Annotated[
     float, typer.Option(help="Share of the attention to distant images (no unit, 0 to 1) that may be left out.")
 ]
