@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crystalformers.crystal import Crystal
     from crystalformers.data.table import CrystalTable, open_table
     from crystalformers.errors import CrystalformersError, StructureError
+    from crystalformers.estimators import CrystalEmbedder, CrystalRegressor
     from crystalformers.images import CrystalBatch
     from crystalformers.io import Rejected, as_crystal, read_crystal, read_structures
     from crystalformers.prediction.evaluation import evaluate_model
@@ -36,6 +37,8 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
 _MODULE_OF = {
     "Crystal": "crystal",
     "CrystalBatch": "images",
+    "CrystalEmbedder": "estimators",
+    "CrystalRegressor": "estimators",
     "CrystalTable": "data.table",
     "CrystalformersError": "errors",
     "Model": "prediction.model",
@@ -57,6 +60,8 @@ _MODULE_OF = {
 __all__ = [
     "Crystal",
     "CrystalBatch",
+    "CrystalEmbedder",
+    "CrystalRegressor",
     "CrystalTable",
     "CrystalformersError",
     "Model",

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from crystalformers.cli.options import (
+    Device,
+    Labels,
     RecipeFile,
     ResumeTraining,
     RunFolder,
@@ -16,9 +18,11 @@ from crystalformers.cli.options import (
     TargetNames,
     TargetTransforms,
     TargetUnits,
+    Threads,
     TrainingTable,
+    renamed_labels,
 )
-from crystalformers.cli.train import merged_recipe, parsed_settings, run_training, table_targets
+from crystalformers.cli.train import accelerator, merged_recipe, parsed_settings, run_training, table_targets
 
 
 def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
@@ -28,10 +32,13 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     unit: TargetUnits = None,
     basis: TargetBases = None,
     transform: TargetTransforms = None,
+    label: Labels = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts that the rows are divided into at random.")] = 5,
     config: RecipeFile = None,
     init: StartModel = None,
     settings: Settings = None,
+    device: Device = None,
+    threads: Threads = None,
     resume: ResumeTraining = False,
 ) -> None:
     """Train one model per fold and predict each row by the model that was trained without it.
@@ -39,7 +46,14 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     All rows take part, whatever a column 'split' says. The predictions are in held-out.parquet; the models together
     are an ensemble, which can be used like any model.
     """
-    targets = table_targets(table, target, unit, basis, transform)
-    recipe = merged_recipe(config, {**parsed_settings(settings or []), "init.model": init})
-    weights = run_training(table, targets, output, recipe, split=None, resume=resume, members=folds, every_row=True)
+    labels = renamed_labels(label)
+    targets = table_targets(table, target, unit, basis, transform, labels)
+    overrides = {**parsed_settings(settings or []), "init.model": init}
+    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
+    if threads is not None:
+        overrides["threads"] = threads
+    recipe = merged_recipe(config, overrides)
+    weights = run_training(
+        table, targets, output, recipe, labels=labels, split=None, resume=resume, members=folds, every_row=True
+    )
     typer.echo(f"weights: {weights}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import Device, Files, OneModel, Overwrite, Species, Tolerance, symbols
+from crystalformers.cli.options import Device, Files, OneModel, Overwrite, Species, Threads, Tolerance, set_up, symbols
 from crystalformers.cli.output import check_output, complain, write_parquet
 from crystalformers.cli.progress import progress
 
@@ -28,7 +28,8 @@ def embed_command(
     model: OneModel = None,
     per_atom: Annotated[bool, typer.Option("--per-atom", help="One row per atom, not one per crystal.")] = False,
     species: Species = "",
-    device: Device = "cpu",
+    device: Device = None,
+    threads: Threads = None,
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
@@ -42,7 +43,7 @@ def embed_command(
 
     from crystalformers.prediction.loading import load_model
 
-    loaded = load_model(model, device, tolerance)
+    loaded = load_model(model, set_up(device, threads), tolerance)
     rejected: list[Rejected] = []
     schema = _schema(loaded, per_atom=per_atom)
     write_parquet(output, schema, _tables(loaded, files, symbols(species), schema, rejected))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import Device, Overwrite, Tolerance
+from crystalformers.cli.options import Device, Labels, Overwrite, Threads, Tolerance, renamed_labels, set_up
 from crystalformers.cli.output import check_output, complain, print_table, write_parquet
 from crystalformers.cli.progress import progress
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from crystalformers.prediction.model import Model
 
 
-def evaluate_command(
+def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: Annotated[
-        Path, typer.Argument(help="Table (.parquet, .csv, .jsonl) with label columns named like the model's targets.")
+        Path, typer.Argument(help="Table, as of train, with label columns named like the model's targets; see --label.")
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Run folder, weight file or bundled name.")],
     split: Annotated[
@@ -32,7 +32,9 @@ def evaluate_command(
     predictions: Annotated[
         Path | None, typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file.")
     ] = None,
-    device: Device = "cpu",
+    label: Labels = None,
+    device: Device = None,
+    threads: Threads = None,
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
@@ -50,7 +52,10 @@ def evaluate_command(
     from crystalformers.prediction.evaluation import evaluate_rows, select_rows
     from crystalformers.prediction.loading import load_model
 
-    opened, loaded = open_table(table), load_model(model, device, tolerance)
+    opened, loaded = (
+        open_table(table, labels=renamed_labels(label)),
+        load_model(model, set_up(device, threads), tolerance),
+    )
     run = Path(model) if Path(model).is_dir() else None
     chosen, rows = select_rows(opened, split, run)
     with progress("evaluating", len(rows)) as advance:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crystalformers.cli.options import OneModel, Overwrite, Species, Tolerance, symbols
+from crystalformers.cli.options import Device, OneModel, Overwrite, Species, Threads, Tolerance, set_up, symbols
 from crystalformers.cli.output import check_output, print_table
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option("--output", "-o", help=f"File to write: {', '.join(SUFFIXES)}. Default: a table on stdout."),
     ] = None,
     species: Species = "",
+    device: Device = None,
+    threads: Threads = None,
     tolerance: Tolerance = 1e-7,
     overwrite: Overwrite = False,
 ) -> None:
@@ -53,7 +55,7 @@ def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
 
     atom = 0 if picture and atom is None else atom
     crystal = read_crystal(file, symbols(species))
-    explanation = explain(load_model(model, tolerance=tolerance), crystal, atom, block)
+    explanation = explain(load_model(model, set_up(device, threads), tolerance), crystal, atom, block)
     if output is None:
         _print(explanation, threshold)
     elif picture:

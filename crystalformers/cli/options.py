@@ -11,7 +11,10 @@ from crystalformers.errors import ConfigError
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Structure files (CIF, POSCAR, extxyz, JSON), directories or tables (.parquet, .csv, .jsonl)."),
+    typer.Argument(
+        help="Structure files (CIF, POSCAR, extxyz, JSON, formats of ASE), directories or tables (.parquet, .csv, "
+        ".jsonl, .db)."
+    ),
 ]
 OneModel = Annotated[
     str | None,
@@ -28,14 +31,28 @@ Species = Annotated[
         help="Elements of POSCAR files that name none (VASP 4), one for each count, as in Na,Cl.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1...")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute: cpu, cuda, cuda:1... Default: cpu; for training what the recipe says, a GPU if there "
+        "is one."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads. Default: as many as PyTorch takes; for training what the recipe says."),
+]
 Tolerance = Annotated[
     float, typer.Option(help="Share of the attention to distant images (no unit, 0 to 1) that may be left out.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
 
 TrainingTable = Annotated[
-    Path, typer.Argument(help="Table with structures and labels (.parquet, .csv, .jsonl), or a data set by its name.")
+    Path,
+    typer.Argument(
+        help="Table with structures and labels (.parquet, .csv, .jsonl, .json of Matbench or OPTIMADE, .db of ASE, a "
+        "folder of CGCNN), or a data set by its name."
+    ),
 ]
 SplitName = Annotated[
     str | None,
@@ -63,6 +80,14 @@ TargetBases = Annotated[
 TargetTransforms = Annotated[
     list[str] | None, typer.Option("--transform", help="Of each target before learning: none or log10. Default: none.")
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="COLUMN=TARGET",
+        help='A column that has another name than its target, e.g. "gap pbe=band_gap"; repeat for several.',
+    ),
+]
 RecipeFile = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")]
 StartModel = Annotated[
     str | None,
@@ -84,6 +109,32 @@ Seed = Annotated[int | None, typer.Option(help="Seed of all randomness; override
 ResumeTraining = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run: repeat its command with this flag.")
 ]
+
+
+def set_up(device: str | None, threads: int | None) -> str:
+    """The device of a command that does not train, with its number of CPU threads in force."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return device or "cpu"
+
+
+def renamed_labels(labels: list[str] | None) -> dict[str, str]:
+    """The target of each column that `--label` names.
+
+    Raises:
+        ConfigError: if one is not of the form COLUMN=TARGET, or a column is named twice.
+    """
+    names: dict[str, str] = {}
+    for text in labels or []:
+        column, equals, target = (part.strip() for part in text.rpartition("="))
+        if not column or not equals or not target:
+            raise ConfigError(f"--label {text}: write COLUMN=TARGET, for example 'gap pbe=band_gap'")
+        if column in names:
+            raise ConfigError(f"--label names the column '{column}' twice", remedy="name each column once")
+        names[column] = target
+    return names
 
 
 def symbols(species: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.options import Device, Files, Overwrite, Species, Tolerance, symbols
+from crystalformers.cli.options import Device, Files, Overwrite, Species, Threads, Tolerance, set_up, symbols
 from crystalformers.cli.output import check_output, complain, print_predictions
 from crystalformers.cli.progress import progress
 from crystalformers.errors import ConfigError
@@ -37,7 +37,8 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option("--output", "-o", help="File to write: .csv, .parquet or .json. Default: a table on stdout."),
     ] = None,
     species: Species = "",
-    device: Device = "cpu",
+    device: Device = None,
+    threads: Threads = None,
     tolerance: Tolerance = 1e-7,
     coverage: Annotated[
         float | None,
@@ -67,7 +68,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         check_output(output, tuple(WRITERS), overwrite=overwrite)
     elif resume:
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
-    models = load_models(model, device, tolerance)
+    models = load_models(model, set_up(device, threads), tolerance)
     about = _about(models, coverage, strict=strict)
     if output is not None:
         _predict_to_file(models, files, symbols(species), output, about, coverage, resume=resume)

@@ -23,6 +23,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     unit: options.TargetUnits = None,
     basis: options.TargetBases = None,
     transform: options.TargetTransforms = None,
+    label: options.Labels = None,
     split: options.SplitName = None,
     config: options.RecipeFile = None,
     init: options.StartModel = None,
@@ -37,7 +38,8 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crystals per step; overrides the recipe.")] = None,
     seed: options.Seed = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; overrides the recipe.")] = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model on your own table, or on a public data set by its name.
@@ -55,9 +57,12 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         "seed": seed,
         "threads": threads,
     }
-    targets = table_targets(table, target, unit, basis, transform)
+    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
+    labels = options.renamed_labels(label)
+    targets = table_targets(table, target, unit, basis, transform, labels)
     recipe = merged_recipe(config, overrides)
-    typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume, members=members)}")
+    weights = run_training(table, targets, output, recipe, labels=labels, split=split, resume=resume, members=members)
+    typer.echo(f"weights: {weights}")
 
 
 def run_training(
@@ -66,6 +71,7 @@ def run_training(
     run: Path,
     recipe: Recipe,
     *,
+    labels: dict[str, str] | None = None,
     split: str | None,
     resume: bool,
     members: int = 1,
@@ -78,6 +84,7 @@ def run_training(
         targets: what to learn.
         run: folder to write.
         recipe: settings.
+        labels: columns with another name than their target, and that target.
         split: `NAME` for the column `split_NAME`; by default the one published for the target, else `split`.
         resume: go on with an interrupted run.
         members: models to train, each without one fold of the rows if there are several.
@@ -95,11 +102,12 @@ def run_training(
     from crystalformers.training.processes import is_first_process
 
     if split is None:
-        split = resolve(table).split_for([target.name for target in targets])
+        column_of = {name: column for column, name in (labels or {}).items()}
+        split = resolve(table).split_for([column_of.get(target.name, target.name) for target in targets])
         if split and is_first_process():
             typer.echo(f"split: column 'split_{split}', published for this target", err=True)
     try:
-        rows, observer = open_table(table, split=split), terminal_observer()
+        rows, observer = open_table(table, split=split, labels=labels), terminal_observer()
         if members > 1:
             weights = fit_ensemble(
                 rows, targets, run, recipe, members, every_row=every_row, resume=resume, observer=observer
@@ -118,11 +126,16 @@ def run_training(
 
 
 def table_targets(
-    table: Path, names: list[str], units: list[str] | None, bases: list[str] | None, transforms: list[str] | None
+    table: Path,
+    names: list[str],
+    units: list[str] | None,
+    bases: list[str] | None,
+    transforms: list[str] | None,
+    renamed: dict[str, str] | None = None,
 ) -> list[Target]:
     """One target per name, with the unit, basis and transform given at the same place.
 
-    Unit and basis are those that the table states, where the options are not given.
+    Unit and basis are those that the table states, where the options are not given; `renamed` as of `renamed_labels`.
 
     Raises:
         ConfigError: if the numbers of options do not fit, or the unit of a target is neither given nor stated.
@@ -132,7 +145,8 @@ def table_targets(
     from crystalformers.data.sets import resolve
     from crystalformers.target import Target
 
-    labels = resolve(table).labels
+    renamed = renamed or {}
+    labels = {renamed.get(name, name): label for name, label in resolve(table).labels.items()}
     if units is None:
         units = [_stated_unit(labels, name, table) for name in names] if labels else []
     given: dict[str, list[Any]] = {
@@ -158,6 +172,17 @@ def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
         where=str(table),
         remedy="choose one of these, or give one --unit per --target, in order",
     )
+
+
+def accelerator(device: str | None, otherwise: str | None = None) -> str | None:
+    """The setting `accelerator` that `--device` stands for, or another one if the option is not given.
+
+    Raises:
+        ConfigError: if training does not take that device.
+    """
+    from crystalformers.training.recipe import accelerator_of
+
+    return otherwise if device is None else accelerator_of(device)
 
 
 def parsed_settings(texts: list[str]) -> dict[str, Any]:

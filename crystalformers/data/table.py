@@ -8,14 +8,13 @@ are in use, so a table may be larger than memory.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,23 +24,36 @@ from numpy.typing import NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.data.split import SPLIT_COLUMN, SPLIT_NAMES, SPLITS
 from crystalformers.errors import StructureError, TableError
+from crystalformers.io.frame_tables import is_frame, open_frame
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import STRUCTURE, TableRows
-from crystalformers.io.tables import Source, open_source
+from crystalformers.io.source import Source, no_column, renamed
+from crystalformers.io.tables import open_source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def open_table(path: Path | str, scratch: Path | str | None = None, split: str = "") -> CrystalTable:
-    """Open a `.parquet`, `.csv` (next to structure files) or `.jsonl` table, or a public data set by its name.
+def open_table(
+    path: Path | str | pd.DataFrame,
+    scratch: Path | str | None = None,
+    split: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> CrystalTable:
+    """Open a table on disk, a public data set by its name, or a pandas frame. docs/tables.md shows each.
 
     Args:
-        path: the table, or the name of a data set that has been fetched (`crystalformers data list`). Parquet and
-            JSON lines: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows a, b, c in Angstrom),
-            `frac_coords` (3N), optionally `formula`, then labels; a JSON line may hold a pymatgen dictionary
-            `structure` instead. CSV: the id first, naming a structure file in the folder of the table, then labels;
-            without a header line id and one value, then called `target`.
+        path: the table; or the name of a data set that has been fetched (`crystalformers data list`); or a frame.
+            Parquet, JSON lines and frames: `id` or `material_id`, `atomic_numbers` (N), `lattice` (9: rows a, b, c in
+            Angstrom), `frac_coords` (3N), optionally `formula`, then labels; or, instead of the numbers, a column
+            `structure` of pymatgen dictionaries or a column `cif` of the text of CIFs. CSV: the id first, naming a
+            structure file in the folder of the table, then labels; without a header line id and one value, then
+            called `target`. Also a folder as CGCNN takes it, a file of Matbench or an answer of an OPTIMADE server
+            (`.json`), and a database of ASE (`.db`).
         scratch: directory for the converted file (about the size of the decoded table); by default that of
             temporary files. The file is removed once it is open, so that nothing is left behind.
         split: which split of a table with several: `NAME` for the column `split_NAME`, empty for `split`.
+        labels: other names for columns, `{"gap pbe": "band_gap"}`.
 
     Raises:
         TableError: if the table is empty, lacks a column, cannot be read or holds an id twice.
@@ -49,7 +61,9 @@ def open_table(path: Path | str, scratch: Path | str | None = None, split: str =
     """
     from crystalformers.data.sets import locate
 
-    source = open_source(locate(path))
+    source = open_frame(path) if is_frame(path) else open_source(locate(cast("Path | str", path)))
+    if labels:
+        source = renamed(source, labels)
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
         store = Path(folder) / "table.arrow"
         _convert(source, store)
@@ -185,12 +199,7 @@ class CrystalTable:
 
     def _array(self, name: str) -> pa.Array:
         if name not in self.columns:
-            close = difflib.get_close_matches(name, self.columns, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise TableError(
-                f"there is no column '{name}'.{hint} The label columns are: {', '.join(self.columns) or 'none'}",
-                where=str(self.path),
-            )
+            raise no_column(name, self.columns, self.path)
         chunks = [rows.batch.column(name) for rows in self._rows]
         array = pa.chunked_array(chunks).combine_chunks()
         return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
@@ -229,7 +238,7 @@ class CrystalTable:
                 column = rows.batch.column(name)
                 if name in STRUCTURE:
                     digest.update(np.diff(column.offsets.to_numpy()).tobytes())
-                    digest.update(column.values.to_numpy().tobytes())
+                    digest.update(column.values.to_numpy().tobytes())  # noqa: PD011 - Arrow
                 else:
                     digest.update(repr(column.to_pylist()).encode())
         return digest.hexdigest()

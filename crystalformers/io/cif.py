@@ -59,16 +59,24 @@ _MODULATION = ("_cell_modulation_dimension", "_cell_wave_vector_seq_id", "_cell_
 
 
 def read_cif_file(path: Path) -> Iterator[Crystal | Rejected]:
+    """Every crystal of a CIF file, as `read_cif_text` gives them."""
+    return read_cif_text(read_text(path, errors="replace"), str(path))
+
+
+def read_cif_text(text: str, source: str) -> Iterator[Crystal | Rejected]:
     """Every crystal of a CIF, or the reason why a data block holds none that can be used.
 
-    Blocks without atoms (powder patterns, publication data) are passed over if another block has some. In a file
-    with several structures each is called `path#block`.
+    Blocks without atoms (powder patterns, publication data) are passed over if another block has some.
+
+    Args:
+        text: the CIF.
+        source: what to call its structure; of several structures each is called `source#block`.
 
     Raises:
         StructureError: if not one block holds atoms.
     """
-    texts = [text for text in split_blocks(read_text(path, errors="replace")) if text.has_sites]
-    parsed = [(text.header, parse_block(text)) for text in texts]
+    texts = [block for block in split_blocks(text) if block.has_sites]
+    parsed = [(block_text.header, parse_block(block_text)) for block_text in texts]
     blocks = [
         (header, block)
         for header, block in parsed
@@ -76,10 +84,10 @@ def read_cif_file(path: Path) -> Iterator[Crystal | Rejected]:
     ]
     if not blocks:
         raise StructureError(
-            "the CIF lists no atoms (no _atom_site_ loop)", where=str(path), remedy="export the structure again"
+            "the CIF lists no atoms (no _atom_site_ loop)", where=source, remedy="export the structure again"
         )
     for header, block in blocks:
-        name = str(path) if len(blocks) == 1 else f"{path}#{header}"
+        name = source if len(blocks) == 1 else f"{source}#{header}"
         try:
             if isinstance(block, str):
                 raise StructureError(f"the CIF is malformed ({block})", where=name, remedy="export it again")

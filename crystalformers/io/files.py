@@ -11,6 +11,7 @@ from typing import Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
+from crystalformers.io.ase_files import ASE_FORMATS, read_ase_file
 from crystalformers.io.cif import read_cif_file
 from crystalformers.io.frames import read_json_file, read_xyz_file
 from crystalformers.io.objects import from_object
@@ -46,6 +47,7 @@ FORMATS = (
     Format("CIF", ("*.cif", "*.mcif"), read_cif_file),
     Format("extended XYZ with a lattice", ("*.extxyz", "*.xyz"), read_xyz_file, many=True),
     Format("pymatgen or ASE JSON", ("*.json",), read_json_file, many=True),
+    Format("formats of ASE", tuple(ASE_FORMATS), read_ase_file, many=True),
     Format("POSCAR", ("*.vasp", "*.poscar", "*.contcar", "poscar*", "contcar*"), read_poscar_file, nameless=True),
 )
 """The structure files that can be read; the first whose pattern fits the name is taken."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 from io import StringIO
 from itertools import count, islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
+from crystalformers.io.json_tables import json_rows
 from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
 from crystalformers.io.rejected import Rejected
@@ -26,9 +28,9 @@ TOO_MANY_COLUMNS = re.compile(r":\d{5,}")
 
 def read_xyz_file(path: Path) -> Iterator[Crystal | Rejected]:
     """Every frame of an extended XYZ file, one at a time."""
-    iread = _ase_iread(path)
+    iread = with_ase(path, "ase.io").iread
     frames = (next(iread(StringIO(text), index=":", format="extxyz")) for text in _xyz_frames(path))
-    yield from _crystals(frames, path)
+    yield from crystals_of_frames(frames, path)
 
 
 def _xyz_frames(path: Path) -> Iterator[str]:
@@ -60,7 +62,10 @@ def _xyz_frames(path: Path) -> Iterator[str]:
 
 
 def read_json_file(path: Path) -> Iterator[Crystal | Rejected]:
-    """The structures of a JSON file: one pymatgen dictionary, a list of them, an ASE database or ASE Atoms."""
+    """The structures of a JSON file: one pymatgen dictionary or a list, an ASE database or ASE Atoms, a table.
+
+    The tables are those of `json_tables`: a file of Matbench, an answer of an OPTIMADE server.
+    """
     text = read_text(path)
     try:
         data = json.loads(text)
@@ -69,12 +74,11 @@ def read_json_file(path: Path) -> Iterator[Crystal | Rejected]:
             f"not valid JSON ({error})", where=str(path), remedy="export the structure again"
         ) from error
     if isinstance(data, dict) and "nextid" in data:
-        return _crystals(_ase_iread(path)(StringIO(text), index=":", format="json"), path)
+        return crystals_of_frames(with_ase(path, "ase.io").iread(StringIO(text), index=":", format="json"), path)
     if isinstance(data, dict) and "__ase_objtype__" in data:
-        _ase_iread(path)
-        from ase.io import jsonio
-
-        return _crystals(map(jsonio.decode, [text]), path)
+        return crystals_of_frames(map(with_ase(path, "ase.io.jsonio").decode, [text]), path)
+    if isinstance(data, dict) and isinstance(data.get("data"), list):
+        return _table_crystals(data, path)
     frames = data if isinstance(data, list) else [data]
     if not all(isinstance(frame, dict) and "sites" in frame for frame in frames):
         raise StructureError(
@@ -82,23 +86,35 @@ def read_json_file(path: Path) -> Iterator[Crystal | Rejected]:
             where=str(path),
             remedy="write it with one of them",
         )
-    return _crystals(iter(frames), path)
+    return crystals_of_frames(iter(frames), path)
 
 
-def _ase_iread(path: Path) -> Callable[..., Iterator[Any]]:
-    """ASE's streaming reader, or a sentence that says how to get it."""
+def _table_crystals(data: dict[str, Any], path: Path) -> Iterator[Crystal | Rejected]:
+    pairs = ((key, one) for key, value in data.items() if isinstance(value, list) for one in value)
     try:
-        from ase.io import iread
+        for name, crystal, _ in json_rows(pairs):
+            try:
+                yield check(crystal())
+            except StructureError as error:
+                yield Rejected.of(name, error)
+    except ValueError as error:
+        problem = f"neither a file of Matbench nor an answer of an OPTIMADE server ({error})"
+        raise StructureError(problem, where=str(path), remedy="write it again") from error
+
+
+def with_ase(path: Path, module: str) -> Any:
+    """A module of ASE, or a sentence that says how to get it."""
+    try:
+        return import_module(module)
     except ImportError as error:
         raise StructureError(
             "this format is read through ASE",
             where=str(path),
             remedy="install it with 'pip install crystalformers[ase]'",
         ) from error
-    return iread
 
 
-def _crystals(frames: Iterator[Any], path: Path) -> Iterator[Crystal | Rejected]:
+def crystals_of_frames(frames: Iterator[Any], path: Path) -> Iterator[Crystal | Rejected]:
     """Crystals of a file with one structure (called like the file) or many (called `file#0`, `file#1`...)."""
     following = _next(frames, path)
     if following is None:

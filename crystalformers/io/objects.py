@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,45 @@ def from_pymatgen_dict(data: Any, name: str) -> Crystal:
             remedy="write it with Structure.as_dict()",
         ) from error
     return _ordered(species, frac_coords, lattice, periodic, name)
+
+
+def from_optimade(attributes: Any, name: str) -> Crystal:
+    """A crystal from an OPTIMADE structure: lattice vectors (rows), Cartesian positions, the species at each site."""
+    return guarded(_from_optimade, attributes, name)
+
+
+def _from_optimade(attributes: Any, name: str) -> Crystal:
+    if not all(attributes.get("dimension_types") or (1, 1, 1)):
+        raise StructureError(f"{name}: the structure is not periodic in all three directions.")
+    symbols = attributes["species_at_sites"]
+    species = attributes.get("species") or []
+    species = json.loads(species) if isinstance(species, str) else species
+    element = {kind["name"]: _only_element(kind, name) for kind in species}
+    numbers = np.array([atomic_number(element.get(symbol, symbol), name) for symbol in symbols], dtype=np.int64)
+    positions = np.array(attributes["cartesian_site_positions"], dtype=np.float64).reshape(len(numbers), 3)
+    lattice = np.array(attributes["lattice_vectors"], dtype=np.float64).reshape(3, 3)
+    return Crystal.from_positions(numbers, positions, lattice, name)
+
+
+def _only_element(kind: Mapping[str, Any], name: str) -> str:
+    """The element of a species; raises StructureError if several share its site."""
+    symbols, shares = kind["chemical_symbols"], kind.get("concentration") or [1.0]
+    if len(symbols) != 1 or abs(shares[0] - 1) > 1e-8:
+        held = " + ".join(f"{symbol} {share:g}" for symbol, share in zip(symbols, shares, strict=False))
+        raise StructureError(f"{name}: a site is disordered ({held}); choose an ordered model of the structure.")
+    return str(symbols[0])
+
+
+def guarded(build: Callable[[Any, str], Crystal], data: Any, name: str) -> Crystal:
+    """A crystal from data that may hold anything; raises StructureError if they hold no crystal."""
+    try:
+        return build(data, name)
+    except StructureError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise StructureError(
+            f"{name}: the structure cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from error
 
 
 def _ordered(species: Iterable[Any], frac_coords: Any, lattice: Any, periodic: Iterable[bool], name: str) -> Crystal:

@@ -1,70 +1,48 @@
-"""Tables of crystals as streams of batches: Parquet, CSV next to structure files, JSON lines."""
+"""Tables of crystals as streams of batches: every kind of file, and the reader of Parquet."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.files import format_of, known_endings, read_crystal
-from crystalformers.io.objects import from_pymatgen_dict
-from crystalformers.io.rows import SCHEMA, STRUCTURE, flat_lists, rows_from_python
-from crystalformers.io.text import excerpt, plain_name, read_lines
-
-BATCH_ROWS = 1024
-"""Rows held in memory at once while a table streams."""
-
-ID_COLUMNS = ("id", "material_id")
-HEADERLESS_LABEL = "target"
-"""Name of the value column of a CSV without header line (the `id_prop.csv` of CGCNN)."""
-
-Record = tuple[str, Callable[[], Crystal], str | None, list[str | None]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A table on disk.
-
-    Attributes:
-        path: the file.
-        labels: its columns that describe neither structure nor id.
-        batches: streams the rows as batches with the columns of `SCHEMA` and the labels asked for.
-        n_rows: number of rows, None where only reading the file tells.
-    """
-
-    path: Path
-    labels: list[str]
-    batches: Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
-    n_rows: int | None = None
+from crystalformers.io.ase_files import open_database
+from crystalformers.io.cells import crystal_of_row
+from crystalformers.io.csv_tables import open_cgcnn, open_csv
+from crystalformers.io.json_tables import open_json, open_json_lines
+from crystalformers.io.rows import SCHEMA, STRUCTURE, flat_lists
+from crystalformers.io.source import BATCH_ROWS, ID_COLUMNS, NO_LABELS, STRUCTURE_COLUMNS, Source, batches_of, record
+from crystalformers.io.text import plain_name
 
 
 def open_source(path: Path) -> Source:
-    """A table by the end of its name: `.parquet`, `.csv`, `.jsonl` (the latter two also `.gz`).
+    """A table by the end of its name (`TABLES`), or a folder as CGCNN takes it.
 
     Raises:
         TableError: if the file is missing, empty, of another kind or lacks a column.
     """
+    if os.path.isdir(path):
+        return _opened(path, open_cgcnn)
     if not os.path.isfile(path):
         raise TableError("no such file", where=str(path))
     if path.stat().st_size == 0:
         raise TableError("the file is empty", where=str(path))
-    opener = _opener(path)
-    if opener is None:
-        raise TableError("not a table; known are .parquet, .csv and .jsonl", where=str(path))
+    kind = _kind(path)
+    if kind is None:
+        raise TableError(f"not a table; known are {KNOWN}", where=str(path))
+    return _opened(path, kind.open)
+
+
+def _opened(path: Path, opener: Callable[[Path], Source]) -> Source:
     with _named_errors(path):
         source = opener(path)
     return replace(source, batches=partial(_guarded, source))
@@ -88,11 +66,12 @@ def _guarded(source: Source, labels: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table by its name."""
-    return _opener(path) is not None
+    """Whether a file is a table by its name, and no structure file."""
+    kind = _kind(path)
+    return kind is not None and not kind.structures
 
 
-def _opener(path: Path) -> Callable[[Path], Source] | None:
+def _kind(path: Path) -> TableKind | None:
     return TABLES.get(Path(plain_name(path)).suffix)
 
 
@@ -102,6 +81,8 @@ def _opener(path: Path) -> Callable[[Path], Source] | None:
 def _open_parquet(path: Path) -> Source:
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
+    if not set(STRUCTURE) <= set(names) and set(STRUCTURE_COLUMNS) & set(names):
+        return _open_parquet_of_structures(path, file)
     id_column = next((name for name in ID_COLUMNS if name in names), None)
     missing = ([] if id_column else ["id"]) + [name for name in STRUCTURE if name not in names]
     if missing:
@@ -131,6 +112,20 @@ def _open_parquet(path: Path) -> Source:
     return Source(path, labels, batches, file.metadata.num_rows)
 
 
+def _open_parquet_of_structures(path: Path, file: pq.ParquetFile) -> Source:
+    """Parquet with a column of structures: text of CIFs, or pymatgen dictionaries."""
+    labels = [
+        field.name for field in file.schema_arrow if field.name not in NO_LABELS and not pa.types.is_nested(field.type)
+    ]
+
+    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        columns = [name for name in file.schema_arrow.names if name in {*NO_LABELS, *wanted}]
+        rows = (row for batch in file.iter_batches(BATCH_ROWS, columns=columns) for row in batch.to_pylist())
+        return batches_of((record(k, row, crystal_of_row, wanted) for k, row in enumerate(rows)), wanted)
+
+    return Source(path, labels, batches, file.metadata.num_rows)
+
+
 def _texts(column: pa.Array, problems: pa.Array) -> tuple[pa.Array, pa.Array]:
     """A column as text, and the problems of its rows with those whose bytes are not UTF-8 (written with escapes)."""
     raw = column if pa.types.is_binary(column.type) else column.cast(pa.string()).cast(pa.binary())
@@ -146,150 +141,30 @@ def _texts(column: pa.Array, problems: pa.Array) -> tuple[pa.Array, pa.Array]:
     return pa.array(texts, pa.string()), pa.array(told, pa.string())
 
 
-# CSV next to structure files
+@dataclass(frozen=True)
+class TableKind:
+    """A kind of table.
+
+    Attributes:
+        open: opens a file of this kind; may raise TableError.
+        structures: whether structure files have the same ending, as which files are read where no labels are wanted.
+    """
+
+    open: Callable[[Path], Source]
+    structures: bool = False
 
 
-def _open_csv(path: Path) -> Source:
-    first = next((row for row in csv.reader(read_lines(path)) if any(row)), [])
-    header = not (len(first) > 1 and _is_number(first[1]))
-    if not header and len(first) != 2:
-        raise TableError(
-            "a CSV without header line has two columns, id and value",
-            where=str(path),
-            remedy=f"name the {len(first)} columns in a first line",
-        )
-    labels = first[1:] if header else [HEADERLESS_LABEL]
-    repeated = next((name for name in labels if labels.count(name) > 1 or not name), None)
-    if repeated is not None:
-        raise TableError(f"the column name '{repeated}' is empty or repeated", where=str(path), remedy="rename one")
+TABLES = {
+    ".parquet": TableKind(_open_parquet),
+    ".csv": TableKind(open_csv),
+    ".jsonl": TableKind(open_json_lines),
+    ".ndjson": TableKind(open_json_lines),
+    ".json": TableKind(open_json, structures=True),
+    ".db": TableKind(open_database),
+}
+"""The kinds of tables, by the end of their names without `.gz`."""
 
-    def records() -> Iterator[dict[str, str]]:
-        reader = csv.reader(read_lines(path))
-        rows = (row for row in reader if any(row))
-        for row in islice(rows, int(header), None):
-            if len(row) != 1 + len(labels):
-                raise TableError(
-                    f"{len(row)} fields, expected {1 + len(labels)} (id, {excerpt(', '.join(labels))})",
-                    where=f"{path} line {reader.line_num}",
-                )
-            yield dict(zip(["", *labels], row, strict=True))
-
-    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        rows = (
-            (
-                row[""].strip(),
-                partial(_structure_of, path.parent, row[""].strip()),
-                row.get("formula") or None,
-                [row[label].strip() or None for label in wanted],
-            )
-            for row in records()
-        )
-        return _batches(rows, wanted)
-
-    return Source(path, [label for label in labels if label != "formula"], batches)
-
-
-def _structure_of(folder: Path, name: str) -> Crystal:
-    """The structure that an id of a CSV means: a file of that name, or of that name and a known ending."""
-    endings = known_endings()
-    candidates = [folder / name] + [folder / f"{name}{ending}{gz}" for ending in endings for gz in ("", ".gz")]
-    found = [path for path in candidates if os.path.isfile(path) and format_of(path)]  # a name may be too long
-    if not found:
-        raise StructureError(
-            f"no structure file beside the table; expected {excerpt(name)}.cif or {', '.join(endings[1:])}"
-        )
-    if len(found) > 1:
-        raise StructureError(f"{found[0].name} and {found[1].name} both fit the id", remedy="remove one")
-    return read_crystal(found[0])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-# JSON lines
-
-
-def _open_jsonl(path: Path) -> Source:
-    """Labels are known only after the whole file is seen, hence a first pass."""
-    seen: dict[str, None] = {}
-    n_rows = 0
-    for row in _json_rows(path):
-        n_rows += 1
-        if isinstance(row, dict):
-            seen |= dict.fromkeys(key for key, value in row.items() if not isinstance(value, list | dict))
-    labels = [name for name in seen if name not in {*ID_COLUMNS, "n_atoms", "structure", *SCHEMA.names}]
-
-    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        return _batches((_json_record(i, row, wanted) for i, row in enumerate(_json_rows(path))), wanted)
-
-    return Source(path, labels, batches, n_rows)
-
-
-def _json_rows(path: Path) -> Iterator[Any]:
-    """The value of each line that is not blank; an exception where a line is not JSON."""
-    for line in read_lines(path):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                if "\\u" in line:
-                    json.dumps(row, ensure_ascii=False).encode()  # fails for half a character, which is no text
-                yield row
-            except (ValueError, RecursionError) as error:
-                yield error
-
-
-def _json_record(index: int, row: Any, wanted: Sequence[str]) -> Record:
-    if not isinstance(row, dict):
-        what = f"not valid JSON ({row})" if isinstance(row, Exception) else "not a JSON object"
-        error = StructureError(f"the line is {what}", remedy="correct or remove it")
-        return f"row {index}", partial(_refuse, error), None, [None] * len(wanted)
-    name = next((row[key] for key in ID_COLUMNS if row.get(key) is not None), f"row {index}")
-    formula = row.get("formula")
-    texts = [_text(row.get(label)) for label in wanted]
-    return str(name), partial(_json_crystal, row, str(name)), str(formula) if formula else None, texts
-
-
-def _refuse(error: StructureError) -> Crystal:
-    raise error
-
-
-def _json_crystal(row: dict[str, Any], name: str) -> Crystal:
-    if "structure" in row:
-        return from_pymatgen_dict(row["structure"], name)
-    missing = [key for key in STRUCTURE if key not in row]
-    if missing:
-        raise StructureError(
-            f"'{missing[0]}' is missing; a row needs 'structure' (a pymatgen dict) or {', '.join(STRUCTURE)}"
-        )
-    try:
-        numbers, lattice, frac = (np.array(row[key], dtype=np.float64).reshape(-1) for key in STRUCTURE)
-        if not ((numbers == np.rint(numbers)) & (np.abs(numbers) < 1e9)).all():
-            raise ValueError("atomic numbers must be integers")
-        return Crystal(numbers.astype(np.int64), frac.reshape(len(numbers), 3), lattice.reshape(3, 3), name)
-    except StructureError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise StructureError(
-            f"{', '.join(STRUCTURE)} must hold N, 9 and 3N numbers ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def _text(value: Any) -> str | None:
-    """A label as text: numbers exactly, true and false as 1 and 0."""
-    if isinstance(value, bool):
-        return str(int(value))
-    return None if value is None else str(value)
-
-
-def _batches(records: Iterator[Record], labels: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    while chunk := list(islice(records, BATCH_ROWS)):
-        yield rows_from_python(chunk, list(labels))
-
-
-TABLES = {".parquet": _open_parquet, ".csv": _open_csv, ".jsonl": _open_jsonl, ".ndjson": _open_jsonl}
-"""What opens a table, by the end of its name without `.gz`."""
+KNOWN = (
+    ".parquet, .csv and .jsonl or .ndjson, .json of Matbench and OPTIMADE, .db of ASE, and folders with an id_prop.csv"
+)
+"""The kinds of tables, for messages."""

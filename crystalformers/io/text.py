@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 import os
 import re
 import zlib
@@ -62,21 +61,45 @@ def read_lines(path: Path) -> Iterator[str]:
     text_limit()
     begun, total = "", 0
     with _named_errors(path), open_text(path) as file:
-        largest = max(FREE_TEXT, MAX_RATIO * path.stat().st_size) if _is_compressed(path) else math.inf
         while chunk := file.read(max(CHUNK, len(begun))):
             total += len(chunk)
-            if total > largest:
-                raise StructureError(
-                    f"the file unpacks to more than {MAX_RATIO} times its size",
-                    where=str(path),
-                    remedy="unpack it first, if it is sound",
-                )
+            _check_unpacked(total, path)
             *lines, begun = (begun + chunk).split("\n")
             for line in lines:
                 yield line + "\n"
             check_length(len(begun), "a line", path)
         if begun:
             yield begun
+
+
+class UnpackedBytes:
+    """The bytes of a file, unpacked, given only as far as `MAX_RATIO` allows."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path, self._total = file, path, 0
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, empty at the end; raises StructureError if they are too many."""
+        data = self._file.read(size)
+        self._total += len(data)
+        _check_unpacked(self._total, self._path)
+        return data
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[UnpackedBytes]:
+    """The bytes of a file, gzip-compressed or not, open for reading as a stream."""
+    with gzip.open(path) if _is_compressed(path) else path.open("rb") as file:
+        yield UnpackedBytes(file, path)  # type: ignore[arg-type] # GzipFile
+
+
+def _check_unpacked(total: int, path: Path) -> None:
+    if _is_compressed(path) and total > max(FREE_TEXT, MAX_RATIO * path.stat().st_size):
+        raise StructureError(
+            f"the file unpacks to more than {MAX_RATIO} times its size",
+            where=str(path),
+            remedy="unpack it first, if it is sound",
+        )
 
 
 @contextmanager

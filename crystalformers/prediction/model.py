@@ -22,6 +22,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
+from crystalformers.io.frame_tables import is_frame, is_series, structures_of
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import Advance, Budget, expected_images, no_progress, windows
 from crystalformers.prediction.domain import Domain
@@ -92,6 +93,16 @@ class Model:
     @overload
     def predict(
         self,
+        structures: pd.DataFrame,
+        *,
+        errors: Literal["raise", "report"] = "raise",
+        as_frame: bool = True,
+        coverage: float | None = None,
+        strict: bool = False,
+    ) -> pd.DataFrame: ...
+    @overload
+    def predict(
+        self,
         structures: Any,
         *,
         errors: Literal["raise"] = "raise",
@@ -125,12 +136,13 @@ class Model:
 
         Args:
             structures: one or an iterable of pymatgen `Structure`, ASE `Atoms`, `Crystal` or paths (structure
-                file, directory, table; such a path may stand for many structures).
+                file, directory, table; such a path may stand for many structures). A pandas frame with a column
+                `structure` or `cif` gives a frame.
             errors: with `raise`, one structure that cannot be used ends the call before anything is computed; with
                 `report`, the others are predicted and a `Rejected` (in a frame: a column `error`) takes its place.
             as_frame: return a pandas frame with the columns name, formula, n_atoms and `target (unit)`; the
                 units are also in `frame.attrs["units"]`. Ensembles and calibrated models have more columns,
-                `target_std`, `target_low` and `target_high`.
+                `target_std`, `target_low` and `target_high`. The index of a frame or Series of structures stays.
             coverage: share of crystals whose interval shall hold the true value; default: `intervals.COVERAGE` for
                 the targets that have enough calibration rows.
             strict: refuse a structure that is unlike the training data; by default its prediction has a flag that
@@ -156,7 +168,12 @@ class Model:
         if errors == "raise":
             _raise_first_rejected(rows)
         doubt = self.doubt(coverage)
-        return predictions_frame(rows, self.units, doubt, report=errors == "report") if as_frame else rows
+        if not as_frame and not is_frame(structures):
+            return rows
+        frame = predictions_frame(rows, self.units, doubt, report=errors == "report")
+        if is_frame(structures) or is_series(structures):
+            frame.index = structures.index
+        return frame
 
     @overload
     def embed(self, structures: Any, *, per_atom: Literal[False] = False) -> Vectors: ...
@@ -310,6 +327,11 @@ class Model:
 
     def _collect(self, structures: Any, errors: Literal["raise", "report"]) -> list[Crystal | Rejected]:
         rows: list[Crystal | Rejected] = []
+        if is_frame(structures):
+            rows = list(structures_of(structures))
+            if errors == "raise":
+                _raise_first_rejected(rows)
+            return rows
         for index, structure in enumerate(_as_iterable(structures)):
             found = list(_crystals_of(structure, f"structure {index}"))
             if errors == "raise":

@@ -63,7 +63,7 @@ class Dataset:
         good = np.setdiff1d(np.arange(len(table)), list(rejected))
         usable = good[~np.isnan(values[good]).all(axis=1)]
         if splits is None:
-            splits = split_rows(usable, table.split, recipe.val_fraction, recipe.test_fraction, recipe.seed)
+            splits = split_rows(usable, table.split, recipe.val_fraction, recipe.test_fraction, recipe.seed_of_split)
         splits, excluded = exclude(table, splits, recipe.exclude)
         for k, target in enumerate(targets):
             infinite = usable[np.isinf(values[usable, k])]

@@ -135,6 +135,7 @@ def fit_ensemble(
     _check(recipe, members)
     with folder.locked():
         if folder.is_finished(resume=resume):
+            folder.check_recipe(recipe)
             observer.message(f"{folder.path}: this ensemble is finished already.")
         else:
             _train(table, targets, folder, recipe, members, observer, every_row=every_row)
@@ -153,7 +154,7 @@ def _train(
 ) -> None:
     dataset = Dataset.of(table, targets, recipe)
     _begin_or_resume(folder, dataset, recipe, {"members": members, "every_row": every_row})
-    folds = list(_folds(dataset.splits, members, recipe.seed, every_row=every_row))
+    folds = list(_folds(dataset.splits, members, recipe.seed_of_split, every_row=every_row))
     for k, splits in enumerate(folds):
         observer.message(f"member {k + 1} of {members}")
         settings = recipe.model_copy(update={"seed": recipe.seed + k})

@@ -80,6 +80,7 @@ def fit(
     observers = [observer or Observer()]
     with folder.locked():
         if folder.is_finished(resume=resume):
+            folder.check_recipe(recipe)
             _tell(observers, f"{folder.path}: this run is finished already.")
             return folder.weights
         return _fit(table, targets, folder, recipe, observers, splits)
@@ -88,8 +89,8 @@ def fit(
 def _check_kinds(table: object, targets: object, recipe: object) -> None:
     if not isinstance(table, CrystalTable):
         kind = type(table).__name__
-        written = "write it with to_parquet(path), then " if kind == "DataFrame" else ""
-        raise TableError(f"a {kind} is no table of crystals", remedy=f"{written}pass open_table(path)")
+        given = "frame" if kind == "DataFrame" else "path"
+        raise TableError(f"a {kind} is no table of crystals", remedy=f"pass open_table({given})")
     if not isinstance(targets, Sequence) or not all(isinstance(target, Target) for target in targets):
         raise TargetError("targets must be a list of Target", remedy="pass [Target(column, unit)]")
     if not isinstance(recipe, Recipe | None):
@@ -124,7 +125,8 @@ def _fit(
         if recipe.tensorboard and fabric.is_global_zero:
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
-    card = report.card(dataset, recipe, vectors) | ({} if parent is None else {"init": parent.to_dict()})
+    card = report.card(dataset, recipe, vectors) | {"ended": report.describe_end(state.progress)}
+    card |= {} if parent is None else {"init": parent.to_dict()}
     errors = _finish(state, batches, fabric, folder, card)
     _tell(observers, f"{report.describe_end(state.progress)}\n{report.describe_errors(errors)}")
     return folder.weights
@@ -222,6 +224,7 @@ def _finish(
         if fabric.is_global_zero and path == folder.weights:
             report.parity_plot(folder.path / "parity.png", results, dataset.targets)
     if fabric.is_global_zero:
+        report.loss_plot(folder.path / "loss.png", progress)
         folder.finish(report.summary(dataset, progress, measured))
     # The other processes return once the files are there.
     fabric.barrier()

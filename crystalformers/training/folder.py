@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from crystalformers.errors import CheckpointError, ConfigError, CrystalformersError
 from crystalformers.files import locked, write_atomically
 from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.training import report
 from crystalformers.training.dataset import Dataset
-from crystalformers.training.recipe import Recipe
+from crystalformers.training.recipe import OPERATIONAL, Recipe
 from crystalformers.training.state import TrainingState
+from crystalformers.training.wording import counted
 
 BEST_WEIGHTS = "model-best.safetensors"
 """Weights of the best epoch by validation, beside averaged ones in `WEIGHTS`."""
@@ -34,6 +36,7 @@ FILES = (
     "splits.json",
     "metrics.csv",
     "parity.png",
+    "loss.png",
     "summary.json",
     "resume.pt",
 )
@@ -104,6 +107,26 @@ class RunFolder:
             for half_written in self.path.glob(f".{name}.*.tmp"):
                 half_written.unlink()
         return False
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse to take a finished run for one with another recipe.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        if not self.recipe.exists():
+            return
+        before: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        now = recipe.model_dump(mode="json")
+        if before["epochs"] != now["epochs"]:
+            raise ConfigError(
+                f"the run is finished after {counted(before['epochs'], 'epoch')} and cannot go on to {now['epochs']}: "
+                "its learning rate and the averaging of its weights followed the number of epochs",
+                where=str(self.path),
+                remedy=f"start a new run from its weights: --init {self.path} with another --output",
+            )
+        computing = set(before) - OPERATIONAL
+        check_same(self.path, *({name: settings.get(name) for name in computing} for settings in (before, now)))
 
     def describe(self, recipe: Recipe, dataset: Dataset) -> None:
         """Write what is known before training, unless the run has begun already."""

@@ -158,6 +158,7 @@ class Recipe(Section):
         early_stopping: epochs without a better validation error after which training ends; null never stops.
         precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16.
         seed: of the initial weights, the order of the data and a split drawn at random.
+        split_seed: of a split drawn at random, the folds of an ensemble among them; null for that of `seed`.
         val_fraction: share of the rows drawn for validation where the table brings no validation rows.
         test_fraction: share of the rows drawn for testing where the table brings no split at all.
         image_cache_gb: memory for images that stay from epoch to epoch, GB (1e9 bytes); the others are rebuilt.
@@ -201,6 +202,7 @@ class Recipe(Section):
     early_stopping: int | None = Field(None, ge=1)
     precision: Literal["32", "bf16"] = "32"
     seed: int = Field(123, ge=0)
+    split_seed: int | None = Field(None, ge=0)
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     test_fraction: float = Field(0.1, ge=0, lt=0.5)
     image_cache_gb: float = Field(2.0, ge=0)
@@ -291,6 +293,11 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     @property
+    def seed_of_split(self) -> int:
+        """The seed of everything that divides rows at random."""
+        return self.seed if self.split_seed is None else self.split_seed
+
+    @property
     def first_averaged_epoch(self) -> int:
         """Epoch (from 0) in which averaging begins; equal to `epochs` when there is none."""
         return self.epochs - self.average_epochs
@@ -321,6 +328,19 @@ def read_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}: not a YAML file (lists within lists too deep to read).") from None
     except (yaml.YAMLError, ValueError) as error:  # of dates and numbers that are none
         raise ConfigError(f"{source}: not a YAML file ({' '.join(str(error).split())}).") from None
+
+
+def accelerator_of(device: str) -> Literal["cpu", "gpu"]:
+    """The setting `accelerator` for a device, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: if the device is another one.
+    """
+    if device not in ("cpu", "cuda", "cuda:0"):
+        problem = f"training takes cpu or cuda, not '{device}'"
+        remedy = "choose the GPU with the environment variable CUDA_VISIBLE_DEVICES"
+        raise ConfigError(problem, where="device", remedy=remedy)
+    return "cpu" if device == "cpu" else "gpu"
 
 
 def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

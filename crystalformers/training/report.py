@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from crystalformers.training.evaluation import SplitResult
 from crystalformers.training.recipe import Recipe
 from crystalformers.training.state import Progress, TrainingState
 from crystalformers.training.wording import counted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 10
 """Rows left out that are printed; the summary lists all of them."""
@@ -180,6 +183,40 @@ def parity_plot(path: Path, measured: dict[str, SplitResult], targets: Sequence[
         panel.set_xlabel(f"true {target.name} ({target.unit})")
         panel.set_ylabel(f"predicted {target.name} ({target.unit})")
         panel.set_aspect("equal", adjustable="datalim")
+    _save(figure, path)
+
+
+def loss_plot(path: Path, progress: Progress) -> None:
+    """Training loss and validation error of each epoch, for standardised labels."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    history = progress.history
+    curves = {"training loss": "train_loss", "validation error": "plain_val_loss"}
+    if "plain_val_loss" not in history[-1]:
+        curves["validation error"] = "val_loss"
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    panel = figure.subplots()
+    for label, column in curves.items():
+        panel.plot([row["epoch"] for row in history], [row[column] for row in history], label=label)
+    averaged = [row for row in history if row[curves["validation error"]] != row["val_loss"]]
+    if averaged:
+        x, y = ([row[column] for row in averaged] for column in ("epoch", "val_loss"))
+        panel.plot(x, y, label="validation error of averaged weights")
+    panel.axvline(progress.best_epoch + 1, color="black", linewidth=0.8, linestyle=":", label="best by validation")
+    panel.set_yscale("log")
+    panel.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")  # the usual powers of ten need fonts that may be absent
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_xlabel("epoch")
+    panel.set_ylabel("error of standardised labels")
+    panel.set_title(describe_end(progress).partition(":")[0])
+    panel.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     content = BytesIO()
     figure.savefig(content, format="png", dpi=150)
     write_atomically(path, content.getvalue())

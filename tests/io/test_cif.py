@@ -8,7 +8,7 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import pytest
-from test_io import CIF
+from structures import CIF
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError

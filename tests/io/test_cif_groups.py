@@ -7,8 +7,8 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import pytest
+from structures import CIF
 from test_cif import same_atoms
-from test_io import CIF
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError

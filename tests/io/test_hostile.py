@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_io import CIF, POSCAR
+from structures import CIF, POSCAR
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError, StructureError

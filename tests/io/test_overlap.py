@@ -7,8 +7,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from structures import ase_atoms, crystals
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
@@ -178,3 +179,63 @@ def test_hydrogen_may_come_closer() -> None:
                 frac = np.array([[0, 0, 0], [distance, 0, 0]]) @ np.linalg.inv(lattice)
                 found = overlapping(np.array([numbers]), frac[None], lattice[None])[0]
                 assert found == (distance < allowed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(crystal=crystals(), distance=st.floats(0.05, 1.2), shear=st.integers(-9, 9), seed=st.integers(0, 999))
+def test_overlap_is_found_in_any_cell(crystal: Crystal, distance: float, shear: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=3)
+    clash = crystal.positions[0] + distance * direction / np.linalg.norm(direction)
+    numbers = np.append(crystal.numbers, rng.integers(1, 99))
+    crystal = Crystal.from_positions(numbers, np.vstack([crystal.positions, clash]), crystal.lattice)
+    change = np.array([[1, 0, 0], [shear, 1, 0], [0, shear // 2, 1]])
+    frac = crystal.frac_coords @ np.linalg.inv(change) + rng.integers(-3, 4, (len(crystal), 3))
+    sheared = Crystal(crystal.numbers, frac, change @ crystal.lattice)
+    limit = 0.8 if min(numbers[0], numbers[-1]) > 1 else 0.5
+    assume(abs(distance - limit) > 1e-9)  # at the very limit rounding decides
+    others = [limit] if distance < limit else _distances_below(crystal, 0.8)
+    expected = bool(others)
+    assert overlapping(sheared.numbers[None], sheared.frac_coords[None], sheared.lattice[None])[0] == expected
+    if expected:
+        with pytest.raises(StructureError, match="apart"):
+            check(sheared)
+    else:
+        assert check(sheared) is sheared
+
+
+def _distances_below(crystal: Crystal, cutoff: float) -> list[float]:
+    """Too close pairs as ASE sees them."""
+    from ase.neighborlist import neighbor_list
+
+    i, j, distance = neighbor_list("ijd", ase_atoms(crystal), cutoff)
+    heavy = (crystal.numbers[i] > 1) & (crystal.numbers[j] > 1)
+    return list(distance[heavy | (distance < 0.5)])
+
+
+def test_atom_on_its_own_image() -> None:
+    with pytest.raises(StructureError, match=r"its own periodic image are only 0\.700 Å apart"):
+        check(Crystal([26], [[0, 0, 0]], np.diag([0.7, 5, 5])))
+    with pytest.raises(StructureError, match="cannot hold 1 atoms"):
+        check(Crystal([26], [[0, 0, 0]], np.diag([0.1, 0.1, 0.1])))
+    assert check(Crystal([1], [[0, 0, 0]], np.diag([0.7, 5, 5])))
+
+
+def test_atoms_at_the_very_limit_are_judged_one_way_or_the_other() -> None:
+    lattice = np.array(
+        [
+            [-6.4996683, 1.87565769, -1.41299419],
+            [-2.12194832, -1.97549468, 5.05226289],
+            [-1.15796271, 4.59028863, 2.90818012],
+        ]
+    )
+    rng, verdicts = np.random.default_rng(1), []
+    for _ in range(50):
+        position, direction = rng.normal(size=(2, 3))
+        other = position + 0.8 * direction / np.linalg.norm(direction)
+        crystal = Crystal.from_positions([39, 39], np.vstack([position, other]), lattice)
+        try:
+            check(crystal)
+        except StructureError as error:
+            verdicts.append(str(error))
+    assert all("only 0.800 Å apart" in verdict for verdict in verdicts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_io import POSCAR
+from structures import POSCAR
 from typer.testing import CliRunner
 
 from crystalformers.cli import app

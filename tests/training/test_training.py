@@ -43,7 +43,7 @@ class TestRun:
     def test_folder_holds_everything(self, finished: Path) -> None:
         files = {path.name for path in (finished / "run").iterdir()}
         described = {"recipe.yaml", "environment.json", "splits.json", "metrics.csv", "summary.json"}
-        assert files == described | {"model.safetensors", "model-best.safetensors", "parity.png"}
+        assert files == described | {"model.safetensors", "model-best.safetensors", "parity.png", "loss.png"}
         assert Recipe.load(finished / "run" / "recipe.yaml") == recipe()
         assert "/" not in (finished / "run" / "environment.json").read_text()
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from crystalformers.data.sets.entry import SourceFileError
-from crystalformers.data.sets.json_stream import Readable
+from crystalformers.io.json_stream import Readable
 
 MAX_RATIO = 100
 """How many times its own size an archive may hold; the published ones hold about 10 times."""

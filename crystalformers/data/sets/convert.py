@@ -29,7 +29,7 @@ from crystalformers.data.sets.splits import Parts, SourceRows, Split, check_part
 from crystalformers.data.split import SPLIT_COLUMN, UNUSED
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io.rows import SCHEMA, STRUCTURE, TableRows, rows_from_python
-from crystalformers.io.tables import Record
+from crystalformers.io.source import Record
 
 TABLE, REJECTED = "table.parquet", "rejected.csv"
 

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from crystalformers.crystal import Crystal
 from crystalformers.data.sets.archives import open_gzip, open_zip, reading
 from crystalformers.data.sets.entry import Label, Row, SourceFileError
-from crystalformers.data.sets.json_stream import stream_json
 from crystalformers.data.sets.plain_pickle import read_plain_pickle
 from crystalformers.data.split import SPLITS
-from crystalformers.errors import StructureError
 from crystalformers.io.composition import atomic_number
-from crystalformers.io.objects import from_pymatgen_dict
+from crystalformers.io.json_stream import stream_json
+from crystalformers.io.json_tables import json_rows
+from crystalformers.io.objects import from_optimade, from_pymatgen_dict, guarded
 
 PARQUET_ROWS = 1024
 """Rows of a Parquet file decoded at once."""
@@ -72,7 +72,7 @@ def divided_pickles(id_column: str) -> Reader:
 def _jarvis_row(entry: Any, id_column: str, path: Path, part: str = "") -> Row:
     entry = _object(entry, path)
     name = _text(entry.get(id_column))
-    return Row(name, partial(_crystal, _from_jarvis, entry.get("atoms"), name), entry, part)
+    return Row(name, partial(guarded, _from_jarvis, entry.get("atoms"), name), entry, part)
 
 
 def _from_jarvis(atoms: Any, name: str) -> Crystal:
@@ -98,21 +98,10 @@ def matbench_gzip(prefix: str, digits: int) -> Reader:
 
     def read(paths: Sequence[Path]) -> Iterator[Row]:
         (path,) = paths
-        columns: list[str] = []
-        number = 0
         with open_gzip(path) as file:
-            for key, entry in stream_json(file):
-                if key == "columns":
-                    columns.append(str(entry))
-                elif key == "data":
-                    if "structure" not in columns:
-                        raise ValueError(f"there is no column 'structure' among {columns} before the rows")
-                    if not isinstance(entry, list):
-                        raise ValueError("a row is not a list")
-                    number += 1
-                    name = f"{prefix}-{number:0{digits}d}"
-                    values = dict(zip(columns, entry, strict=True))
-                    yield Row(name, partial(from_pymatgen_dict, values["structure"], name), values)
+            for number, (_, _, values) in enumerate(json_rows(stream_json(file)), start=1):
+                name = f"{prefix}-{number:0{digits}d}"
+                yield Row(name, partial(from_pymatgen_dict, values["structure"], name), values)
 
     return read
 
@@ -155,30 +144,7 @@ def optimade_pages(paths: Sequence[Path]) -> Iterator[Row]:
 
 
 def _optimade_row(name: str, attributes: Mapping[str, Any]) -> Row:
-    return Row(name, partial(_crystal, _from_optimade, attributes, name), attributes)
-
-
-def _from_optimade(attributes: Any, name: str) -> Crystal:
-    """A crystal from lattice vectors (rows), Cartesian positions, and the name of the species at each site."""
-    if not all(attributes.get("dimension_types") or (1, 1, 1)):
-        raise StructureError(f"{name}: the structure is not periodic in all three directions.")
-    symbols = attributes["species_at_sites"]
-    species = attributes.get("species") or []
-    species = json.loads(species) if isinstance(species, str) else species
-    element = {kind["name"]: _only_element(kind, name) for kind in species}
-    numbers = np.array([atomic_number(element.get(symbol, symbol), name) for symbol in symbols], dtype=np.int64)
-    positions = np.array(attributes["cartesian_site_positions"], dtype=np.float64).reshape(len(numbers), 3)
-    lattice = np.array(attributes["lattice_vectors"], dtype=np.float64).reshape(3, 3)
-    return Crystal.from_positions(numbers, positions, lattice, name)
-
-
-def _only_element(kind: Mapping[str, Any], name: str) -> str:
-    """The element of a species; raises StructureError if several share its site."""
-    symbols, shares = kind["chemical_symbols"], kind.get("concentration") or [1.0]
-    if len(symbols) != 1 or abs(shares[0] - 1) > 1e-8:
-        held = " + ".join(f"{symbol} {share:g}" for symbol, share in zip(symbols, shares, strict=False))
-        raise StructureError(f"{name}: a site is disordered ({held}); choose an ordered model of the structure.")
-    return str(symbols[0])
+    return Row(name, partial(from_optimade, attributes, name), attributes)
 
 
 # Materials Project: documents of its client, one JSON object a line
@@ -202,15 +168,3 @@ def _object(entry: Any, path: Path) -> dict[str, Any]:
 
 def _text(name: Any) -> str:
     return "" if name is None else str(name)
-
-
-def _crystal(build: Callable[[Any, str], Crystal], data: Any, name: str) -> Crystal:
-    """A crystal from data that may hold anything; raises StructureError if they hold no crystal."""
-    try:
-        return build(data, name)
-    except StructureError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise StructureError(
-            f"{name}: the structure cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})."
-        ) from error
