@@ -57,7 +57,10 @@ class Domain:
 
     def flags(self, crystals: Sequence[Crystal]) -> list[str]:
         """For each crystal, why it is unlike the training crystals; empty if it is not."""
-        reasons = [[*self._of_elements(crystal), *self._of_volume(crystal)] for crystal in crystals]
+        reasons = [list(self._of_elements(crystal)) for crystal in crystals]
+        for found, crystal in zip(reasons, crystals, strict=True):
+            if volume := self.volume_outside(crystal.volume / len(crystal)):
+                found.append(volume)
         if self.shortest_distance is not None and crystals:
             # A hair less, for distances that rounding has changed.
             radius = self.shortest_distance * (1 - 1e-4)
@@ -78,12 +81,14 @@ class Domain:
             elif count < HARDLY:
                 yield f"only {count} training crystal{'s hold' if count > 1 else ' holds'} {SYMBOLS[z - 1]}"
 
-    def _of_volume(self, crystal: Crystal) -> Iterable[str]:
+    def volume_outside(self, volume: float) -> str:
+        """That a volume per atom (cubic Angstrom) is outside the range of the training crystals, or nothing."""
         if self.volume_per_atom is None:
-            return
-        (low, high), volume = self.volume_per_atom, crystal.volume / len(crystal)
-        if not low * (1 - 1e-4) <= volume <= high * (1 + 1e-4):
-            yield f"{volume:.3g} Å³ per atom, {low:.3g} to {high:.3g} in the training crystals"
+            return ""
+        low, high = self.volume_per_atom
+        if low * (1 - 1e-4) <= volume <= high * (1 + 1e-4):
+            return ""
+        return f"{volume:.3g} Å³ per atom, {low:.3g} to {high:.3g} in the training crystals"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for the card of a model; the counts of elements are there already."""
