@@ -116,9 +116,10 @@ class CrystalformersCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         # First, so that a collapse is named before the atoms that it brings on top of each other.
-        if not self.any_volume and self.atoms.pbc.all() and len(self.atoms):
-            self._check_volume(self.atoms.cell.volume / len(self.atoms))
-        found = self.derivatives(as_crystal(self.atoms))
+        structure: Any = self.atoms
+        if not self.any_volume and structure.pbc.all() and len(structure):
+            self._check_volume(structure.cell.volume / len(structure))
+        found = self.derivatives(as_crystal(structure))
         self.results = {
             "energy": found.energy,
             "free_energy": found.energy,

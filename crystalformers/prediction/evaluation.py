@@ -20,7 +20,8 @@ from crystalformers.data.table import CrystalTable
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io import Rejected
 from crystalformers.prediction.batching import Advance, no_progress, windows
-from crystalformers.prediction.model import WINDOW, Model
+from crystalformers.prediction.model import Model
+from crystalformers.prediction.predictor import WINDOW
 
 FloatArray = NDArray[np.float64]
 
