@@ -136,7 +136,11 @@ class Model(Predictor):
         Raises:
             BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
         """
-        (found,) = outputs([self], crystals, advance, failed, vectors=False)
+        (found,) = network_outputs([self], crystals, advance, failed, vectors=False)
+        return self.values_from(found, crystals)
+
+    def values_from(self, found: Outputs, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """The same from what the network has computed."""
         return self._physical(found.standardised.mean(-1), crystals)
 
     def estimates(
@@ -149,7 +153,7 @@ class Model(Predictor):
     ) -> Estimates:
         """As of `Predictor`; `std` is the standard deviation over the members of an ensemble."""
         levels = self.levels(coverage)
-        (found,) = outputs([self], crystals, advance, failed)
+        (found,) = network_outputs([self], crystals, advance, failed)
         return self.estimates_from(found, crystals, levels, flag_percentile)
 
     def estimates_from(
@@ -164,7 +168,7 @@ class Model(Predictor):
             flag_percentile: as of `predict`.
         """
         members, mean = found.standardised, found.standardised.mean(-1)
-        estimates = {"values": self._physical(mean, crystals)}
+        estimates = {"values": self.values_from(found, crystals)}
         if members.shape[-1] > 1:
             each = [self._physical(members[..., k], crystals) for k in range(members.shape[-1])]
             estimates["std"] = np.std(each, axis=0, ddof=1)
@@ -245,7 +249,7 @@ def scales(
     return {**std, **({} if distances is None else {"distance": distances})}  # type: ignore[dict-item]
 
 
-def outputs(
+def network_outputs(
     models: Sequence[Model],
     crystals: Sequence[Crystal],
     advance: Advance = no_progress,

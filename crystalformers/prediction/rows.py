@@ -57,8 +57,10 @@ class Prediction:
 Row = Prediction | Rejected
 
 Doubt = Mapping[str, Sequence[str]]
-"""What is known of the doubt about each target: some of `std`, `low` and `high`, fields of `Prediction`. Under the empty
-name is what is known about the structure itself: `distance_percentile`."""
+"""What is known of the doubt about each target: some of `std`, `low` and `high`, fields of `Prediction`.
+
+Under the empty name is what is known about the structure itself: `distance_percentile`.
+"""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError
 from crystalformers.prediction.batching import Advance, no_progress
 from crystalformers.prediction.intervals import COVERAGE, union_level
-from crystalformers.prediction.model import Model, outputs
+from crystalformers.prediction.model import Model, network_outputs
 from crystalformers.prediction.predictor import Estimates, Predictor
 from crystalformers.prediction.reference import FLAG_PERCENTILE
 from crystalformers.target import Target
@@ -71,7 +71,7 @@ class Models(Predictor):
             model.estimates_from(
                 found, crystals, {t: c for t, c in levels.items() if t in model.units}, flag_percentile
             )
-            for model, found in zip(self.models, outputs(self.models, crystals, advance, failed), strict=True)
+            for model, found in zip(self.models, network_outputs(self.models, crystals, advance, failed), strict=True)
         ]
         columns: dict[str, list[NDArray[np.float64]]] = {"values": [], "std": [], "low": [], "high": []}
         for target in self.units:

@@ -26,6 +26,9 @@ from crystalformers.training.state import TrainingState
 BEST_WEIGHTS = "model-best.safetensors"
 """Weights of the best epoch by validation, beside averaged ones in `WEIGHTS`."""
 
+COVERAGE_PLOT = "coverage.png"
+"""Measured against nominal coverage of the intervals on test rows."""
+
 FILES = (
     WEIGHTS,
     BEST_WEIGHTS,
@@ -34,6 +37,7 @@ FILES = (
     "splits.json",
     "metrics.csv",
     "parity.png",
+    COVERAGE_PLOT,
     "summary.json",
     "resume.pt",
 )
