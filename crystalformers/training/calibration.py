@@ -46,10 +46,8 @@ def learn_reference(model: Model, dataset: Dataset, seed: int) -> Outputs:
         Outputs for the validation rows.
     """
     train = np.random.default_rng(seed).permutation(dataset.splits["train"])[:MOST_VECTORS]
-    found, held_out = (
-        network_outputs([model], crystals_of(dataset.table, rows), vectors=True)[0]
-        for rows in (train, dataset.splits["val"])
-    )
+    parts = [crystals_of(dataset.table, rows) for rows in (train, dataset.splits["val"])]
+    found, held_out = (network_outputs([model], crystals, vectors=True)[0] for crystals in parts)
     model.reference = Reference.of(found.vectors[0], held_out.vectors[0])
     return held_out
 
