@@ -286,7 +286,7 @@ def network_outputs(
             (advance if last == 0 else no_progress)(len(rows))
     for k, model in enumerate(models):
         if not found[k].vectors and model.reference is not None and vectors is not False:  # no crystal fitted, or none
-            missing = tuple(np.full((len(crystals), own.shape[1]), np.nan) for own in model.reference.vectors)
+            missing = tuple(np.full((len(crystals), width), np.nan) for width in model.reference.widths)
             found[k] = Outputs(found[k].standardised, missing)
     return found
 

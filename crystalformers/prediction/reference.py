@@ -36,32 +36,50 @@ def count_for(widths: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Space:
+    """Reference crystals of one member.
+
+    Attributes:
+        vectors: of the reference crystals, shifted and in the unit, (R, V), float16.
+        shift: their mean, (V,), float32.
+        unit: median distance of held-out crystals to the nearest of them.
+    """
+
+    vectors: NDArray[np.float16]
+    shift: NDArray[np.float32]
+    unit: float
+
+    def distances(self, vectors: FloatArray) -> FloatArray:
+        """Distance to the nearest reference crystal, in the unit, (C,), of vectors (C, V)."""
+        return _nearest((vectors - self.shift) / self.unit, self.vectors.astype(float))
+
+
+@dataclass(frozen=True, eq=False)
 class Reference:
     """Where training crystals lie, and how far from them held-out crystals are.
 
     Attributes:
-        vectors: of each member, (R, V), float16.
-        units: median distance of held-out crystals to them, of each member, (M,).
-        percentiles: 0 to 100 of the distances of held-out crystals in these units, ascending, (101,).
+        members: the reference crystals of each member.
+        percentiles: 0 to 100 of the distances of held-out crystals, ascending, (101,).
     """
 
-    vectors: tuple[NDArray[np.float16], ...]
-    units: FloatArray
+    members: tuple[Space, ...]
     percentiles: FloatArray
 
     @classmethod
-    def of(cls, training: FloatArray, held_out: FloatArray) -> Reference:
+    def of(cls, training: FloatArray, held_out: FloatArray, count: int | None = None) -> Reference:
         """Of a model with one member.
 
         Args:
             training: vectors of training crystals in random order, (any, V); the first ones become references.
             held_out: vectors of crystals that the model had not seen, (C, V), at least one.
+            count: R; default: `count_for` one member.
         """
+        chosen = training[: count_for([training.shape[1]]) if count is None else count]
+        shift, unit = chosen.mean(axis=0).astype(np.float32), float(np.median(_nearest(held_out, chosen))) or 1.0
         largest = float(np.finfo(np.float16).max)
-        vectors = np.clip(training[: count_for([training.shape[1]])], -largest, largest).astype(np.float16)
-        nearest = _nearest(held_out, vectors)
-        unit = float(np.median(nearest)) or 1.0
-        return cls((vectors,), np.array([unit]), np.percentile(nearest / unit, np.arange(101)))
+        space = Space(np.clip((chosen - shift) / unit, -largest, largest).astype(np.float16), shift, unit)
+        return cls((space,), np.percentile(space.distances(held_out), np.arange(101)))
 
     @classmethod
     def joined(cls, members: Sequence[Reference], held_out: FloatArray) -> Reference:
@@ -71,9 +89,13 @@ class Reference:
             members: the reference of each member.
             held_out: distances of held-out crystals, each by the member that had not seen it, in its unit, (C,).
         """
-        vectors = tuple(vectors for member in members for vectors in member.vectors)
-        units = np.concatenate([member.units for member in members])
-        return cls(vectors, units, np.percentile(held_out, np.arange(101)))
+        spaces = tuple(space for member in members for space in member.members)
+        return cls(spaces, np.percentile(held_out, np.arange(101)))
+
+    @property
+    def widths(self) -> list[int]:
+        """V of each member."""
+        return [space.vectors.shape[1] for space in self.members]
 
     def distances(self, vectors: Sequence[FloatArray]) -> FloatArray:
         """Mean over the members of the distance to the nearest reference crystal, in their units, (C,).
@@ -81,10 +103,7 @@ class Reference:
         Args:
             vectors: of each member, (C, V).
         """
-        each = [
-            _nearest(own, reference) / unit
-            for own, reference, unit in zip(vectors, self.vectors, self.units, strict=True)
-        ]
+        each = [space.distances(own) for own, space in zip(vectors, self.members, strict=True)]
         return np.asarray(np.mean(each, axis=0))
 
     def percentile(self, distances: FloatArray) -> FloatArray:
@@ -99,8 +118,11 @@ class Reference:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Arrays with names, for a weight file."""
-        each: dict[str, NDArray[np.generic]] = {f"reference.{k}": vectors for k, vectors in enumerate(self.vectors)}
-        return each | {"reference.units": self.units, "reference.percentiles": self.percentiles}
+        arrays: dict[str, NDArray[np.generic]] = {"reference.percentiles": self.percentiles}
+        for k, space in enumerate(self.members):
+            arrays |= {f"reference.{k}.vectors": space.vectors, f"reference.{k}.shift": space.shift}
+            arrays[f"reference.{k}.unit"] = np.array([space.unit])
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], members: int) -> Reference | None:
@@ -111,24 +133,26 @@ class Reference:
         """
         if not any(name.startswith("reference.") for name in arrays):
             return None
-        names = [f"reference.{k}" for k in range(members)]
+        spaces = []
         try:
-            vectors = tuple(arrays[name].astype(np.float16) for name in names)
-            units, percentiles = (arrays[f"reference.{name}"].astype(float) for name in ("units", "percentiles"))
+            for k in range(members):
+                vectors, shift, unit = (arrays[f"reference.{k}.{name}"] for name in ("vectors", "shift", "unit"))
+                if vectors.ndim != 2 or not vectors.size or shift.shape != vectors.shape[1:] or unit.shape != (1,):
+                    raise CheckpointError(
+                        f"the description of the training crystals of member {k} does not fit together"
+                    )
+                spaces.append(Space(vectors.astype(np.float16), shift.astype(np.float32), float(unit[0])))
+            percentiles = arrays["reference.percentiles"].astype(float)
         except KeyError as error:
             raise CheckpointError(f"the array {error} is missing") from error
-        fit = all(one.ndim == 2 and one.size for one in vectors) and units.shape == (members,) and (units > 0).all()
-        if not fit or percentiles.shape != (101,) or (np.diff(percentiles) < 0).any():
-            raise CheckpointError("the description of the training crystals does not fit together")
-        return cls(vectors, units, percentiles)
+        if percentiles.shape != (101,) or (np.diff(percentiles) < 0).any() or any(one.unit <= 0 for one in spaces):
+            raise CheckpointError("the distances to the training crystals do not fit together")
+        return cls(tuple(spaces), percentiles)
 
 
-def _nearest(vectors: FloatArray, references: NDArray[np.float16]) -> FloatArray:
+def _nearest(vectors: FloatArray, references: FloatArray) -> FloatArray:
     """Distance of each vector, (C, V), to the nearest reference, (R, V)."""
     # Differences, not scalar products: those lose all digits of vectors that are close together.
-    pairs = torch.cdist(
-        torch.from_numpy(vectors),
-        torch.from_numpy(references.astype(np.float64)),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )
-    return pairs.amin(dim=1).numpy()
+    mode = "donot_use_mm_for_euclid_dist"
+    pairs = torch.cdist(torch.from_numpy(vectors), torch.from_numpy(references), compute_mode=mode)
+    return np.asarray(pairs.amin(dim=1).numpy())

@@ -174,7 +174,7 @@ def _train(
         settings = recipe.model_copy(update={"seed": recipe.seed + k})
         fit(table, targets, _member(folder, k), settings, resume=True, observer=observer, splits=splits)
     models = [load_model(_member(folder, k), tolerance=recipe.tolerance) for k in range(members)]
-    held_out, references = _held_out(table, models, folds)
+    held_out, references = _held_out(table, models, folds, recipe.seed)
     _write_held_out(folder.path / HELD_OUT, table, held_out)
     result = SplitResult(held_out.labels, held_out.predictions, tuple(held_out.scores().values()), float("nan"))
     report.parity_plot(folder.path / "parity.png", {"held-out rows": result}, held_out.targets)
@@ -254,17 +254,20 @@ def _member(folder: RunFolder, k: int) -> Path:
     return folder.path / f"member-{k + 1}"
 
 
-def _held_out(table: CrystalTable, models: Sequence[Model], folds: Sequence[Splits]) -> tuple[HeldOut, list[Reference]]:
+def _held_out(
+    table: CrystalTable, models: Sequence[Model], folds: Sequence[Splits], seed: int
+) -> tuple[HeldOut, list[Reference]]:
     """What the members predict for the rows that they had not seen, and the reference of each."""
     left_out = [splits["val"] for splits in folds]
     targets, predictions, references, distances = models[0].targets, [], [], []
-    count = count_for([model.reference.vectors[0].shape[1] for model in models if model.reference])
-    for model, rows in zip(models, left_out, strict=True):
-        assert model.reference is not None
+    for k, (model, rows) in enumerate(zip(models, left_out, strict=True)):
         crystals = calibration.crystals_of(table, rows)
-        (found,) = network_outputs([model], crystals)
+        (found,) = network_outputs([model], crystals, vectors=True)
         predictions.append(model.values_from(found, crystals))
-        reference = Reference.of(model.reference.vectors[0][:count].astype(float), found.vectors[0])
+        count = count_for([found.vectors[0].shape[1]] * len(models))
+        train = np.random.default_rng(seed + k).permutation(folds[k]["train"])[:count]
+        (known,) = network_outputs([model], calibration.crystals_of(table, train), vectors=True)
+        reference = Reference.of(known.vectors[0], found.vectors[0], count)
         references.append(reference)
         distances.append(reference.distances(found.vectors))
     rows = np.concatenate(left_out)
