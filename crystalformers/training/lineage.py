@@ -69,7 +69,7 @@ def rows_seen(
     seen = {}
     for kind, found in hashes(table, rows).items():
         inherited = _stored(parent or {}, kind)
-        smallest = np.union1d(found, [] if inherited is None else inherited).astype(np.uint64)[:MOST_HASHES]
+        smallest = np.unique(found if inherited is None else np.concatenate([found, inherited]))[:MOST_HASHES]
         seen[f"training.{kind}"] = smallest.view(np.int64)
     return seen
 
