@@ -11,30 +11,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crystalformers.checkpoint import Checkpoint, save_model
 from crystalformers.errors import ConfigError
-from crystalformers.files import replacing
 from crystalformers.models import CrystalModel
 from crystalformers.models.ensemble import Ensemble
 from crystalformers.prediction.evaluation import Score, score
-from crystalformers.prediction.intervals import ENOUGH_TO_CHOOSE, Calibration
+from crystalformers.prediction.intervals import ENOUGH_TO_CHOOSE
 from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.model import Model, network_outputs
-from crystalformers.prediction.reference import Reference, count_for
+from crystalformers.prediction.reference import Reference
 from crystalformers.training import calibration, report
 from crystalformers.training.dataset import Dataset, Splits
 from crystalformers.training.evaluation import SplitResult
 from crystalformers.training.fit import fit, identity
 from crystalformers.training.folder import COVERAGE_PLOT, RunFolder, check_same, write_json
+from crystalformers.training.held_out import HELD_OUT, HeldOut, held_out_predictions, write_held_out
 from crystalformers.training.lineage import rows_seen
 from crystalformers.training.observer import Observer
 from crystalformers.training.parent import outputs
@@ -45,67 +43,8 @@ if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
     from crystalformers.target import Target
 
-HELD_OUT = "held-out.parquet"
-"""The predictions of all rows by the members that had not seen them, in the folder of an ensemble."""
-
-
 IDENTITY = "ensemble.json"
 """What an ensemble was started with."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What each row's own fold tells: predictions by the member that has not seen it.
-
-    Attributes:
-        rows: of the table, ascending, (R,).
-        fold: which member left the row out, (R,).
-        labels: physical, NaN where missing, (R, T).
-        predictions: physical, (R, T).
-        distances: to the training crystals of that member (`prediction.reference`), (R,).
-        targets: what was predicted.
-    """
-
-    rows: IntArray
-    fold: IntArray
-    labels: NDArray[np.float64]
-    predictions: NDArray[np.float64]
-    distances: NDArray[np.float64]
-    targets: tuple[Target, ...]
-
-    def scores(self) -> dict[str, Score]:
-        """Errors of each target over all rows; the baseline predicts the mean of the labels."""
-        return {target.name: self._score(k, slice(None)) for k, target in enumerate(self.targets)}
-
-    def spread(self, target: int) -> tuple[float, float | None]:
-        """Mean and standard deviation over the folds of the mean absolute error of a target; None for a single fold."""
-        errors = [
-            self._score(target, self.fold == fold).mae
-            for fold in np.unique(self.fold)
-            if not np.isnan(self.labels[self.fold == fold, target]).all()
-        ]
-        return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else None
-
-    def calibration(self, n_atoms: IntArray, seed: int) -> dict[str, Calibration]:
-        """How far each target is off in standardised units.
-
-        Args:
-            n_atoms: of every row of the table.
-            seed: of the halves of the rows.
-        """
-        sizes = n_atoms[self.rows]
-        return {
-            target.name: Calibration.of(
-                target.standardise(self.predictions[:, k], sizes) - target.standardise(self.labels[:, k], sizes),
-                {"distance": self.distances},
-                seed,
-            )
-            for k, target in enumerate(self.targets)
-        }
-
-    def _score(self, k: int, rows: Any) -> Score:
-        labels, predictions = self.labels[rows, k], self.predictions[rows, k]
-        return score(self.targets[k].name, self.targets[k].unit, labels, predictions, np.array(np.nanmean(labels)))
 
 
 def fit_ensemble(
@@ -124,6 +63,7 @@ def fit_ensemble(
     The folder has a run folder for each member, the predictions of every row by the member that had not seen it
     (`HELD_OUT`), and one weight file for the ensemble. Validation errors decide nothing: the weights of a member are
     averaged over its last epochs. Otherwise a row would not be new to the member that it was left out of.
+    With `ENOUGH_TO_CHOOSE` validation rows, these belong to no fold and calibrate the intervals.
 
     Args:
         table: crystals with label columns named like the targets, in the targets' units.
@@ -174,8 +114,8 @@ def _train(
         settings = recipe.model_copy(update={"seed": recipe.seed + k})
         fit(table, targets, _member(folder, k), settings, resume=True, observer=observer, splits=splits)
     models = [load_model(_member(folder, k), tolerance=recipe.tolerance) for k in range(members)]
-    held_out, references = _held_out(table, models, folds, recipe.seed)
-    _write_held_out(folder.path / HELD_OUT, table, held_out)
+    held_out, references = held_out_predictions(table, models, folds, recipe.seed)
+    write_held_out(folder.path / HELD_OUT, table, held_out)
     result = SplitResult(held_out.labels, held_out.predictions, tuple(held_out.scores().values()), float("nan"))
     report.parity_plot(folder.path / "parity.png", {"held-out rows": result}, held_out.targets)
     ensemble = _join(models, dataset, recipe, held_out, references, apart=apart)
@@ -252,44 +192,6 @@ def _folds(splits: Splits, parts: Sequence[str], count: int, seed: int) -> Itera
 
 def _member(folder: RunFolder, k: int) -> Path:
     return folder.path / f"member-{k + 1}"
-
-
-def _held_out(
-    table: CrystalTable, models: Sequence[Model], folds: Sequence[Splits], seed: int
-) -> tuple[HeldOut, list[Reference]]:
-    """What the members predict for the rows that they had not seen, and the reference of each."""
-    left_out = [splits["val"] for splits in folds]
-    targets, predictions, references, distances = models[0].targets, [], [], []
-    for k, (model, rows) in enumerate(zip(models, left_out, strict=True)):
-        crystals = calibration.crystals_of(table, rows)
-        (found,) = network_outputs([model], crystals, vectors=True)
-        predictions.append(model.values_from(found, crystals))
-        count = count_for([found.vectors[0].shape[1]] * len(models))
-        train = np.random.default_rng(seed + k).permutation(folds[k]["train"])[:count]
-        (known,) = network_outputs([model], calibration.crystals_of(table, train), vectors=True)
-        reference = Reference.of(known.vectors[0], found.vectors[0], count)
-        references.append(reference)
-        distances.append(reference.distances(found.vectors))
-    rows = np.concatenate(left_out)
-    order = np.argsort(rows)
-    held_out = HeldOut(
-        rows[order],
-        np.repeat(np.arange(len(folds)), [len(rows) for rows in left_out])[order],
-        np.stack([table.labels(target.name) for target in targets], axis=1)[rows[order]],
-        np.concatenate(predictions)[order],
-        np.concatenate(distances)[order],
-        targets,
-    )
-    return held_out, references
-
-
-def _write_held_out(path: Path, table: CrystalTable, held_out: HeldOut) -> None:
-    columns: dict[str, Any] = {"id": [table.ids[row] for row in held_out.rows], "fold": held_out.fold}
-    for k, target in enumerate(held_out.targets):
-        columns |= {target.name: held_out.labels[:, k], f"predicted_{target.name}": held_out.predictions[:, k]}
-    units = {target.name: target.unit for target in held_out.targets}
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(columns).replace_schema_metadata(units), temporary)
 
 
 def _join(
