@@ -10,12 +10,12 @@ What is promised depends on the rows:
 * Rows that no part of the predictor was trained or selected on (split conformal). If a new crystal is exchangeable
   with them, the interval holds its value with probability c at least, and below c + 1 / (n + 1) if no two scores are
   equal, for every n (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Lei et al., JASA 113,
-  2018). A scale that does not depend on these rows changes nothing in this.
+  2018). A scale that does not depend on these rows changes nothing in this, and the unit of a distance cancels.
 * Rows of a cross-validation, each predicted by the member of an ensemble that had not seen it. For intervals around the
   predictions of the single members (CV+) the probability is at least 2 c - 1 - sqrt(2 / n) (Barber et al., Annals of
   Statistics 49, 2021; cross-conformal: Vovk, Annals of Mathematics and Artificial Intelligence 74, 2015). These are
-  around their mean, for which no theorem is known; the mean errs less than its members, and the measured coverage is
-  stated.
+  around their mean, for which we know of no theorem; the mean does not err more than its members do on average, and
+  the measured coverage is stated.
 
 The scale is the standard deviation over the members of an ensemble, or the distance to the training crystals
 (`reference`), plus a constant (Papadopoulos, Gammerman and Vovk, 2008). It is chosen on one half of the rows, as what

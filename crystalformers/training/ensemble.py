@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +118,8 @@ def _train(
     write_held_out(folder.path / HELD_OUT, table, held_out)
     result = SplitResult(held_out.labels, held_out.predictions, tuple(held_out.scores().values()), float("nan"))
     report.parity_plot(folder.path / "parity.png", {"held-out rows": result}, held_out.targets)
-    ensemble = _join(models, dataset, recipe, held_out, references, apart=apart)
-    rows = np.concatenate([dataset.splits[name] for name in parts])
+    rows = np.sort(np.concatenate([dataset.splits[name] for name in parts]))
+    ensemble = _join(models, dataset, recipe, held_out, references, rows)
     arrays = calibration.arrays_of(ensemble) | rows_seen(table, rows, _parent_arrays(recipe))
     test = dataset.splits["test"][: 0 if every_row else None]
     errors, measured = _errors_of(ensemble, dataset, held_out, test)
@@ -200,17 +200,19 @@ def _join(
     recipe: Recipe,
     held_out: HeldOut,
     references: Sequence[Reference],
-    *,
-    apart: bool,
+    learned: IntArray,
 ) -> Model:
-    """The ensemble with its reference and intervals; with `apart` the validation rows belong to no fold."""
+    """The ensemble with its reference and intervals; `learned` are the rows that members have learned from."""
     targets = models[0].targets
+    splits = {name: np.setdiff1d(rows, learned) for name, rows in dataset.splits.items()} | {"train": learned}
     network = joined([model.network for model in models], [model.targets for model in models], recipe.architecture)
-    card = report.card(dataset, recipe, None) | {"members": len(models), "init": models[0].card.get("init")}
+    card = report.card(replace(dataset, splits=splits), recipe, None) | {
+        "members": len(models),
+        "init": models[0].card.get("init"),
+    }
     ensemble = Model(Checkpoint(network, targets, card), "", "", tolerance=recipe.tolerance)
     ensemble.reference = Reference.joined(references, held_out.distances)
-    if apart:
-        rows = dataset.splits["val"]
+    if len(rows := splits["val"]):
         (found,) = network_outputs([ensemble], calibration.crystals_of(dataset.table, rows))
         ensemble.reference = Reference.joined(references, ensemble.reference.distances(found.vectors))
         calibration.calibrate(ensemble, dataset, rows, found, recipe.seed)

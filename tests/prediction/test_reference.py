@@ -18,6 +18,7 @@ from crystalformers.errors import CheckpointError, ConfigError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import MODELS, build_model
 from crystalformers.models.base import mean_over_atoms
+from crystalformers.prediction import predictor
 from crystalformers.prediction.forward import outputs_of_batch
 from crystalformers.prediction.model import network_outputs
 from crystalformers.prediction.reference import MOST_BYTES, MOST_VECTORS, Reference, count_for
@@ -160,6 +161,29 @@ def test_percentiles_in_every_output(weights: Path, tmp_path: Path) -> None:
     assert "farther from the training crystals than 99 %" in strict.stderr
     assert invoke("predict", table, "-m", weights, "--strict", "--flag-percentile", 100).exit_code == 0
     assert invoke("predict", table, "-m", weights, "--flag-percentile", -1).exit_code == 2
+
+
+def test_an_interrupted_prediction_keeps_its_percentiles(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "WINDOW", 4)
+    command = ["predict", write_table(tmp_path / "t.parquet", many(10)), "-m", weights]
+    assert invoke(*command, "-o", tmp_path / "whole.parquet").exit_code == 0
+    original, calls = predictor.predict_window, []
+
+    def stopped(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    with monkeypatch.context() as context:
+        context.setattr(predictor, "predict_window", stopped)
+        assert invoke(*command, "-o", tmp_path / "out.parquet").exit_code == 130
+    changed = invoke(*command, "-o", tmp_path / "out.parquet", "--resume", "--flag-percentile", 50)
+    assert "flag_percentile changed" in changed.stderr
+    assert invoke(*command, "-o", tmp_path / "out.parquet", "--resume").exit_code == 0
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 def test_it_is_saved_and_older_files_have_none(weights: Path, tmp_path: Path) -> None:

@@ -125,6 +125,9 @@ def test_an_ensemble_with_few_is_calibrated_on_held_out_rows(table: CrystalTable
     ensemble = load_model(tmp_path / "run")
     assert ensemble.card["calibrated_on"].startswith("held-out rows")
     assert ensemble.calibration["energy"].count == 48
+    assert ensemble.card["data"]["rows"] == {"train": 48, "val": 0, "test": 12}
+    held = [set(table[row].symbols) for row in range(48)]
+    assert ensemble.card["element_counts"]["Mg"] == sum("Mg" in symbols for symbols in held)
     assert ensemble.reference is not None
     assert len(ensemble.reference.members) == 2
 
