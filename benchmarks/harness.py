@@ -68,8 +68,10 @@ def size_distribution(sizes: Iterable[int]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores, and the load when the script started and now: neither host name nor path."""
+    from crystalformers.training.report import processor
+
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -89,15 +91,6 @@ LOAD = _load()
 def usable_cores() -> int:
     """Cores this process may run on; fewer than the machine has where its affinity was restricted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -5,13 +5,16 @@
 >>> atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()  # doctest: +SKIP
 
 Forces and stress are exact derivatives of the predicted energy. They are only as good as that energy away from the
-training data: a model that was trained on relaxed crystals has learned little about displaced atoms.
+training data: a model that was trained on relaxed crystals has learned little about displaced atoms, and nothing that
+would keep a cell from collapsing. Hence a warning with the first forces or stress, and an error where the volume per
+atom leaves the range of the training crystals.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
-from crystalformers.errors import ConfigError, TargetError
+from crystalformers.errors import ConfigError, DomainError, TargetError
 from crystalformers.images import CrystalBatch, build_images
 from crystalformers.io import as_crystal
 from crystalformers.prediction.loading import load_model
@@ -64,6 +67,7 @@ class CrystalformersCalculator(Calculator):
     Args:
         model: a loaded model, or what `load_model` takes.
         target: name of the energy; may be left out if the model has exactly one.
+        any_volume: compute structures whose volume per atom is outside the range of the training crystals too.
 
     Raises:
         TargetError: if the target is not an energy of the whole crystal.
@@ -72,7 +76,13 @@ class CrystalformersCalculator(Calculator):
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - ASE declares it so
 
-    def __init__(self, model: Model | str | os.PathLike[str] | None = None, target: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Model | str | os.PathLike[str] | None = None,
+        target: str | None = None,
+        *,
+        any_volume: bool = False,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model if isinstance(model, Model) else load_model(model)
         if reason := self.model.network.forces_unsupported_reason:
@@ -80,6 +90,17 @@ class CrystalformersCalculator(Calculator):
         self.target = energy_target(self.model.targets, target)
         self.network = copy.deepcopy(self.model.network).double().requires_grad_(False)
         self.network.backend = "torch"
+        self.any_volume = any_volume
+        self._warned: set[str] = set()
+
+    def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
+        """One of `results`, computed if need be; warns when forces or stress are first asked for."""
+        if name in {"forces", "stress"}:
+            self._warn_once(
+                "forces and stress are slopes of a model of relaxed crystals: do not use them for dynamics, and check "
+                "relaxed structures with another method"
+            )
+        return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]
 
     def calculate(
         self,
@@ -91,15 +112,36 @@ class CrystalformersCalculator(Calculator):
 
         Raises:
             StructureError: if the structure is not periodic in three directions, or two atoms coincide.
+            DomainError: if its volume per atom is outside the range of the training crystals.
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        found = self.derivatives(as_crystal(self.atoms))
+        # First, so that a collapse is named before the atoms that it brings on top of each other.
+        structure: Any = self.atoms
+        if not self.any_volume and structure.pbc.all() and len(structure):
+            self._check_volume(structure.cell.volume / len(structure))
+        found = self.derivatives(as_crystal(structure))
         self.results = {
             "energy": found.energy,
             "free_energy": found.energy,
             "forces": found.forces,
             "stress": found.stress[VOIGT],
         }
+
+    def _check_volume(self, per_atom: float) -> None:
+        domain = self.model.domain
+        if domain.volume_per_atom is None:
+            self._warn_once("the model does not know the volumes of its training crystals, so none can be checked")
+        elif problem := domain.volume_outside(per_atom):
+            raise DomainError(
+                problem,
+                where=f"Model '{self.model.name}'",
+                remedy="its energy has no meaning there; any_volume=True computes it all the same",
+            )
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(f"Model '{self.model.name}': {text}.", stacklevel=3)
 
     def derivatives(self, crystal: Crystal) -> Derivatives:
         """Energy, forces and stress of a crystal, by automatic differentiation."""

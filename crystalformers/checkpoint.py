@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -30,11 +33,20 @@ FORMAT = 1
 HASH_KEY = "sha256"
 """Key in the description of the hash of everything else in the file; files without it are read unverified."""
 
+ARRAY_PREFIX = "about."
+"""Begins the names of the tensors that are no weights: arrays about the training data."""
+
+MOST_ARRAY_BYTES = 2**20
+"""Size of all arrays about the training data together."""
+
 TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Types of tensors that are read, as safetensors names them; complex numbers and float8 are not."""
 
 SETTINGS_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What PyTorch and Python raise for settings of the wrong kind or size; our own errors are ValueErrors."""
+
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +57,18 @@ class Checkpoint:
         model: the network with its weights, in evaluation mode.
         targets: one per output, in order.
         card: free JSON: training data, measured errors, seed, versions.
+        arrays: small arrays about the training data, by name; empty in older files.
     """
 
     model: CrystalModel
     targets: tuple[Target, ...]
     card: dict[str, Any]
+    arrays: Arrays = field(default_factory=dict)
 
 
-def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card: dict[str, Any]) -> None:
+def save_model(
+    path: Path, model: CrystalModel, targets: Sequence[Target], card: dict[str, Any], arrays: Arrays | None = None
+) -> None:
     """Write weights and description to `path`, replacing an older file only once all bytes are on disk.
 
     Args:
@@ -60,9 +76,11 @@ def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card:
         model: of a class in `crystalformers.models.MODELS`.
         targets: one per output of the model.
         card: JSON-serialisable description.
+        arrays: small arrays about the training data, of types in `TYPES`.
 
     Raises:
-        CheckpointError: if the model is not of a listed architecture or the targets do not fit it.
+        CheckpointError: if the model is not of a listed architecture, the targets do not fit it, or the arrays are
+            larger than `MOST_ARRAY_BYTES`.
     """
     architecture = next((name for name, listed in MODELS.items() if type(model) is listed), None)
     if architecture is None:
@@ -78,6 +96,9 @@ def save_model(path: Path, model: CrystalModel, targets: Sequence[Target], card:
         "card": card,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    about = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in (arrays or {}).items()}
+    _check_size(path, sum(tensor.nbytes for tensor in about.values()))
+    tensors |= {f"{ARRAY_PREFIX}{name}": tensor for name, tensor in about.items()}
     description[HASH_KEY] = _hash(tensors, description)
     write_atomically(path, save(tensors, {HEADER_KEY: json.dumps(description, sort_keys=True)}))
 
@@ -112,8 +133,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if HASH_KEY in description and description[HASH_KEY] != _hash(tensors, description):
         problem = "the content does not agree with the hash that was saved with it"
         raise CheckpointError(problem, where=str(path), remedy="the file is damaged or was changed, copy it again")
+    arrays = {name.removeprefix(ARRAY_PREFIX): tensors.pop(name).numpy() for name in list(tensors) if _is_array(name)}
     model.load_state_dict(tensors)
-    return Checkpoint(model.eval(), targets, card)
+    return Checkpoint(model.eval(), targets, card, arrays)
+
+
+def _is_array(name: str) -> bool:
+    return name.startswith(ARRAY_PREFIX)
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MOST_ARRAY_BYTES:
+        raise CheckpointError(f"the arrays about the training data have {size} bytes, too many", where=str(path))
 
 
 def _check_count(path: Path, targets: Sequence[Target], model: CrystalModel) -> None:
@@ -130,6 +161,11 @@ def _check_shapes(path: Path, model: CrystalModel) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     with safe_open(path, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    arrays = [slices.pop(name) for name in list(slices) if _is_array(name)]
+    for array in arrays:
+        if array.get_dtype() not in TYPES:
+            raise CheckpointError(f"an array has the type {array.get_dtype()}, which is not read", where=str(path))
+    _check_size(path, sum(8 * math.prod(array.get_shape()) for array in arrays))
     for name in sorted(expected.keys() ^ slices.keys()):
         problem = "is missing" if name in expected else "is not part of the architecture"
         raise CheckpointError(f"tensor '{name}' {problem}", where=str(path))

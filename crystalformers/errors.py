@@ -57,6 +57,10 @@ class BatchMemoryError(CrystalformersError):
     """A batch does not fit into memory."""
 
 
+class DomainError(CrystalformersError, ValueError):
+    """A crystal is outside the range of the training data, where a model has learned nothing."""
+
+
 class ConfigError(CrystalformersError, ValueError):
     """A setting is unknown, out of range or contradicts another."""
 

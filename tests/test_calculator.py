@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,9 @@ from strategies import make_crystal
 
 from crystalformers.checkpoint import Checkpoint
 from crystalformers.crystal import Crystal
-from crystalformers.errors import ConfigError, StructureError, TargetError
+from crystalformers.errors import ConfigError, DomainError, StructureError, TargetError
 from crystalformers.models.crystalformer import Crystalformer, CrystalformerConfig
+from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
 from crystalformers.testing import randomly_rebased, rotated
@@ -235,3 +239,79 @@ def test_structures_that_are_no_crystal_are_refused() -> None:
     atoms.pbc = (True, True, False)
     with pytest.raises(StructureError, match="not periodic"):
         atoms.get_potential_energy()
+
+
+ALUMINIUM = Crystal([13], [[0, 0, 0]], 4.05 / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+
+
+def calculator_with_range(low: float, high: float, *, any_volume: bool = False) -> CrystalformersCalculator:
+    model = calculator("real").model
+    model.domain = replace(model.domain, volume_per_atom=(low, high))
+    return CrystalformersCalculator(model, any_volume=any_volume)
+
+
+def pressed(calc: CrystalformersCalculator) -> None:
+    """Aluminium under a pressure that would press it to nothing."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    atoms = atoms_of(ALUMINIUM, calc)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        BFGS(FrechetCellFilter(atoms, scalar_pressure=1.0), logfile=None).run(fmax=1e-3, steps=20)
+
+
+def test_a_relaxation_that_collapses_is_stopped() -> None:
+    with pytest.raises(DomainError, match=r"Å³ per atom, 10 to 30 in the training crystals; .*any_volume=True") as stop:
+        pressed(calculator_with_range(10.0, 30.0))
+    volume = float(str(stop.value).split(": ")[1].split()[0])
+    assert 0 < volume < 10
+    with pytest.raises(StructureError, match="its own periodic image"):
+        pressed(calculator_with_range(10.0, 30.0, any_volume=True))
+
+
+def test_a_bundled_model_stops_it_if_it_knows_its_range() -> None:
+    """fcc aluminium shrinks to a few percent of its volume with forces of a model that knows relaxed crystals only."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    model = load_model("materials-project")
+    model.domain = replace(model.domain, volume_per_atom=(5.0, 60.0))
+    atoms = atoms_of(ALUMINIUM, CrystalformersCalculator(model, "formation_energy_per_atom"))
+    relaxation = BFGS(FrechetCellFilter(atoms), logfile=None)
+    with pytest.raises(DomainError, match="5 to 60 in the training crystals"):
+        relaxation.run(fmax=0.01, steps=200)
+
+
+def test_a_volume_in_the_range_is_computed_and_one_outside_is_not() -> None:
+    calc = calculator_with_range(16.0, 17.0)  # aluminium has 16.6 cubic Angstrom per atom
+    assert np.isfinite(energy(atoms_of(ALUMINIUM, calc)))
+    stretched = atoms_of(ALUMINIUM, calc)
+    stretched.set_cell(1.01 * stretched.cell.array, scale_atoms=True)
+    with pytest.raises(DomainError, match=r"17\.1 Å³ per atom, 16 to 17"):
+        energy(stretched)
+
+
+def test_forces_warn_once_and_energies_do_not() -> None:
+    calc = calculator_with_range(1.0, 100.0)
+    atoms = atoms_of(GENERAL, calc)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        energy(atoms)
+    with pytest.warns(UserWarning, match="a model of relaxed crystals: do not use them for dynamics"):
+        atoms.get_forces()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.get_stress()
+        atoms.rattle(0.01)
+        atoms.get_forces()
+
+
+def test_a_model_without_a_range_says_once_that_it_cannot_be_checked() -> None:
+    atoms = atoms_of(GENERAL, calculator("real"))
+    with pytest.warns(UserWarning, match="does not know the volumes of its training crystals"):
+        energy(atoms)
+    atoms.rattle(0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        energy(atoms)

@@ -68,7 +68,7 @@ def _tables(
     from crystalformers.crystal import Crystal
     from crystalformers.io import count_structures, read_structures
     from crystalformers.prediction.batching import windows
-    from crystalformers.prediction.model import WINDOW
+    from crystalformers.prediction.predictor import WINDOW
 
     with progress("embedding", count_structures(files)) as advance:
         for window in windows(read_structures(files, species), WINDOW):

@@ -30,7 +30,7 @@ def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         Path | None, typer.Option("--output", "-o", help="Write the errors as JSON to this file.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write id, labels and predictions (in the unit) to this .parquet file.")
+        Path | None, typer.Option(help="Write id, labels, predictions (in the unit) and flags to this .parquet file.")
     ] = None,
     label: Labels = None,
     device: Device = None,
@@ -42,7 +42,8 @@ def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
 
     They are MAE, RMSE and R2 of each target, in its unit, and the errors of a baseline that predicts the mean of
     the training labels for every structure. The split stored in a run folder takes precedence over the column
-    `split` of the table.
+    `split` of the table. If some structures are unlike the training data of the model, as those of another database
+    may be, the errors of these and of the others are given apart.
     """
     for path, suffix in ((output, ".json"), (predictions, ".parquet")):
         if path is not None:
@@ -76,6 +77,18 @@ def _print_scores(result: Evaluation) -> None:
         rows.append((score.target, score.unit, str(score.n), *cells))
     headers = ("unit", "n", "MAE", "RMSE", "R2", "baseline MAE", "baseline RMSE")
     print_table(("target", *headers), rows, right=headers, title=f"split: {result.split}")
+    if any(result.flags):
+        _print_domain_scores(result)
+
+
+def _print_domain_scores(result: Evaluation) -> None:
+    rows = []
+    for score in result.domain_scores:
+        numbers = (score.mae_inside, score.mae_outside, score.ratio)
+        cells = ("-" if number is None else f"{number:.4g}" for number in numbers)
+        rows.append((score.target, score.unit, str(score.n_inside), str(score.n_outside), *cells))
+    headers = ("unit", "n inside", "n outside", "MAE inside", "MAE outside", "ratio")
+    print_table(("target", *headers), rows, right=headers, title="inside and outside the domain of the training data")
 
 
 def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:
@@ -90,6 +103,7 @@ def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> N
         "tolerance": model.tolerance,
         "rejected": len(result.rejected),
         "scores": [asdict(score) for score in result.scores],
+        "domain": [asdict(score) for score in result.domain_scores],
     }
     write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
 
@@ -102,5 +116,7 @@ def _write_rows(path: Path, result: Evaluation) -> None:
         for kind, values in (("label", result.labels), ("prediction", result.predictions)):
             fields.append(pa.field(f"{score.target}_{kind}", pa.float64(), metadata={"unit": score.unit}))
             columns.append(pa.array(values[:, k], from_pandas=True))
+    fields.append(pa.field("flag", pa.string()))
+    columns.append(pa.array(result.flags, pa.string()))
     schema = pa.schema(fields)
     write_parquet(path, schema, [pa.Table.from_arrays(columns, schema=schema)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from crystalformers.crystal import Crystal
     from crystalformers.io import Rejected
     from crystalformers.prediction.journal import Journal
-    from crystalformers.prediction.model import Model
+    from crystalformers.prediction.predictor import Settings
     from crystalformers.prediction.rows import Row
+    from crystalformers.prediction.several import Models
 
 
 def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
@@ -29,7 +31,8 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option(
             "--model",
             "-m",
-            help="Bundled name, run folder or weight file; repeat for several. Default: all bundled models.",
+            help="Bundled name, run folder or weight file; repeat for several. Models of the same target are an "
+            "ensemble. Default: all bundled models.",
         ),
     ] = None,
     output: Annotated[
@@ -50,6 +53,12 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         bool,
         typer.Option("--strict", help="Refuse structures unlike the training data; by default a flag says why."),
     ] = False,
+    flag_percentile: Annotated[
+        float,
+        typer.Option(
+            help="Flag structures farther from the training crystals than this percentage of held-out crystals."
+        ),
+    ] = 99.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same command (needs -o).")
     ] = False,
@@ -62,28 +71,47 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     The other structures of a run change a value by float32 rounding only.
     """
     from crystalformers.io import Rejected
+    from crystalformers.prediction.predictor import Settings
     from crystalformers.prediction.rows import WRITERS
 
     if output is not None:
         check_output(output, tuple(WRITERS), overwrite=overwrite)
     elif resume:
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
-    models = load_models(model, set_up(device, threads), tolerance)
-    about = _about(models, coverage, strict=strict)
+    settings = Settings(coverage, strict, flag_percentile)
+    job = Job(load_models(model, set_up(device, threads), tolerance), files, symbols(species), settings)
+    about = _about(job)
     if output is not None:
-        _predict_to_file(models, files, symbols(species), output, about, coverage, resume=resume)
+        _predict_to_file(job, output, about, resume=resume)
         return
-    rows = [row for _, window in _predict(models, files, symbols(species), coverage, strict=strict) for row in window]
+    rows = [row for _, window in _predict(job) for row in window]
     print_predictions(about["units"], rows, about.get("doubt"))
     _tell_flags(rows)
     complain([row for row in rows if isinstance(row, Rejected)])
 
 
-def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> list[Model]:
+@dataclass(frozen=True)
+class Job:
+    """What is predicted, and how.
+
+    Attributes:
+        models: the models.
+        files: structure files, directories or tables.
+        species: elements of POSCAR files that name none.
+        settings: coverage of intervals, and which structures have a flag.
+    """
+
+    models: Models
+    files: Sequence[Path]
+    species: Sequence[str]
+    settings: Settings
+
+
+def load_models(names: list[str] | None, device: str, tolerance: float) -> Models:
     """The models that are named, or all bundled ones.
 
     Raises:
-        ConfigError: if none is bundled, or two predict targets of the same name.
+        ConfigError: if none is bundled, or the models do not fit together.
     """
     from crystalformers.prediction import bundled
     from crystalformers.prediction.loading import load_model
@@ -91,37 +119,20 @@ def load_models(names: Sequence[str] | None, device: str, tolerance: float) -> l
     wanted = names or bundled.names()
     if not wanted:
         raise ConfigError("no model is bundled here", remedy="name a run folder or weight file with -m")
-    models = [load_model(name, device, tolerance) for name in wanted]
-    owner: dict[str, str] = {}
-    for model in models:
-        for target in model.units:
-            if target in owner:
-                problem = f"models '{owner[target]}' and '{model.name}' both predict {target}"
-                raise ConfigError(problem, remedy="run them one by one")
-            owner[target] = model.name
-    return models
+    return load_model(wanted, device, tolerance)
 
 
-def _predict_to_file(
-    models: Sequence[Model],
-    files: Sequence[Path],
-    species: Sequence[str],
-    output: Path,
-    about: dict[str, Any],
-    coverage: float | None,
-    *,
-    resume: bool,
-) -> None:
+def _predict_to_file(job: Job, output: Path, about: dict[str, Any], *, resume: bool) -> None:
     from crystalformers.io import Rejected
     from crystalformers.prediction.journal import open_journal
-    from crystalformers.prediction.model import WINDOW
+    from crystalformers.prediction.predictor import WINDOW
     from crystalformers.prediction.rows import write_predictions
 
     partial = output.with_name(output.name + ".partial")
     with open_journal(partial, {**about, "window": WINDOW}, resume=resume) as journal:
         try:
             own = frozenset({output.resolve(), partial.resolve()})
-            for window, rows in _predict(models, files, species, coverage, journal, own, strict=about["strict"]):
+            for window, rows in _predict(job, journal, own):
                 journal.append(window, rows)
             write_predictions(output, about, journal.windows())
         except (KeyboardInterrupt, OSError) as stop:  # OSError: for example a full disk
@@ -152,14 +163,7 @@ def _tell_flags(rows: Iterable[Row]) -> None:
 
 
 def _predict(
-    models: Sequence[Model],
-    files: Sequence[Path],
-    species: Sequence[str],
-    coverage: float | None,
-    journal: Journal | None = None,
-    own: frozenset[Path] = frozenset(),
-    *,
-    strict: bool,
+    job: Job, journal: Journal | None = None, own: frozenset[Path] = frozenset()
 ) -> Iterator[tuple[list[Crystal | Rejected], list[Row]]]:
     """The structures and rows of one window after the other, in input order, from where the journal ends.
 
@@ -167,12 +171,12 @@ def _predict(
     """
     from crystalformers.io import Rejected, count_structures, read_structures
     from crystalformers.prediction.batching import windows
-    from crystalformers.prediction.model import WINDOW, predict_window
+    from crystalformers.prediction.predictor import WINDOW, predict_window
 
     names = {path.name for path in own}  # first, since an id or a loop of links cannot be resolved
     structures = (
         row
-        for row in read_structures(files, species)
+        for row in read_structures(job.files, job.species)
         if not (isinstance(row, Rejected) and Path(row.name).name in names and Path(row.name).resolve() in own)
     )
     stream = windows(structures, WINDOW)
@@ -180,32 +184,29 @@ def _predict(
     if journal is not None:
         done = journal.finished
         journal.skip(stream)
-    with progress("predicting", count_structures(files), done) as advance:
+    with progress("predicting", count_structures(job.files), done) as advance:
         for window in stream:
-            rows = predict_window(models, window, advance, coverage, strict=strict)
+            rows = predict_window(job.models, window, job.settings, advance)
             advance(sum(isinstance(row, Rejected) for row in window))
             yield window, rows
 
 
-def _about(models: Sequence[Model], coverage: float | None, *, strict: bool) -> dict[str, Any]:
+def _about(job: Job) -> dict[str, Any]:
     """How a prediction is made, which must not change when it is resumed."""
     from crystalformers import __version__
     from crystalformers.prediction.intervals import COVERAGE
 
-    if coverage is not None and not any(model.calibration for model in models):
-        raise ConfigError("no model here has intervals", where="--coverage", remedy="leave it out")
-    doubt = {target: kinds for model in models for target, kinds in model.doubt(coverage).items()}
+    models, settings = job.models, job.settings
+    doubt, first = models.doubt_columns(settings.coverage), models.models[0]
+    intervals = any("low" in kinds for kinds in doubt.values())
     return {
         "crystalformers": __version__,
-        "models": [{"name": model.name, "sha256": model.fingerprint} for model in models],
-        "units": {target: unit for model in models for target, unit in model.units.items()},
-        "tolerance": models[0].tolerance,
-        "dtype": str(models[0].dtype).removeprefix("torch."),
-        "strict": strict,
+        "models": [{"name": model.name, "sha256": model.fingerprint} for model in models.models],
+        "units": models.units,
+        "tolerance": first.tolerance,
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "strict": settings.strict,
         **({"doubt": doubt} if doubt else {}),
-        **(
-            {"coverage": COVERAGE if coverage is None else coverage}
-            if any("low" in kinds for kinds in doubt.values())
-            else {}
-        ),
+        **({"coverage": COVERAGE if settings.coverage is None else settings.coverage} if intervals else {}),
+        **({"flag_percentile": settings.flag_percentile} if models.knows_distances else {}),
     }

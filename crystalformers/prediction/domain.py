@@ -1,8 +1,8 @@
 """Whether a crystal is like those that a model was trained on.
 
-Errors measured on a test split hold for crystals like the training data. Three signs that one is not: an element that
-no or hardly any training crystal holds, a volume per atom outside the range of the training crystals, and atoms closer
-to each other than in any of them.
+Errors measured on a test split hold for crystals like the training data. Four signs that one is not: an element that
+no or hardly any training crystal holds, a volume per atom outside the range of the training crystals, atoms closer to
+each other than in any of them, and a vector far from all of theirs (`reference`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.images import CrystalBatch, build_images
 from crystalformers.periodic import SYMBOLS
+from crystalformers.prediction.reference import FLAG_PERCENTILE
+
+FloatArray = NDArray[np.float64]
 
 HARDLY = 5
 """An element is hardly known if fewer training crystals hold it."""
@@ -55,9 +59,23 @@ class Domain:
             distances.append(shortest_distances(chunk, FARTHEST).min())
         return cls(dict(element_counts), (min(volumes), max(volumes)), float(min(distances)))
 
-    def flags(self, crystals: Sequence[Crystal]) -> list[str]:
-        """For each crystal, why it is unlike the training crystals; empty if it is not."""
-        reasons = [[*self._of_elements(crystal), *self._of_volume(crystal)] for crystal in crystals]
+    def flags(
+        self,
+        crystals: Sequence[Crystal],
+        percentiles: FloatArray | None = None,
+        flag_percentile: float = FLAG_PERCENTILE,
+    ) -> list[str]:
+        """For each crystal, why it is unlike the training crystals; empty if it is not.
+
+        Args:
+            crystals: C crystals.
+            percentiles: how many percent of held-out crystals are nearer to the training crystals, (C,), if known.
+            flag_percentile: above which of these percentages a crystal has a flag.
+        """
+        reasons = [list(self._of_elements(crystal)) for crystal in crystals]
+        for found, crystal in zip(reasons, crystals, strict=True):
+            if volume := self.volume_outside(crystal.volume / len(crystal)):
+                found.append(volume)
         if self.shortest_distance is not None and crystals:
             # A hair less, for distances that rounding has changed.
             radius = self.shortest_distance * (1 - 1e-4)
@@ -66,6 +84,11 @@ class Domain:
                     found.append(
                         f"atoms {distance:.2f} Å apart, {self.shortest_distance:.2f} or more in the training crystals"
                     )
+        for found, percentile in zip(
+            reasons, [] if percentiles is None else percentiles, strict=percentiles is not None
+        ):
+            if percentile > flag_percentile:
+                found.append(f"farther from the training crystals than {flag_percentile:g} % of held-out ones")
         return ["; ".join(found) for found in reasons]
 
     def _of_elements(self, crystal: Crystal) -> Iterable[str]:
@@ -78,12 +101,14 @@ class Domain:
             elif count < HARDLY:
                 yield f"only {count} training crystal{'s hold' if count > 1 else ' holds'} {SYMBOLS[z - 1]}"
 
-    def _of_volume(self, crystal: Crystal) -> Iterable[str]:
+    def volume_outside(self, volume: float) -> str:
+        """That a volume per atom (cubic Angstrom) is outside the range of the training crystals, or nothing."""
         if self.volume_per_atom is None:
-            return
-        (low, high), volume = self.volume_per_atom, crystal.volume / len(crystal)
-        if not low * (1 - 1e-4) <= volume <= high * (1 + 1e-4):
-            yield f"{volume:.3g} Å³ per atom, {low:.3g} to {high:.3g} in the training crystals"
+            return ""
+        low, high = self.volume_per_atom
+        if low * (1 - 1e-4) <= volume <= high * (1 + 1e-4):
+            return ""
+        return f"{volume:.3g} Å³ per atom, {low:.3g} to {high:.3g} in the training crystals"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for the card of a model; the counts of elements are there already."""
@@ -99,7 +124,7 @@ class Domain:
         )
 
 
-def shortest_distances(crystals: Sequence[Crystal], radius: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def shortest_distances(crystals: Sequence[Crystal], radius: float) -> FloatArray:
     """Distance between the two closest atoms of each crystal, (C,), Angstrom; infinite beyond a radius.
 
     Args:

@@ -1,5 +1,8 @@
 """Errors of a model on the labels of a table, in physical units, and those of a constant prediction for comparison.
 
+The errors of crystals like the training data and of those with a flag are given apart as well: a model that is used on
+another database errs more outside of what it knows.
+
 Shapes: C rows that are evaluated, T targets.
 """
 
@@ -20,7 +23,8 @@ from crystalformers.data.table import CrystalTable
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io import Rejected
 from crystalformers.prediction.batching import Advance, no_progress, windows
-from crystalformers.prediction.model import WINDOW, Model
+from crystalformers.prediction.model import Model
+from crystalformers.prediction.predictor import WINDOW
 
 FloatArray = NDArray[np.float64]
 
@@ -51,6 +55,37 @@ class Score:
 
 
 @dataclass(frozen=True)
+class DomainScore:
+    """Errors of one target inside and outside the domain of the model, over the rows that have its label.
+
+    Attributes:
+        target: name of the target.
+        unit: unit of the errors.
+        n_inside: rows without a flag.
+        n_outside: rows with a flag.
+        mae_inside: mean absolute error of those without; None if there are none.
+        mae_outside: mean absolute error of those with a flag; None if there are none.
+        ratio: error outside in units of that inside; None unless both are known and the latter is not zero.
+    """
+
+    target: str
+    unit: str
+    n_inside: int
+    n_outside: int
+    mae_inside: float | None
+    mae_outside: float | None
+    ratio: float | None
+
+    @classmethod
+    def of(cls, score: Score, errors: FloatArray, outside: NDArray[np.bool_]) -> DomainScore:
+        """From absolute errors, (C,), NaN where there is no label, and whether each crystal has a flag, (C,)."""
+        parts = [errors[known & ~np.isnan(errors)] for known in (~outside, outside)]
+        inside, out = (float(part.mean()) if len(part) else None for part in parts)
+        ratio = out / inside if inside and out is not None else None
+        return cls(score.target, score.unit, len(parts[0]), len(parts[1]), inside, out, ratio)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Predictions and errors of a model on rows of a table.
 
@@ -61,6 +96,7 @@ class Evaluation:
         labels: physical labels, NaN where missing, (C, T) in the order of `scores`.
         predictions: physical predictions, (C, T).
         rejected: rows whose structure cannot be used; they do not count in any score.
+        flags: why each predicted row is unlike the training data, empty if it is not, (C,).
     """
 
     split: str
@@ -69,6 +105,13 @@ class Evaluation:
     labels: FloatArray
     predictions: FloatArray
     rejected: list[Rejected]
+    flags: list[str]
+
+    @property
+    def domain_scores(self) -> list[DomainScore]:
+        """The errors of each target inside and outside the domain of the model."""
+        errors, outside = np.abs(self.predictions - self.labels), np.array([bool(flag) for flag in self.flags])
+        return [DomainScore.of(score, errors[:, k], outside) for k, score in enumerate(self.scores)]
 
 
 def evaluate_model(
@@ -115,7 +158,8 @@ def evaluate_rows(
         wanted = ", ".join(target.name for target in model.targets)
         remedy = "give the label column the name of the model's target"
         raise TableError(f"the table has no column {wanted}", where=str(table.path), remedy=remedy)
-    used, predictions, n_atoms, rejected = _predict_rows(model, table, rows, advance)
+    used, predictions, flags, rejected = _predict_rows(model, table, rows, advance)
+    n_atoms = np.asarray(table.n_atoms)[used]
     targets = [model.targets[k] for k in columns]
     predictions = predictions[:, columns]
     labels = np.stack([table.labels(target.name)[used] for target in targets], axis=-1)
@@ -123,7 +167,7 @@ def evaluate_rows(
     for k, target in enumerate(targets):
         baseline = target.physical(np.zeros(len(used)), n_atoms)
         scores.append(score(target.name, target.unit, labels[:, k], predictions[:, k], baseline))
-    return Evaluation(split, scores, [table.ids[row] for row in used], labels, predictions, rejected)
+    return Evaluation(split, scores, [table.ids[row] for row in used], labels, predictions, rejected, flags)
 
 
 def score(name: str, unit: str, labels: FloatArray, predictions: FloatArray, baseline: FloatArray) -> Score:
@@ -192,11 +236,12 @@ def _splits(table: CrystalTable, run: Path | None) -> Sequence[str | None] | Non
 
 def _predict_rows(
     model: Model, table: CrystalTable, rows: Sequence[int], advance: Advance
-) -> tuple[list[int], FloatArray, NDArray[np.int64], list[Rejected]]:
-    """Rows that could be predicted, their values (C, T) and numbers of atoms (C,), and the rejected structures."""
+) -> tuple[list[int], FloatArray, list[str], list[Rejected]]:
+    """Rows that could be predicted, their values (C, T) and flags (C,), and the rejected structures."""
     used: list[int] = []
     rejected: list[Rejected] = []
     parts: list[FloatArray] = []
+    flags: list[str] = []
     for window in windows(rows, WINDOW):
         crystals: list[Crystal] = []
         for row in window:
@@ -206,7 +251,9 @@ def _predict_rows(
             except StructureError as error:
                 rejected.append(Rejected.of(table.ids[row], error))
         if crystals:
-            parts.append(model.values(crystals, advance))
+            found = model.estimates(crystals, advance)
+            parts.append(found["values"])
+            flags += found["flag"].tolist()
     if not parts:
         raise TableError("not one structure of the evaluated rows could be used", where=str(table.path))
-    return used, np.concatenate(parts), np.asarray(table.n_atoms)[used], rejected
+    return used, np.concatenate(parts), flags, rejected

@@ -6,7 +6,8 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import torch
 
@@ -16,22 +17,42 @@ from crystalformers.models import MODELS, CrystalModel
 from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.prediction.model import Model
+from crystalformers.prediction.several import Models
 from crystalformers.target import Target
 
+Name = str | os.PathLike[str]
+"""Bundled name, run folder or weight file."""
 
+
+@overload
 def load_model(
-    name_or_path: str | os.PathLike[str] | None = None,
+    name_or_path: Name | None = None,
     device: str = "cpu",
     tolerance: float = 1e-7,
     dtype: torch.dtype = torch.float32,
     preset: str | Config | None = None,
     targets: Sequence[Target] | None = None,
-) -> Model:
+) -> Model: ...
+@overload
+def load_model(
+    name_or_path: list[str] | list[Path] | tuple[Name, ...],
+    device: str = "cpu",
+    tolerance: float = 1e-7,
+    dtype: torch.dtype = torch.float32,
+) -> Models: ...
+def load_model(
+    name_or_path: Name | list[str] | list[Path] | tuple[Name, ...] | None = None,
+    device: str = "cpu",
+    tolerance: float = 1e-7,
+    dtype: torch.dtype = torch.float32,
+    preset: str | Config | None = None,
+    targets: Sequence[Target] | None = None,
+) -> Model | Models:
     """Load a bundled model by name, or any model from a run folder or weight file, the papers' checkpoints included.
 
     Args:
         name_or_path: bundled name (`crystalformers models` lists them), run folder or weight file; needed unless
-            exactly one model is bundled.
+            exactly one model is bundled. A list of them gives `Models`, which predict together.
         device: `cpu`, `cuda`, `cuda:1`...
         tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
         dtype: floating-point type of the network.
@@ -41,8 +62,13 @@ def load_model(
 
     Raises:
         CheckpointError: if there is no such model or it cannot be read.
-        ConfigError: if the device is not available or the tolerance is out of range.
+        ConfigError: if the device is not available or the tolerance is out of range, or if models of a list do not
+            fit together.
     """
+    if isinstance(name_or_path, list | tuple):
+        if not name_or_path:
+            raise ConfigError("the list of models is empty", remedy="name at least one")
+        return Models([load_model(name, device, tolerance, dtype, preset, targets) for name in name_or_path])
     path = find_weights(name_or_path)
     with path.open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()

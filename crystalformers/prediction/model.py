@@ -1,48 +1,39 @@
 """A trained model as a user meets it: structures in, values with units or vectors out.
 
-Shapes: A atoms, C crystals, N atoms of one crystal, T targets, D width of an atom vector. Lengths in Angstrom.
+Shapes: A atoms, C crystals, N atoms of one crystal, T targets, M members, D width of an atom vector. Lengths in
+Angstrom.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from crystalformers.checkpoint import Checkpoint
 from crystalformers.crystal import Crystal
-from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
-from crystalformers.images import CrystalBatch, with_images
-from crystalformers.io import Rejected, as_crystal, formula, read_structures
-from crystalformers.io.frame_tables import is_frame, is_series, structures_of
+from crystalformers.errors import BatchMemoryError, CheckpointError, ConfigError
+from crystalformers.images import CrystalBatch
 from crystalformers.models import CrystalModel
-from crystalformers.prediction.batching import Advance, Budget, expected_images, no_progress, windows
+from crystalformers.prediction.batching import Advance, Budget, no_progress
 from crystalformers.prediction.domain import Domain
+from crystalformers.prediction.forward import ImageSettings, Outputs, outputs_of_batch
 from crystalformers.prediction.intervals import COVERAGE, Calibration
-from crystalformers.prediction.rows import Prediction, Row, predictions_frame
+from crystalformers.prediction.predictor import Estimates, Predictor, collect
+from crystalformers.prediction.reference import FLAG_PERCENTILE, Reference
 from crystalformers.target import Target
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Vectors = NDArray[np.float32]
-
-WINDOW = 512
-"""Structures that are sorted by size together. Results come in input order, one window after the other."""
 
 IMAGES_PER_BATCH = 400_000
 """Expected images of one batch, which bounds its memory (about 1 GB); a larger crystal is a batch of its own."""
 
 
-class Model:
+class Model(Predictor):
     """A trained model with its targets; made by `load_model`.
 
     Attributes:
@@ -51,7 +42,9 @@ class Model:
         targets: what it predicts.
         units: unit of each target, by its name.
         card: how the model was made, and its measured errors.
+        arrays: of the weight file, what it knows of its training data besides the card.
         domain: what its training crystals were like.
+        reference: where they lie in the space of its vectors; None if that is not known.
         calibration: how far predictions were off for rows that the model had not seen, of the targets for which that
             is known.
         radius: distance up to which images are taken into account (Angstrom); follows from `tolerance`.
@@ -77,10 +70,14 @@ class Model:
         self.targets: tuple[Target, ...] = tuple(checkpoint.targets)
         self.units = {target.name: target.unit for target in self.targets}
         self.card: dict[str, Any] = checkpoint.card
-        self.domain = Domain.from_card(self.card)
-        self.calibration = {name: Calibration.from_dict(one) for name, one in self.card.get("calibration", {}).items()}
+        self.arrays = dict(checkpoint.arrays)
         self.device, self.dtype, self.tolerance = _device(device), dtype, tolerance
         self.network: CrystalModel = checkpoint.model.to(self.device, dtype).eval()
+        self.domain = Domain.from_card(self.card)
+        self.reference = Reference.from_arrays(self.arrays, len(self.network.members))
+        self.calibration = {name: Calibration.from_dict(one) for name, one in self.card.get("calibration", {}).items()}
+        if self.reference is None and any(one.scale == "distance" for one in self.calibration.values()):
+            raise CheckpointError("the intervals follow a distance that the file does not hold", where=name)
         self.radius = self.network.radius(tolerance)
         self.directions = self.network.needs_directions
         self.dim = self.network.dim
@@ -89,91 +86,6 @@ class Model:
     def __repr__(self) -> str:
         targets = ", ".join(f"{target.name} ({target.unit})" for target in self.targets)
         return f"Model({self.name}: {targets})"
-
-    @overload
-    def predict(
-        self,
-        structures: pd.DataFrame,
-        *,
-        errors: Literal["raise", "report"] = "raise",
-        as_frame: bool = True,
-        coverage: float | None = None,
-        strict: bool = False,
-    ) -> pd.DataFrame: ...
-    @overload
-    def predict(
-        self,
-        structures: Any,
-        *,
-        errors: Literal["raise"] = "raise",
-        coverage: float | None = None,
-        strict: bool = False,
-    ) -> list[Prediction]: ...
-    @overload
-    def predict(
-        self, structures: Any, *, errors: Literal["report"], coverage: float | None = None, strict: bool = False
-    ) -> list[Prediction | Rejected]: ...
-    @overload
-    def predict(
-        self,
-        structures: Any,
-        *,
-        errors: Literal["raise", "report"] = "raise",
-        as_frame: Literal[True],
-        coverage: float | None = None,
-        strict: bool = False,
-    ) -> pd.DataFrame: ...
-    def predict(
-        self,
-        structures: Any,
-        *,
-        errors: Literal["raise", "report"] = "raise",
-        as_frame: bool = False,
-        coverage: float | None = None,
-        strict: bool = False,
-    ) -> Any:
-        """Predict every target for one or many structures, in the order given.
-
-        Args:
-            structures: one or an iterable of pymatgen `Structure`, ASE `Atoms`, `Crystal` or paths (structure
-                file, directory, table; such a path may stand for many structures). A pandas frame with a column
-                `structure` or `cif` gives a frame.
-            errors: with `raise`, one structure that cannot be used ends the call before anything is computed; with
-                `report`, the others are predicted and a `Rejected` (in a frame: a column `error`) takes its place.
-            as_frame: return a pandas frame with the columns name, formula, n_atoms and `target (unit)`; the
-                units are also in `frame.attrs["units"]`. Ensembles and calibrated models have more columns,
-                `target_std`, `target_low` and `target_high`. The index of a frame or Series of structures stays.
-            coverage: share of crystals whose interval shall hold the true value; default: `intervals.COVERAGE` for
-                the targets that have enough calibration rows.
-            strict: refuse a structure that is unlike the training data; by default its prediction has a flag that
-                says why.
-
-        The other structures of a batch change a prediction by rounding only (1e-6 of the spread in float32).
-
-        Raises:
-            StructureError: naming the index of the structure that cannot be used.
-            ConfigError: if `errors` is neither, or there is no interval of that coverage.
-        """
-        if errors not in ("raise", "report"):
-            raise ConfigError(f"'{errors}' is neither 'raise' nor 'report'", where="errors")
-        if coverage is not None and not self.calibration:
-            problem = f"{self.name} has no intervals"
-            raise ConfigError(problem, where="coverage", remedy="train an ensemble, or leave out the coverage")
-        found = self._collect(structures, errors)
-        rows = [
-            row
-            for window in windows(found, WINDOW)
-            for row in predict_window([self], window, coverage=coverage, strict=strict)
-        ]
-        if errors == "raise":
-            _raise_first_rejected(rows)
-        doubt = self.doubt(coverage)
-        if not as_frame and not is_frame(structures):
-            return rows
-        frame = predictions_frame(rows, self.units, doubt, report=errors == "report")
-        if is_frame(structures) or is_series(structures):
-            frame.index = structures.index
-        return frame
 
     @overload
     def embed(self, structures: Any, *, per_atom: Literal[False] = False) -> Vectors: ...
@@ -188,100 +100,11 @@ class Model:
         Raises:
             StructureError: naming the index of the structure that cannot be used.
         """
-        crystals = [row for row in self._collect(structures, "raise") if isinstance(row, Crystal)]
+        crystals = [row for row in collect(structures, "raise") if isinstance(row, Crystal)]
         vectors = self.atom_vectors(crystals)
         if per_atom:
             return vectors
         return np.array([atoms.mean(axis=0) for atoms in vectors], np.float32).reshape(-1, self.dim)
-
-    def values(
-        self,
-        crystals: Sequence[Crystal],
-        advance: Advance = no_progress,
-        failed: dict[int, BatchMemoryError] | None = None,
-    ) -> NDArray[np.float64]:
-        """Physical values, (C, T), in the order given.
-
-        Args:
-            crystals: what to predict.
-            advance: called with the number of crystals in each batch that is done.
-            failed: if given, it receives the index and error of each crystal that does not fit into memory, whose
-                values are NaN.
-
-        Raises:
-            BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
-        """
-        return self._physical(self._standardised(crystals, advance, failed).mean(-1), crystals)
-
-    def estimates(
-        self,
-        crystals: Sequence[Crystal],
-        advance: Advance = no_progress,
-        failed: dict[int, BatchMemoryError] | None = None,
-        coverage: float | None = None,
-    ) -> dict[str, NDArray[np.float64]]:
-        """Values, and what is known of the doubt about them.
-
-        Args:
-            crystals: what to predict.
-            advance: as of `values`.
-            failed: as of `values`.
-            coverage: as of `predict`.
-
-        Returns:
-            Arrays (C, T) in physical units: `values`; of an ensemble `std`, the standard deviation over its members;
-            of a calibrated model `low` and `high`, NaN for a target without calibration.
-
-        Raises:
-            BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
-            ConfigError: if there is no interval of that coverage.
-        """
-        widths = self._half_widths(coverage)
-        members = self._standardised(crystals, advance, failed)
-        mean = members.mean(-1)
-        found = {"values": self._physical(mean, crystals)}
-        if members.shape[-1] > 1:
-            each = [self._physical(members[..., k], crystals) for k in range(members.shape[-1])]
-            found["std"] = np.std(each, axis=0, ddof=1)
-        if widths:
-            width = np.array([widths.get(target.name, np.nan) for target in self.targets])
-            found |= {"low": self._physical(mean - width, crystals), "high": self._physical(mean + width, crystals)}
-        return found
-
-    def doubt(self, coverage: float | None = None) -> dict[str, list[str]]:
-        """What `estimates` gives for each target besides the value: `std`, `low`, `high`."""
-        std, widths = ["std"] if len(self.network.members) > 1 else [], self._half_widths(coverage)
-        kinds = {name: [*std, *(["low", "high"] if name in widths else [])] for name in self.units}
-        return {name: found for name, found in kinds.items() if found}
-
-    def _half_widths(self, coverage: float | None) -> dict[str, float]:
-        """Half the width of the interval of each target, in standardised units."""
-        if coverage is None:
-            return {name: one.half_width(COVERAGE) for name, one in self.calibration.items() if one.allows(COVERAGE)}
-        return {name: one.half_width(coverage) for name, one in self.calibration.items()}
-
-    def _standardised(
-        self, crystals: Sequence[Crystal], advance: Advance, failed: dict[int, BatchMemoryError] | None
-    ) -> NDArray[np.float64]:
-        """Predictions of each member in standardised units, (C, T, M)."""
-        networks = self.network.members
-        standardised = np.full((len(crystals), len(self.targets), len(networks)), np.nan)
-
-        def predict(batch: CrystalBatch) -> Tensor:
-            return torch.stack([network(batch) for network in networks], dim=-1)
-
-        for rows, result in self._results(predict, crystals, failed):
-            if result is not None:
-                standardised[rows] = result
-            advance(len(rows))
-        return standardised
-
-    def _physical(self, standardised: NDArray[np.float64], crystals: Sequence[Crystal]) -> NDArray[np.float64]:
-        """Physical values of standardised ones, both (C, T)."""
-        n_atoms = np.array([len(crystal) for crystal in crystals])
-        return np.stack(
-            [target.physical(standardised[:, k], n_atoms) for k, target in enumerate(self.targets)], axis=-1
-        )
 
     def atom_vectors(self, crystals: Sequence[Crystal], advance: Advance = no_progress) -> list[Vectors]:
         """Vectors of the atoms of each crystal, arrays of shape (N, D), in the order given.
@@ -290,151 +113,182 @@ class Model:
             BatchMemoryError: if a crystal does not fit into memory.
         """
         vectors: list[Vectors] = [np.empty((0, 0), np.float32)] * len(crystals)
-        for rows, atoms in self._results(self.network.encode, crystals):
+
+        def encode(batch: CrystalBatch) -> Vectors:
+            return self.network.encode(batch).float().cpu().numpy()
+
+        for rows, atoms in self.image_settings.results(encode, crystals):
             assert atoms is not None
             ends = np.cumsum([len(crystals[row]) for row in rows])
-            for row, part in zip(rows, np.split(atoms.astype(np.float32), ends[:-1]), strict=True):
+            for row, part in zip(rows, np.split(atoms, ends[:-1]), strict=True):
                 vectors[row] = part
             advance(len(rows))
         return vectors
 
-    def _results(
+    def values(
         self,
-        function: Callable[[CrystalBatch], Tensor],
         crystals: Sequence[Crystal],
+        advance: Advance = no_progress,
         failed: dict[int, BatchMemoryError] | None = None,
-    ) -> Iterator[tuple[list[int], NDArray[np.float64] | None]]:
-        """Indices of the crystals of each batch and the function's result; None for one that does not fit."""
+    ) -> NDArray[np.float64]:
+        """Physical values, (C, T), in the order given; arguments as of `estimates`.
 
-        @torch.inference_mode()
-        def run(rows: list[int]) -> NDArray[np.float64]:
-            batch = CrystalBatch.from_crystals([crystals[row] for row in rows]).to(self.device)
-            # Images come from float64 coordinates: in float32 an atom far from the origin would be misplaced.
-            batch = with_images(batch, self.radius, directions=self.directions).to(self.dtype)
-            return function(batch).double().cpu().numpy()
+        Raises:
+            BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
+        """
+        (found,) = network_outputs([self], crystals, advance, failed, vectors=False)
+        return self.values_from(found, crystals)
 
-        costs = [expected_images(crystal, self.radius) for crystal in crystals]
-        for rows, result in self.budget.results(costs, run):
-            if result is None:
-                crystal, images = crystals[rows[0]], costs[rows[0]]
-                size = f"{len(crystal)} atoms, about {images:.2g} periodic images"
-                problem = f"out of memory with this structure alone ({size})"
-                remedy = "use a machine with more memory or a larger tolerance"
-                if failed is None:
-                    raise BatchMemoryError(problem, where=crystal.name or "structure", remedy=remedy)
-                failed[rows[0]] = BatchMemoryError(problem, remedy=remedy)
-            yield rows, result
+    def values_from(self, found: Outputs, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """The same from what the network has computed."""
+        return self._physical(found.standardised.mean(-1), crystals)
 
-    def _collect(self, structures: Any, errors: Literal["raise", "report"]) -> list[Crystal | Rejected]:
-        rows: list[Crystal | Rejected] = []
-        if is_frame(structures):
-            rows = list(structures_of(structures))
-            if errors == "raise":
-                _raise_first_rejected(rows)
-            return rows
-        for index, structure in enumerate(_as_iterable(structures)):
-            found = list(_crystals_of(structure, f"structure {index}"))
-            if errors == "raise":
-                _raise_first_rejected(found, index)
-            rows.extend(found)
-        return rows
+    def estimates(
+        self,
+        crystals: Sequence[Crystal],
+        advance: Advance = no_progress,
+        failed: dict[int, BatchMemoryError] | None = None,
+        coverage: float | None = None,
+        flag_percentile: float = FLAG_PERCENTILE,
+    ) -> Estimates:
+        """As of `Predictor`; `std` is the standard deviation over the members of an ensemble."""
+        levels = self.levels(coverage)
+        (found,) = network_outputs([self], crystals, advance, failed)
+        return self.estimates_from(found, crystals, levels, flag_percentile)
+
+    def estimates_from(
+        self, found: Outputs, crystals: Sequence[Crystal], levels: Mapping[str, float], flag_percentile: float
+    ) -> Estimates:
+        """The same from what the network has computed.
+
+        Args:
+            found: outputs for the crystals.
+            crystals: the crystals.
+            levels: coverage of the intervals of each target that has any.
+            flag_percentile: as of `predict`.
+        """
+        members, mean = found.standardised, found.standardised.mean(-1)
+        estimates = {"values": self.values_from(found, crystals)}
+        if members.shape[-1] > 1:
+            each = [self._physical(members[..., k], crystals) for k in range(members.shape[-1])]
+            estimates["std"] = np.std(each, axis=0, ddof=1)
+        distances = None if self.reference is None else self.reference.distances(found.vectors)
+        if levels:
+            width = self._half_widths(members, distances, levels)
+            estimates |= {"low": self._physical(mean - width, crystals), "high": self._physical(mean + width, crystals)}
+        percentiles = None
+        if self.reference is not None and distances is not None:
+            percentiles = estimates["distance_percentile"] = self.reference.percentile(distances)
+        flags = np.array(self.domain.flags(crystals, percentiles, flag_percentile), dtype=object)
+        return {**estimates, "flag": flags}
+
+    def _half_widths(
+        self, members: NDArray[np.float64], distances: NDArray[np.float64] | None, levels: Mapping[str, float]
+    ) -> NDArray[np.float64]:
+        """Half the widths of the intervals in standardised units, (C, T); NaN for a target without level."""
+        widths = np.full(members.shape[:2], np.nan)
+        for k, target in enumerate(self.targets):
+            if target.name in levels:
+                widths[:, k] = self.calibration[target.name].half_widths(
+                    levels[target.name], scales(members[:, k], distances)
+                )
+        return widths
+
+    def levels(self, coverage: float | None) -> dict[str, float]:
+        """Coverage of the intervals of each target that has any.
+
+        Args:
+            coverage: as of `predict`.
+
+        Raises:
+            ConfigError: if it is given and the model has no intervals, or too few rows for it.
+        """
+        if coverage is None:
+            return {name: COVERAGE for name, one in self.calibration.items() if one.allows(COVERAGE)}
+        if not self.calibration:
+            problem = f"{self.name} has no intervals"
+            raise ConfigError(problem, where="coverage", remedy="train an ensemble, or leave out the coverage")
+        for one in self.calibration.values():
+            one.half_width(coverage)
+        return dict.fromkeys(self.calibration, coverage)
+
+    def doubt(self, coverage: float | None = None) -> dict[str, list[str]]:
+        """As of `Predictor`."""
+        std, levels = ["std"] if len(self.network.members) > 1 else [], self.levels(coverage)
+        kinds = {name: [*std, *(["low", "high"] if name in levels else [])] for name in self.units}
+        return {name: found for name, found in kinds.items() if found}
+
+    @property
+    def knows_distances(self) -> bool:
+        """As of `Predictor`."""
+        return self.reference is not None
+
+    @property
+    def image_settings(self) -> ImageSettings:
+        """How the network wants its images."""
+        return ImageSettings(self.radius, self.directions, self.device, self.dtype, self.budget)
+
+    def _physical(self, standardised: NDArray[np.float64], crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """Physical values of standardised ones, both (C, T)."""
+        n_atoms = np.array([len(crystal) for crystal in crystals])
+        return np.stack(
+            [target.physical(standardised[:, k], n_atoms) for k, target in enumerate(self.targets)], axis=-1
+        )
 
 
-def predict_window(
-    models: Sequence[Model],
-    window: Sequence[Crystal | Rejected],
-    advance: Advance = no_progress,
-    coverage: float | None = None,
-    *,
-    strict: bool = False,
-) -> list[Row]:
-    """The predictions of all models for the crystals of a window, with the rejected structures in their places.
+def scales(
+    members: NDArray[np.float64], distances: NDArray[np.float64] | None
+) -> dict[Literal["", "std", "distance"], NDArray[np.float64]]:
+    """What the width of an interval may follow: the standard deviation over the members and the distance, both (C,).
 
     Args:
-        models: models whose targets have different names.
-        window: what `read_structures` yields.
-        advance: called with the number of structures in each batch that the last model has done.
-        coverage: of the intervals, as of `Model.predict`.
-        strict: whether a structure unlike the training data is refused instead of flagged.
+        members: standardised predictions of one target, (C, M).
+        distances: to the training crystals, (C,), if they are known.
     """
-    crystals = [row for row in window if isinstance(row, Crystal)]
-    units = {name: unit for model in models for name, unit in model.units.items()}
-    failed: dict[int, BatchMemoryError] = {}
-    tables = [
-        model.estimates(crystals, advance if model is models[-1] else no_progress, failed, coverage) for model in models
-    ]
-    columns = {
-        kind: np.concatenate([table.get(kind, 0 * table["values"] + np.nan) for table in tables], axis=-1).tolist()
-        for kind in ("values", "std", "low", "high")
-    }
-    flags = flags_of(models, crystals)
-    rows = (
-        _row(crystal, {kind: column[k] for kind, column in columns.items()}, units, flags[k], failed.get(k))
-        for k, crystal in enumerate(crystals)
-    )
-    if strict:
-        rows = (_refused_if_flagged(row) for row in rows)
-    return [row if isinstance(row, Rejected) else next(rows) for row in window]
+    std = {"std": np.std(members, axis=-1, ddof=1)} if members.shape[-1] > 1 else {}
+    return {**std, **({} if distances is None else {"distance": distances})}  # type: ignore[dict-item]
 
 
-def _refused_if_flagged(row: Row) -> Row:
-    if isinstance(row, Rejected) or not row.flag:
-        return row
-    return Rejected(row.name, f"it is unlike the training data ({row.flag})", remedy="predict it without strict")
+def network_outputs(
+    models: Sequence[Model],
+    crystals: Sequence[Crystal],
+    advance: Advance = no_progress,
+    failed: dict[int, BatchMemoryError] | None = None,
+    *,
+    vectors: bool | None = None,
+) -> list[Outputs]:
+    """What the networks of models compute for crystals; models with the same radius, type and device share the images.
 
+    Args:
+        models: one or more.
+        crystals: what to compute.
+        advance: called with the number of crystals in each batch that is done, by the last networks.
+        failed: as of `Model.estimates`.
+        vectors: whether to keep the vectors of the crystals; default: of models with a reference.
 
-def flags_of(models: Sequence[Model], crystals: Sequence[Crystal]) -> list[str]:
-    """For each crystal, why it is unlike the training data of the models; of several models, of which one."""
-    found = {model.name: model.domain.flags(crystals) for model in models}
-    if len(models) == 1:
-        return found[models[0].name]
-    return ["; ".join(f"{name}: {flags[k]}" for name, flags in found.items() if flags[k]) for k in range(len(crystals))]
+    Raises:
+        BatchMemoryError: if a crystal does not fit into memory and `failed` is not given.
+    """
+    groups: dict[ImageSettings, list[int]] = {}
+    for k, model in enumerate(models):
+        groups.setdefault(model.image_settings, []).append(k)
+    found = [Outputs.empty(len(crystals), len(m.targets), len(m.network.members)) for m in models]
+    for last, (settings, group) in enumerate(groups.items(), 1 - len(groups)):
 
+        def run(batch: CrystalBatch, group: Sequence[int] = group) -> list[Outputs]:
+            wanted = [models[k].reference is not None if vectors is None else vectors for k in group]
+            networks = [models[k].network.members for k in group]
+            return [outputs_of_batch(own, batch, vectors=w) for own, w in zip(networks, wanted, strict=True)]
 
-def _row(
-    crystal: Crystal, numbers: dict[str, list[float]], units: dict[str, str], flag: str, error: BatchMemoryError | None
-) -> Row:
-    if error is not None:
-        return Rejected.of(crystal.name, error)
-    values = dict(zip(units, numbers.pop("values"), strict=True))
-    not_finite = [target for target, value in values.items() if not math.isfinite(value)]
-    if not_finite:
-        problem = f"the prediction of {', '.join(not_finite)} is not finite"
-        return Rejected(crystal.name, problem, remedy="check the cell")
-    doubt = {
-        kind: {target: value for target, value in zip(units, found, strict=True) if not math.isnan(value)}
-        for kind, found in numbers.items()
-    }
-    return Prediction(crystal.name, formula(crystal), len(crystal), values, units, flag=flag, **doubt)
-
-
-def _as_iterable(structures: Any) -> Iterable[Any]:
-    # A pymatgen Structure and ASE Atoms are themselves iterable, over sites, which is never meant here.
-    single = (
-        isinstance(structures, str | bytes | os.PathLike | Mapping)
-        or not isinstance(structures, Iterable)
-        or any(hasattr(structures, attribute) for attribute in ("lattice", "cell"))
-    )
-    return [structures] if single else structures
-
-
-def _crystals_of(structure: Any, name: str) -> Iterator[Crystal | Rejected]:
-    if isinstance(structure, str | os.PathLike):
-        yield from read_structures([Path(structure)])
-        return
-    try:
-        yield as_crystal(structure, getattr(structure, "name", "") or name)
-    except StructureError as error:
-        yield Rejected.of(name, error)
-
-
-def _raise_first_rejected(rows: Iterable[Any], index: int | None = None) -> None:
-    """Raise a StructureError for the first rejected structure, with its position or the index that all rows share."""
-    for position, row in enumerate(rows):
-        if isinstance(row, Rejected):
-            label = f"structure {position if index is None else index}"
-            where = f"{label}: {row.where}" if row.where not in {"", label} else label
-            raise StructureError(row.problem, where=where, remedy=row.remedy)
+        for rows, results in settings.results(run, crystals, failed):
+            for k, result in zip(group, results or [], strict=results is not None):
+                found[k] = found[k].filled(rows, result)
+            (advance if last == 0 else no_progress)(len(rows))
+    for k, model in enumerate(models):
+        if not found[k].vectors and model.reference is not None and vectors is not False:  # no crystal fitted, or none
+            missing = tuple(np.full((len(crystals), width), np.nan) for width in model.reference.widths)
+            found[k] = Outputs(found[k].standardised, missing)
+    return found
 
 
 def _device(name: str) -> torch.device:

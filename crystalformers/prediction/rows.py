@@ -38,6 +38,8 @@ class Prediction:
         std: standard deviation over the members of an ensemble, by target; empty for a single model.
         low: lower end of the interval of each target that has one.
         high: upper end.
+        distance_percentile: how many percent of held-out crystals are nearer to the training crystals; None if that is
+            not known.
     """
 
     name: str
@@ -49,12 +51,16 @@ class Prediction:
     std: dict[str, float] = field(default_factory=dict)
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
+    distance_percentile: float | None = None
 
 
 Row = Prediction | Rejected
 
 Doubt = Mapping[str, Sequence[str]]
-"""What is known of the doubt about each target: some of `std`, `low` and `high`, fields of `Prediction`."""
+"""What is known of the doubt about each target: some of `std`, `low` and `high`, fields of `Prediction`.
+
+Under the empty name is what is known about the structure itself: `distance_percentile`.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,15 +115,13 @@ def columns(units: Mapping[str, str], doubt: Doubt | None = None) -> list[Column
         units: unit of each target, by its name.
         doubt: of the targets that have any.
     """
+    doubt = doubt or {}
     return [
         Column("name", "string", ("name",), title="structure"),
         Column("formula", "string", ("formula",), title="formula"),
         Column("n_atoms", "int64", ("n_atoms",), title="atoms"),
-        *(
-            column
-            for target, unit in units.items()
-            for column in _of_target(target, unit, (doubt or {}).get(target, ()))
-        ),
+        *(column for target, unit in units.items() for column in _of_target(target, unit, doubt.get(target, ()))),
+        *(Column(kind, "float64", (kind,), title="percentile") for kind in doubt.get("", ())),
         Column("flag", "string", ("flag",), title="flag"),
         Column("error", "string", ("error",)),
     ]
@@ -133,7 +137,7 @@ def as_json(row: Row) -> dict[str, Any]:
     """The fields of a prediction without the units; name and error of a rejected structure."""
     if isinstance(row, Rejected):
         return {"name": row.name, "error": row.reason}
-    return {name: value for name, value in vars(row).items() if name != "units" and value not in ({}, "")}
+    return {name: value for name, value in vars(row).items() if name != "units" and value not in ({}, "", None)}
 
 
 def predictions_frame(

@@ -1,7 +1,9 @@
 """Ensembles and cross-validation: one model per fold of the rows, measured on the fold that it has not seen.
 
 The rows are divided into K folds at random, and member k learns from all but fold k. So every row is predicted once by
-a model that knows nothing of it, which is cross-validation, and the K models together are an ensemble.
+a model that knows nothing of it, which is cross-validation, and the K models together are an ensemble. If there are
+`ENOUGH_TO_CHOOSE` validation rows, they belong to no fold and calibrate the intervals of the ensemble; with fewer, all
+rows are divided, and the errors on held-out rows do.
 """
 
 from __future__ import annotations
@@ -9,28 +11,29 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crystalformers.checkpoint import save_model
+from crystalformers.checkpoint import Checkpoint, save_model
 from crystalformers.errors import ConfigError
-from crystalformers.files import replacing
 from crystalformers.models import CrystalModel
 from crystalformers.models.ensemble import Ensemble
 from crystalformers.prediction.evaluation import Score, score
-from crystalformers.prediction.intervals import Calibration
+from crystalformers.prediction.intervals import ENOUGH_TO_CHOOSE
 from crystalformers.prediction.loading import load_model
-from crystalformers.training import report
+from crystalformers.prediction.model import Model, network_outputs
+from crystalformers.prediction.reference import Reference
+from crystalformers.training import calibration, report
 from crystalformers.training.dataset import Dataset, Splits
 from crystalformers.training.evaluation import SplitResult
 from crystalformers.training.fit import fit, identity
-from crystalformers.training.folder import RunFolder, check_same, write_json
+from crystalformers.training.folder import COVERAGE_PLOT, RunFolder, check_same, write_json
+from crystalformers.training.held_out import HELD_OUT, HeldOut, held_out_predictions, write_held_out
+from crystalformers.training.lineage import rows_seen
 from crystalformers.training.observer import Observer
 from crystalformers.training.parent import outputs
 from crystalformers.training.recipe import Recipe
@@ -38,61 +41,10 @@ from crystalformers.training.recipe import Recipe
 if TYPE_CHECKING:
     from crystalformers.data.split import IntArray
     from crystalformers.data.table import CrystalTable
-    from crystalformers.prediction.model import Model
     from crystalformers.target import Target
-
-HELD_OUT = "held-out.parquet"
-"""The predictions of all rows by the members that had not seen them, in the folder of an ensemble."""
-
 
 IDENTITY = "ensemble.json"
 """What an ensemble was started with."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What each row's own fold tells: predictions by the member that has not seen it.
-
-    Attributes:
-        rows: of the table, ascending, (R,).
-        fold: which member left the row out, (R,).
-        labels: physical, NaN where missing, (R, T).
-        predictions: physical, (R, T).
-        targets: what was predicted.
-    """
-
-    rows: IntArray
-    fold: IntArray
-    labels: NDArray[np.float64]
-    predictions: NDArray[np.float64]
-    targets: tuple[Target, ...]
-
-    def scores(self) -> dict[str, Score]:
-        """Errors of each target over all rows; the baseline predicts the mean of the labels."""
-        return {target.name: self._score(k, slice(None)) for k, target in enumerate(self.targets)}
-
-    def spread(self, target: int) -> tuple[float, float | None]:
-        """Mean and standard deviation over the folds of the mean absolute error of a target; None for a single fold."""
-        errors = [
-            self._score(target, self.fold == fold).mae
-            for fold in np.unique(self.fold)
-            if not np.isnan(self.labels[self.fold == fold, target]).all()
-        ]
-        return float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else None
-
-    def calibration(self, n_atoms: IntArray) -> dict[str, Calibration]:
-        """How far each target is off in standardised units; `n_atoms` of every row of the table."""
-        sizes = n_atoms[self.rows]
-        return {
-            target.name: Calibration.of(
-                target.standardise(self.predictions[:, k], sizes) - target.standardise(self.labels[:, k], sizes)
-            )
-            for k, target in enumerate(self.targets)
-        }
-
-    def _score(self, k: int, rows: Any) -> Score:
-        labels, predictions = self.labels[rows, k], self.predictions[rows, k]
-        return score(self.targets[k].name, self.targets[k].unit, labels, predictions, np.array(np.nanmean(labels)))
 
 
 def fit_ensemble(
@@ -111,6 +63,7 @@ def fit_ensemble(
     The folder has a run folder for each member, the predictions of every row by the member that had not seen it
     (`HELD_OUT`), and one weight file for the ensemble. Validation errors decide nothing: the weights of a member are
     averaged over its last epochs. Otherwise a row would not be new to the member that it was left out of.
+    With `ENOUGH_TO_CHOOSE` validation rows, these belong to no fold and calibrate the intervals.
 
     Args:
         table: crystals with label columns named like the targets, in the targets' units.
@@ -154,21 +107,35 @@ def _train(
 ) -> None:
     dataset = Dataset.of(table, targets, recipe)
     _begin_or_resume(folder, dataset, recipe, {"members": members, "every_row": every_row})
-    folds = list(_folds(dataset.splits, members, recipe.seed_of_split, every_row=every_row))
+    apart = len(dataset.splits["val"]) >= ENOUGH_TO_CHOOSE and not every_row
+    parts = ("train",) if apart else ("train", "val", "test") if every_row else ("train", "val")
+    folds = list(_folds(dataset.splits, parts, members, recipe.seed_of_split))
     for k, splits in enumerate(folds):
         observer.message(f"member {k + 1} of {members}")
         settings = recipe.model_copy(update={"seed": recipe.seed + k})
         fit(table, targets, _member(folder, k), settings, resume=True, observer=observer, splits=splits)
     models = [load_model(_member(folder, k), tolerance=recipe.tolerance) for k in range(members)]
-    held_out = _held_out(table, models, folds)
-    _write_held_out(folder.path / HELD_OUT, table, held_out)
+    held_out, references = held_out_predictions(table, models, folds, recipe.seed)
+    write_held_out(folder.path / HELD_OUT, table, held_out)
     result = SplitResult(held_out.labels, held_out.predictions, tuple(held_out.scores().values()), float("nan"))
     report.parity_plot(folder.path / "parity.png", {"held-out rows": result}, held_out.targets)
-    errors = _join(folder, models, dataset, recipe, held_out, None if every_row else dataset.splits["test"])
-    observer.message(describe(held_out, errors))
+    rows = np.sort(np.concatenate([dataset.splits[name] for name in parts]))
+    ensemble = _join(models, dataset, recipe, held_out, references, rows)
+    arrays = calibration.arrays_of(ensemble) | rows_seen(table, rows, _parent_arrays(recipe))
+    test = dataset.splits["test"][: 0 if every_row else None]
+    errors, measured = _errors_of(ensemble, dataset, held_out, test)
+    on = "validation rows" if apart else "held-out rows, each by the member that had not seen it"
+    card = ensemble.card | calibration.card_of(ensemble, measured, on) | {"errors": errors}
+    save_model(folder.weights, ensemble.network, ensemble.targets, card, arrays)
+    calibration.coverage_plot(folder.path / COVERAGE_PLOT, measured)
+    spread = {
+        t.name: dict(zip(("mean", "std"), held_out.spread(k), strict=True)) for k, t in enumerate(ensemble.targets)
+    }
+    write_json(folder.summary, {"members": members, "errors": errors, "mae_over_folds": spread, "coverage": measured})
+    observer.message(describe(held_out, errors, measured))
 
 
-def describe(held_out: HeldOut, errors: dict[str, Any]) -> str:
+def describe(held_out: HeldOut, errors: dict[str, Any], measured: calibration.Measured) -> str:
     """The errors on held-out rows, with their spread over the folds, and those of the ensemble on test rows."""
     lines = []
     for k, (name, one) in enumerate(held_out.scores().items()):
@@ -180,7 +147,8 @@ def describe(held_out: HeldOut, errors: dict[str, Any]) -> str:
     for name, one in errors.get("test", {}).items():
         if one["mae"] is not None:
             lines.append(f"{name}, the ensemble: test MAE {one['mae']:.4g} {one['unit']} ({one['n']} crystals)")
-    return "\n".join(lines)
+    units = {target.name: target.unit for target in held_out.targets}
+    return "\n".join([*lines, *filter(None, [calibration.describe_coverage(measured, units)])])
 
 
 def _begin_or_resume(folder: RunFolder, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]) -> None:
@@ -213,12 +181,12 @@ def _check(recipe: Recipe, members: int) -> None:
         )
 
 
-def _folds(splits: Splits, count: int, seed: int, *, every_row: bool) -> Iterator[Splits]:
-    """The splits of each member: its fold to validate on, the other folds to learn from."""
-    pool = np.concatenate([splits["train"], splits["val"], splits["test"][: None if every_row else 0]])
+def _folds(splits: Splits, parts: Sequence[str], count: int, seed: int) -> Iterator[Splits]:
+    """The splits of each member: its fold of the rows in `parts` to validate on, the other folds to learn from."""
+    pool = np.concatenate([splits[name] for name in parts])
     if len(pool) < 2 * count:
         raise ConfigError(f"{len(pool)} labelled rows are too few for {count} folds; use fewer members or more rows.")
-    test = splits["test"][:0] if every_row else splits["test"]
+    test = splits["test"][: 0 if "test" in parts else None]
     for fold in np.array_split(np.random.default_rng(seed).permutation(pool), count):
         yield {"train": np.setdiff1d(pool, fold), "val": np.sort(fold), "test": test}
 
@@ -227,61 +195,51 @@ def _member(folder: RunFolder, k: int) -> Path:
     return folder.path / f"member-{k + 1}"
 
 
-def _held_out(table: CrystalTable, models: Sequence[Model], folds: Sequence[Splits]) -> HeldOut:
-    left_out = [splits["val"] for splits in folds]
-    predictions = [
-        model.values([table[row] for row in rows.tolist()]) for model, rows in zip(models, left_out, strict=True)
-    ]
-    rows, targets = np.concatenate(left_out), models[0].targets
-    order = np.argsort(rows)
-    return HeldOut(
-        rows[order],
-        np.repeat(np.arange(len(folds)), [len(rows) for rows in left_out])[order],
-        np.stack([table.labels(target.name) for target in targets], axis=1)[rows[order]],
-        np.concatenate(predictions)[order],
-        targets,
-    )
-
-
-def _write_held_out(path: Path, table: CrystalTable, held_out: HeldOut) -> None:
-    columns: dict[str, Any] = {"id": [table.ids[row] for row in held_out.rows], "fold": held_out.fold}
-    for k, target in enumerate(held_out.targets):
-        columns |= {target.name: held_out.labels[:, k], f"predicted_{target.name}": held_out.predictions[:, k]}
-    units = {target.name: target.unit for target in held_out.targets}
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(columns).replace_schema_metadata(units), temporary)
-
-
 def _join(
-    folder: RunFolder,
     models: Sequence[Model],
     dataset: Dataset,
     recipe: Recipe,
     held_out: HeldOut,
-    test: IntArray | None,
-) -> dict[str, Any]:
-    """Save the ensemble with its errors, and describe it."""
-    network = joined([model.network for model in models], [model.targets for model in models], recipe.architecture)
+    references: Sequence[Reference],
+    learned: IntArray,
+) -> Model:
+    """The ensemble with its reference and intervals; `learned` are the rows that members have learned from."""
     targets = models[0].targets
+    splits = {name: np.setdiff1d(rows, learned) for name, rows in dataset.splits.items()} | {"train": learned}
+    network = joined([model.network for model in models], [model.targets for model in models], recipe.architecture)
+    card = report.card(replace(dataset, splits=splits), recipe, None) | {
+        "members": len(models),
+        "init": models[0].card.get("init"),
+    }
+    ensemble = Model(Checkpoint(network, targets, card), "", "", tolerance=recipe.tolerance)
+    ensemble.reference = Reference.joined(references, held_out.distances)
+    if len(rows := splits["val"]):
+        (found,) = network_outputs([ensemble], calibration.crystals_of(dataset.table, rows))
+        ensemble.reference = Reference.joined(references, ensemble.reference.distances(found.vectors))
+        calibration.calibrate(ensemble, dataset, rows, found, recipe.seed)
+    else:
+        ensemble.calibration = held_out.calibration(dataset.table.n_atoms, recipe.seed)
+    return ensemble
+
+
+def _parent_arrays(recipe: Recipe) -> dict[str, NDArray[Any]] | None:
+    return None if recipe.init is None else load_model(recipe.init.model).arrays
+
+
+def _errors_of(
+    ensemble: Model, dataset: Dataset, held_out: HeldOut, test: IntArray
+) -> tuple[dict[str, Any], calibration.Measured]:
+    """Errors on held-out rows, and on test rows if there are any, with the coverage of the intervals there."""
     errors: dict[str, Any] = {"held_out": {name: _errors(one) for name, one in held_out.scores().items()}}
-    calibration = {name: one.to_dict() for name, one in held_out.calibration(dataset.table.n_atoms).items()}
-    card = report.card(dataset, recipe, None) | {"members": len(models), "calibration": calibration}
-    card["init"] = models[0].card.get("init")
-    save_model(folder.weights, network, targets, card)
-    if test is not None and len(test):
-        ensemble, labels = load_model(folder.weights, tolerance=recipe.tolerance), dataset.values[test]
-        predictions = ensemble.values([dataset.table[row] for row in test.tolist()])
-        errors["test"] = {
-            target.name: _errors(
-                score(target.name, target.unit, labels[:, k], predictions[:, k], np.array(target.mean))
-            )
-            for k, target in enumerate(targets)
-            if not np.isnan(labels[:, k]).all()
-        }
-    save_model(folder.weights, network, targets, {**card, "errors": errors})
-    spread = {t.name: dict(zip(("mean", "std"), held_out.spread(k), strict=True)) for k, t in enumerate(targets)}
-    write_json(folder.summary, {"members": len(models), "errors": errors, "mae_over_folds": spread})
-    return errors
+    if not len(test):
+        return errors, {}
+    labels, predictions = dataset.values[test], ensemble.values(calibration.crystals_of(dataset.table, test))
+    errors["test"] = {
+        target.name: _errors(score(target.name, target.unit, labels[:, k], predictions[:, k], np.array(target.mean)))
+        for k, target in enumerate(ensemble.targets)
+        if not np.isnan(labels[:, k]).all()
+    }
+    return errors, calibration.measured_coverage(ensemble, dataset, test)
 
 
 def _errors(one: Score) -> dict[str, Any]:

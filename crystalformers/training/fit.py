@@ -9,20 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from crystalformers.checkpoint import save_model
+from crystalformers.checkpoint import Checkpoint, save_model
 from crystalformers.data.table import CrystalTable
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import ConfigError, TableError, TargetError
 from crystalformers.models import build_model
+from crystalformers.prediction.model import Model
 from crystalformers.target import Target
-from crystalformers.training import elements, report
+from crystalformers.training import calibration, elements, lineage, report
 from crystalformers.training.averaging import other_weights
 from crystalformers.training.batching import Batches
 from crystalformers.training.dataset import Dataset, Splits
 from crystalformers.training.evaluation import evaluate_split
-from crystalformers.training.folder import RunFolder
+from crystalformers.training.folder import COVERAGE_PLOT, RunFolder
 from crystalformers.training.interruption import Signals
 from crystalformers.training.loop import TrainingLoop
 from crystalformers.training.observer import Observer, TensorBoard
@@ -119,15 +122,17 @@ def _fit(
     launch(fabric, recipe)
     state, batches, parent = _begin_or_resume(dataset, recipe, vectors, fabric, folder)
     if parent is not None:
-        _tell(observers, parent.describe())
+        _tell(observers, parent.describe(dataset))
     _tell(observers, report.describe_run(state, batches))
     if not state.progress.finished:
         if recipe.tensorboard and fabric.is_global_zero:
             observers.append(TensorBoard(folder.path / "tensorboard"))
         _train(state, batches, fabric, folder, observers)
     card = report.card(dataset, recipe, vectors) | {"ended": report.describe_end(state.progress)}
-    card |= {} if parent is None else {"init": parent.to_dict()}
-    errors = _finish(state, batches, fabric, folder, card)
+    card |= {} if parent is None else {"init": parent.to_dict(dataset)}
+    inherited = None if parent is None else parent.model.arrays
+    seen = lineage.rows_seen(table, dataset.splits["train"], inherited)
+    errors = _finish(state, batches, fabric, folder, card, seen)
     _tell(observers, f"{report.describe_end(state.progress)}\n{report.describe_errors(errors)}")
     return folder.weights
 
@@ -196,9 +201,17 @@ def _train(
 
 
 def _finish(
-    state: TrainingState, batches: Batches, fabric: Fabric, folder: RunFolder, card: dict[str, Any]
+    state: TrainingState,
+    batches: Batches,
+    fabric: Fabric,
+    folder: RunFolder,
+    card: dict[str, Any],
+    seen: dict[str, NDArray[np.int64]],
 ) -> dict[str, report.Errors]:
     """Measure and save the averaged weights, if there are any, and the best ones; describe the run.
+
+    Averaged weights owe nothing to the validation errors, unless these ended the run: the validation rows calibrate
+    them.
 
     Returns:
         What each set of weights is, and its errors.
@@ -219,8 +232,11 @@ def _finish(
             }
             measured[name] = {split: report.errors(result, dataset.targets) for split, result in results.items()}
             if fabric.is_global_zero:
-                description = {**card, "weights": name, "errors": measured[name]}
-                save_model(path, state.model, dataset.targets, description)
+                averaged = path == folder.weights and state.average.count > 0
+                honest = averaged and batches.recipe.early_stopping is None
+                about, arrays = _doubt(state, batches, folder.path / COVERAGE_PLOT if honest else None)
+                description = {**card, **about, "weights": name, "errors": measured[name]}
+                save_model(path, state.model, dataset.targets, description, {**seen, **arrays})
         if fabric.is_global_zero and path == folder.weights:
             report.parity_plot(folder.path / "parity.png", results, dataset.targets)
     if fabric.is_global_zero:
@@ -229,3 +245,25 @@ def _finish(
     # The other processes return once the files are there.
     fabric.barrier()
     return measured
+
+
+def _doubt(
+    state: TrainingState, batches: Batches, picture: Path | None
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What card and weight file say of the doubt about predictions of the present weights.
+
+    Args:
+        state: the model.
+        batches: what it was trained on.
+        picture: of the coverage; None if the validation rows chose the weights and cannot calibrate them.
+    """
+    dataset, recipe = batches.dataset, batches.recipe
+    device = next(state.model.parameters()).device
+    model = Model(Checkpoint(state.model, dataset.targets, {}), "", "", str(device), recipe.tolerance)
+    held_out = calibration.learn_reference(model, dataset, recipe.seed)
+    measured: calibration.Measured = {}
+    if picture is not None:
+        calibration.calibrate(model, dataset, dataset.splits["val"], held_out, recipe.seed)
+        measured = calibration.measured_coverage(model, dataset, dataset.splits["test"])
+        calibration.coverage_plot(picture, measured)
+    return calibration.card_of(model, measured, "validation rows"), calibration.arrays_of(model)

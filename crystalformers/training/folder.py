@@ -28,6 +28,9 @@ from crystalformers.training.wording import counted
 BEST_WEIGHTS = "model-best.safetensors"
 """Weights of the best epoch by validation, beside averaged ones in `WEIGHTS`."""
 
+COVERAGE_PLOT = "coverage.png"
+"""Measured against nominal coverage of the intervals on test rows."""
+
 FILES = (
     WEIGHTS,
     BEST_WEIGHTS,
@@ -37,6 +40,7 @@ FILES = (
     "metrics.csv",
     "parity.png",
     "loss.png",
+    COVERAGE_PLOT,
     "summary.json",
     "resume.pt",
 )

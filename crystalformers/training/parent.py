@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from crystalformers.models import CrystalModel
 from crystalformers.prediction.loading import load_model, member_of
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
+from crystalformers.training import lineage
+from crystalformers.training.dataset import Dataset
+from crystalformers.training.lineage import UNKNOWN
 from crystalformers.training.recipe import Init, Recipe
 
 
@@ -31,15 +34,34 @@ class Parent:
     kept: tuple[str, ...]
     fresh: tuple[str, ...]
 
-    def describe(self) -> str:
-        """What is taken over and what starts anew, a sentence."""
+    def describe(self, dataset: Dataset) -> str:
+        """What is taken over, what starts anew, and what is known of test rows that the parent has learned from."""
         kept = f"the outputs of {', '.join(self.kept)}" if self.kept else "no outputs"
         fresh = f"; {', '.join(self.fresh)} starts anew" if self.fresh else ""
-        return f"starting from {self.model.name} ({self.model.fingerprint[:12]}): its encoder and {kept}{fresh}"
+        text = f"starting from {self.model.name} ({self.model.fingerprint[:12]}): its encoder and {kept}{fresh}"
+        return f"{text}\n{self._describe_overlap(dataset)}" if len(dataset.splits["test"]) else text
 
-    def to_dict(self) -> dict[str, Any]:
-        """Its name, hash, targets and training data, for the card of the new model."""
-        card = self.model.card
+    def overlap(self, dataset: Dataset) -> dict[str, lineage.Overlap] | None:
+        """How many test rows are among those that the parent has learned from; None if that is not known."""
+        return lineage.overlap(self.model.arrays, dataset.table, dataset.splits["test"])
+
+    @property
+    def knows_ancestors(self) -> bool:
+        """Whether the parent knows what its own parent, if it had one, has learned from."""
+        init = self.model.card.get("init")
+        return init is None or (init.get("overlap", UNKNOWN) != UNKNOWN and init.get("knows_ancestors", False))
+
+    def _describe_overlap(self, dataset: Dataset) -> str:
+        found = self.overlap(dataset)
+        if found is None:
+            return "whether the parent has learned from test rows is unknown: its file does not tell its training rows"
+        counts = " and ".join(f"the {kind} of {one.shared} of {one.checked}" for kind, one in found.items())
+        earlier = "" if self.knows_ancestors else "; of its own parents it is unknown"
+        return f"the parent has learned from {counts} test rows{earlier}"
+
+    def to_dict(self, dataset: Dataset) -> dict[str, Any]:
+        """Its name, hash, targets and training data, and which test rows it knows, for the card of the new model."""
+        card, overlap = self.model.card, self.overlap(dataset)
         return {
             "model": self.model.name,
             "fingerprint": self.model.fingerprint,
@@ -47,6 +69,8 @@ class Parent:
             "kept": list(self.kept),
             "data": card.get("data"),
             "init": card.get("init"),
+            "overlap": UNKNOWN if overlap is None else {kind: asdict(one) for kind, one in overlap.items()},
+            "knows_ancestors": self.knows_ancestors,
         }
 
 

@@ -17,6 +17,7 @@ from command import invoke, leftovers, rows_of
 from samples import CELL_ENERGY, ENERGY, many, rock_salt, tiny_model, write_table
 
 import crystalformers.prediction.model
+import crystalformers.prediction.predictor
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def table(tmp_path: Path) -> Path:
 
 def interrupt_after(windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the window after `windows` whole ones is computed."""
-    original, calls = crystalformers.prediction.model.predict_window, []
+    original, calls = crystalformers.prediction.predictor.predict_window, []
 
     def predict_window(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
@@ -39,7 +40,7 @@ def interrupt_after(windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    monkeypatch.setattr(crystalformers.prediction.model, "predict_window", predict_window)
+    monkeypatch.setattr(crystalformers.prediction.predictor, "predict_window", predict_window)
 
 
 def run_to_the_end(table: Path, weights: Path, output: Path, *options: str) -> bytes:
@@ -51,7 +52,7 @@ def run_to_the_end(table: Path, weights: Path, output: Path, *options: str) -> b
 def test_ctrl_c_keeps_what_is_finished_and_resume_gives_the_same_file(
     weights: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crystalformers.prediction.model, "WINDOW", 7)
+    monkeypatch.setattr(crystalformers.prediction.predictor, "WINDOW", 7)
     output = tmp_path / "out.csv"
     with monkeypatch.context() as context:
         interrupt_after(2, context)
@@ -79,7 +80,7 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(
     interrupt_after(0, monkeypatch)
     for verb, output in (("predict", "out.json"), ("embed", "out.parquet")):
         monkeypatch.setattr(
-            crystalformers.prediction.model.Model, "atom_vectors", crystalformers.prediction.model.predict_window
+            crystalformers.prediction.model.Model, "atom_vectors", crystalformers.prediction.predictor.predict_window
         )
         result = invoke(verb, table, "-m", weights, "-o", tmp_path / output)
         assert result.exit_code == 130
@@ -91,7 +92,7 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(
 def test_a_partial_of_other_work_is_not_continued(
     weights: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crystalformers.prediction.model, "WINDOW", 7)
+    monkeypatch.setattr(crystalformers.prediction.predictor, "WINDOW", 7)
     output, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
     with monkeypatch.context() as context:
         interrupt_after(2, context)
@@ -122,7 +123,7 @@ def test_a_partial_of_other_work_is_not_continued(
 def test_a_torn_line_is_computed_again(
     weights: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crystalformers.prediction.model, "WINDOW", 7)
+    monkeypatch.setattr(crystalformers.prediction.predictor, "WINDOW", 7)
     whole = run_to_the_end(table, weights, tmp_path / "whole.parquet")
     output, partial = tmp_path / "out.parquet", tmp_path / "out.parquet.partial"
     with monkeypatch.context() as context:
@@ -138,7 +139,7 @@ SLOW_PREDICTION = """
 import sys, time
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
-import crystalformers.prediction.model as predict
+import crystalformers.prediction.predictor as predict
 predict.WINDOW = 5
 original = predict.predict_window
 def predict_window(*arguments, **options):
@@ -204,7 +205,7 @@ def test_a_stopped_process_tidies_up_and_says_so(
 def test_of_two_resumed_runs_the_second_is_refused(
     weights: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crystalformers.prediction.model, "WINDOW", 5)
+    monkeypatch.setattr(crystalformers.prediction.predictor, "WINDOW", 5)
     whole = run_to_the_end(table, weights, tmp_path / "whole.csv")
     output, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
     with monkeypatch.context() as context:

@@ -38,7 +38,7 @@ def test_a_run_that_cannot_begin_is_not_a_bad_structure(weights: Path, tmp_path:
 def test_a_bug_is_not_a_bad_structure_either(weights: Path, tmp_path: Path) -> None:
     good = write_poscar(tmp_path / "Na.vasp", rock_salt("Na"))
     script = (
-        "import sys, crystalformers.prediction.model as model\n"
+        "import sys, crystalformers.prediction.predictor as model\n"
         "from crystalformers.cli import main\n"
         "model.predict_window = lambda *given, **options: 1 / 0\n"
         "main()"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from samples import CELL_ENERGY, ENERGY, MODULUS, many, tiny_model, write_table
+from command import invoke
+from samples import CELL_ENERGY, ENERGY, MODULUS, many, rock_salt, tiny_model, write_table
 
+from crystalformers.checkpoint import save_model
 from crystalformers.crystal import Crystal
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import TableError
@@ -115,3 +119,40 @@ def test_bad_rows_are_reported_and_count_nowhere(model: Model, tmp_path: Path) -
     assert [row.name for row in result.rejected] == ["x1"]
     assert "120" in result.rejected[0].reason
     np.testing.assert_array_equal(result.labels[:, 0], [1.0, 3.0])
+
+
+def test_errors_inside_and_outside_the_domain_by_hand(tmp_path: Path) -> None:
+    """Rock salts of sodium are known, those of potassium not; the latter err three times as much."""
+    path = tiny_model(tmp_path / "m.safetensors", (ENERGY, CELL_ENERGY))
+    network = load_model(path).network
+    save_model(path, network, [ENERGY, CELL_ENERGY], {"element_counts": {"Na": 9, "Cl": 9}})
+    known = load_model(path)
+    crystals = [rock_salt(cation, a=5.6 + 0.1 * k, name=f"{k}") for k, cation in enumerate(["Na", "K", "Na", "K", "K"])]
+    predicted = known.values(crystals)
+    labels = predicted[:, 0] + np.array([0.1, -0.6, 0.3, 0.6, np.nan])
+    table = table_of(tmp_path, crystals, energy=list(labels), cell_energy=list(predicted[:, 1]))
+    result = evaluate_model(known, table)
+    first, second = result.domain_scores
+    assert (first.n_inside, first.n_outside, first.unit) == (2, 2, "eV/atom")
+    assert (first.mae_inside, first.mae_outside) == pytest.approx((0.2, 0.6), rel=1e-4)
+    assert first.ratio == pytest.approx(3.0, rel=1e-3)
+    assert (second.n_inside, second.n_outside) == (2, 3)
+    assert [bool(flag) for flag in result.flags] == [False, True, False, True, True]
+
+    done = invoke(
+        "evaluate", table.path, "-m", path, "-o", tmp_path / "r.json", "--predictions", tmp_path / "p.parquet"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "inside and outside the domain of the training data" in done.stdout
+    (line, *_) = [line for line in done.stdout.splitlines() if line.startswith("energy")][1:]
+    assert line.split()[1:4] == ["eV/atom", "2", "2"]
+    written = json.loads((tmp_path / "r.json").read_text())["domain"][0]
+    assert written == asdict(first)
+    assert pq.read_table(tmp_path / "p.parquet")["flag"].to_pylist() == result.flags
+
+
+def test_a_part_without_rows_has_no_error(model: Model, tmp_path: Path) -> None:
+    result = evaluate_model(model, table_of(tmp_path, many(3), energy=[1.0, 2.0, 3.0]))
+    (part,) = result.domain_scores
+    assert (part.n_inside, part.n_outside, part.mae_outside, part.ratio) == (3, 0, None, None)
+    assert part.mae_inside == pytest.approx(result.scores[0].mae)

@@ -50,7 +50,7 @@ def table(version: int) -> Path:
 
 
 def predict(version: int, tolerance: str, output: Path, *options: str) -> Any:
-    with patch("crystalformers.prediction.model.WINDOW", WINDOW):
+    with patch("crystalformers.prediction.predictor.WINDOW", WINDOW):
         return invoke("predict", table(version), "-m", weights(), "--tolerance", tolerance, "-o", output, *options)
 
 

@@ -92,7 +92,7 @@ def test_order_and_batch_mates_do_not_matter(exact: Model, monkeypatch: pytest.M
     crystals = many(23)
     alone = [exact.predict(crystal)[0] for crystal in crystals]
     monkeypatch.setattr(exact.budget, "cost", 30_000)
-    monkeypatch.setattr("crystalformers.prediction.model.WINDOW", 10)
+    monkeypatch.setattr("crystalformers.prediction.predictor.WINDOW", 10)
     together = exact.predict(crystals)
     assert [p.name for p in together] == [c.name for c in crystals]
     for one, other in zip(alone, together, strict=True):

@@ -22,7 +22,8 @@ from crystalformers.models.ensemble import Ensemble
 from crystalformers.prediction.evaluation import evaluate_model
 from crystalformers.target import Target
 from crystalformers.training import Observer, Recipe, fit, fit_ensemble
-from crystalformers.training.ensemble import HELD_OUT, joined
+from crystalformers.training.ensemble import joined
+from crystalformers.training.held_out import HELD_OUT
 from crystalformers.training.state import Progress
 
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 16, "radial_functions": 8}
