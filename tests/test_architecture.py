@@ -28,6 +28,7 @@ LEVELS = (
     ("prediction",),
     ("elements", "testing", "explain", "calculator"),
     ("training",),
+    ("benchmark",),
     ("cli", "estimators"),
 )
 """From the lowest up; a module imports from the levels below its own, and from its own without a cycle."""

@@ -5,9 +5,8 @@
 
 The recipes are those of `matbench.yaml`. `search` drops the test rows of fold 0 and trains on nine tenths of what is
 left, once a recipe and seed; the validation errors on the other tenth decide, so no test row is ever looked at. `run`
-trains one model a fold and seed, a tenth of the fold's training rows for validation, and predicts the fold's test
-rows. Run folders are in runs/matbench and continue where they were interrupted; results go to
-benchmarks/results/accuracy.
+does what `crystalformers benchmark` does. Run folders are in runs/matbench and continue where they were interrupted;
+results go to benchmarks/results/accuracy.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
 
 from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
-from crystalformers import Recipe, Target, fit, load_model, open_table
+from crystalformers import Recipe, Target, fit, open_table
+from crystalformers.benchmark import run_folds
 from crystalformers.files import replacing
 
 TARGETS = {
@@ -45,26 +44,24 @@ def recipes(task: str) -> dict[str, dict[str, Any]]:
     return {name: {**settings["all"], **(own or {})} for name, own in settings["recipes"].items()}
 
 
-def table_of(task: str, fold: int, *, with_test: bool) -> Path:
-    """The task's rows as a table whose column `split` names the fold's test rows, or without these rows."""
-    path = RUNS / task / f"fold{fold}-{'all' if with_test else 'train'}.parquet"
+def training_rows(task: str) -> Path:
+    """The task's rows without the test rows of fold 0, as a table."""
+    path = RUNS / task / "fold0-train.parquet"
     if not path.exists():
         rows = pq.read_table(shared() / "data" / f"{task}.parquet")
-        test = rows["matbench_fold"].to_numpy() == fold
-        split = pa.array(np.where(test, "test", "train"))
-        rows = rows.drop_columns(["matbench_fold"]).append_column("split", split)
+        test = rows["matbench_fold"].to_numpy() == 0
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            pq.write_table(rows if with_test else rows.filter(pa.array(~test)), temporary)
+            pq.write_table(rows.drop_columns(["matbench_fold"]).filter(pa.array(~test)), temporary)
     return path
 
 
-def train(task: str, name: str, fold: int, seed: int, *, with_test: bool) -> Path:
-    """The finished run folder of one recipe, fold and seed."""
-    run = RUNS / task / ("run" if with_test else "search") / f"{name}-fold{fold}-seed{seed}"
+def train(task: str, name: str, seed: int) -> Path:
+    """The finished run folder of one recipe and seed, inside fold 0."""
+    run = RUNS / task / "search" / f"{name}-fold0-seed{seed}"
     recipe = Recipe.parse({**recipes(task)[name], "seed": seed})
     if not (run / "summary.json").exists():
-        fit(open_table(table_of(task, fold, with_test=with_test)), [TARGETS[task]], run, recipe, resume=True)
+        fit(open_table(training_rows(task)), [TARGETS[task]], run, recipe, resume=True)
     return run
 
 
@@ -78,7 +75,7 @@ def search(task: str, names: Sequence[str], seeds: Sequence[int]) -> None:
             if any(row["settings"] == settings and row["seed"] == seed for row in done):
                 continue
             start = time.monotonic()
-            run = train(task, name, 0, seed, with_test=False)
+            run = train(task, name, seed)
             summary = json.loads((run / "summary.json").read_text())
             error = summary["errors"]["val"][TARGETS[task].name]
             row = {"task": task, "recipe": name, "seed": seed, "val_mae": error["mae"], "unit": error["unit"]}
@@ -89,29 +86,22 @@ def search(task: str, names: Sequence[str], seeds: Sequence[int]) -> None:
             print(f"{name} seed {seed}: val MAE {error['mae']:.4g} {error['unit']}", flush=True)
 
 
-def run_folds(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) -> None:
-    """Train and predict every fold and seed; write all test predictions that are there."""
-    target = TARGETS[task]
-    parts: list[dict[str, Any]] = []
-    for seed in seeds:
-        for fold in folds:
-            run = train(task, name, fold, seed, with_test=True)
-            table = open_table(table_of(task, fold, with_test=True))
-            rows = [row for row, split in enumerate(table.split or []) if split == "test"]
-            model = load_model(run)
-            predicted = model.values([table[row] for row in rows])[:, 0]
-            labels = table.labels(target.name)[rows]
-            ids = [table.ids[row] for row in rows]
-            parts += [
-                {"fold": fold, "id": i, "member": seed, "label": y, "prediction": p}
-                for i, y, p in zip(ids, labels.tolist(), predicted.tolist(), strict=True)
-            ]
-            error = np.abs(predicted - labels).mean()
-            print(f"{name} fold {fold} seed {seed}: test MAE {error:.4g} {target.unit}", flush=True)
-    path = OUT / task / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"task": task, "recipe": name, "unit": target.unit, "settings": json.dumps(recipes(task)[name])}
-    pq.write_table(pa.Table.from_pylist(parts).replace_schema_metadata(about), path)
+def run_all(task: str, name: str, folds: Sequence[int], seeds: int) -> None:
+    """Train and predict every fold and seed; copy the predictions to the results."""
+    target, output = TARGETS[task], RUNS / task / "run" / name
+    table = open_table(shared() / "data" / f"{task}.parquet")
+    results = run_folds(
+        table,
+        target,
+        output,
+        Recipe.parse({"seed": 0, **recipes(task)[name]}),
+        folds=folds,
+        seeds=seeds,
+        resume=True,
+        done=lambda fold, seed, error: print(f"{name} fold {fold} seed {seed}: {error:.4g} {target.unit}", flush=True),
+    )
+    about = {"settings": recipes(task)[name], "machine": machine(), "versions": versions()}
+    results.write(OUT / task / name, about)
 
 
 def main() -> None:
@@ -121,7 +111,7 @@ def main() -> None:
     options.add_argument("--task", choices=TARGETS, required=True)
     options.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
     options.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
-    options.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options.add_argument("--seeds", type=int, nargs="+", default=[0], help="of `run`, how many there are counts")
     options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
@@ -130,7 +120,7 @@ def main() -> None:
         search(given.task, names, given.seeds)
     else:
         for name in names:
-            run_folds(given.task, name, given.folds, given.seeds)
+            run_all(given.task, name, given.folds, len(given.seeds))
 
 
 if __name__ == "__main__":

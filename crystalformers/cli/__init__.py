@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from crystalformers.cli.benchmark import benchmark_command
 from crystalformers.cli.convert import convert_command
 from crystalformers.cli.crossval import crossval_command
 from crystalformers.cli.data import data_app
@@ -65,6 +66,7 @@ app = typer.Typer(
 app.command("predict")(predict_command)
 app.command("train")(train_command)
 app.command("crossval")(crossval_command)
+app.command("benchmark")(benchmark_command)
 app.command("evaluate")(evaluate_command)
 app.command("embed")(embed_command)
 app.command("explain")(explain_command)
