@@ -11,7 +11,6 @@ build=${1:-$(mktemp -d)}
 mkdir -p "$build"
 python=${PYTHON:-$root/.venv/bin/python}
 compiler=${CC:-gcc}
-suffix=$("$python" -c 'from importlib.machinery import EXTENSION_SUFFIXES; print(EXTENSION_SUFFIXES[0])')
 sanitizer=$("$compiler" -print-file-name=libasan.so)
 undefined=$("$compiler" -print-file-name=libubsan.so)
 
@@ -26,7 +25,7 @@ for name in default avx2 avx512; do
     esac
     "$compiler" -shared -fPIC -g -O1 -std=c11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi \
         -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $flags \
-        "$build"/crystalformers/csrc/*.c -o "$build/crystalformers/csrc/_kernels_$name$suffix" -lm
+        "$build"/crystalformers/csrc/*.c -o "$build/crystalformers/csrc/_kernels_$name.so" -lm
 done
 
 # Python keeps memory until it ends, so leaks are not looked for; the checked run is slow, hence the choice of tests.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -27,6 +27,9 @@ CHUNKS_PER_THREAD = 4
 
 INSTRUCTION_SETS = ("avx512", "avx2", "default")
 """What the library is built for, the fastest first; each processor runs its own and all that follow."""
+
+SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+"""How the names of libraries end here, as setup.py has it."""
 
 TABLES = ("attention_table", "images_table")
 """Tables in the library of the numbers that C and Python must agree on; see table.h."""
@@ -76,8 +79,8 @@ def load(instruction_set: str) -> ctypes.CDLL:
 
 def library_file(instruction_set: str) -> Path | None:
     """The file of the kernels for an instruction set, if it is installed."""
-    paths = (Path(__file__).with_name(f"_kernels_{instruction_set}{suffix}") for suffix in EXTENSION_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    path = Path(__file__).with_name(f"_kernels_{instruction_set}{SUFFIX}")
+    return path if path.is_file() else None
 
 
 class TableEntry(ctypes.Structure):
