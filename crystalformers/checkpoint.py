@@ -37,7 +37,7 @@ ARRAY_PREFIX = "about."
 """Begins the names of the tensors that are no weights: arrays about the training data."""
 
 MOST_ARRAY_BYTES = 2**20
-"""Size of all arrays about the training data together."""
+"""Size of all arrays about the training data together, if each number has 8 bytes."""
 
 TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Types of tensors that are read, as safetensors names them; complex numbers and float8 are not."""
@@ -97,7 +97,7 @@ def save_model(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in (arrays or {}).items()}
-    _check_size(path, sum(tensor.nbytes for tensor in about.values()))
+    _check_size(path, sum(8 * tensor.numel() for tensor in about.values()))
     tensors |= {f"{ARRAY_PREFIX}{name}": tensor for name, tensor in about.items()}
     description[HASH_KEY] = _hash(tensors, description)
     write_atomically(path, save(tensors, {HEADER_KEY: json.dumps(description, sort_keys=True)}))

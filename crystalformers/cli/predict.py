@@ -54,11 +54,12 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option("--strict", help="Refuse structures unlike the training data; by default a flag says why."),
     ] = False,
     flag_percentile: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Flag structures farther from the training crystals than this percentage of held-out crystals."
+            help="Flag structures farther from the training crystals than this percentage of held-out crystals. "
+            "Default: 99."
         ),
-    ] = 99.0,
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of the same command (needs -o).")
     ] = False,
@@ -72,13 +73,14 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     """
     from crystalformers.io import Rejected
     from crystalformers.prediction.predictor import Settings
+    from crystalformers.prediction.reference import FLAG_PERCENTILE
     from crystalformers.prediction.rows import WRITERS
 
     if output is not None:
         check_output(output, tuple(WRITERS), overwrite=overwrite)
     elif resume:
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
-    settings = Settings(coverage, strict, flag_percentile)
+    settings = Settings(coverage, strict, FLAG_PERCENTILE if flag_percentile is None else flag_percentile)
     job = Job(load_models(model, set_up(device, threads), tolerance), files, symbols(species), settings)
     about = _about(job)
     if output is not None:

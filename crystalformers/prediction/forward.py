@@ -41,7 +41,7 @@ class Outputs:
         return cls(np.full((count, n_targets, n_members), np.nan), ())
 
     def filled(self, rows: list[int], found: Outputs) -> Outputs:
-        """The same with the outputs of some rows."""
+        """The same with the outputs of some rows, and with vectors if these have any."""
         self.standardised[rows] = found.standardised
         count = len(self.standardised)
         vectors = self.vectors or tuple(np.full((count, part.shape[1]), np.nan) for part in found.vectors)

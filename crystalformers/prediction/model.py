@@ -172,7 +172,9 @@ class Model(Predictor):
         if members.shape[-1] > 1:
             each = [self._physical(members[..., k], crystals) for k in range(members.shape[-1])]
             estimates["std"] = np.std(each, axis=0, ddof=1)
-        distances = None if self.reference is None else self.reference.distances(found.vectors)
+        distances = None
+        if self.reference is not None:  # without any vectors no crystal fitted into memory
+            distances = self.reference.distances(found.vectors) if found.vectors else np.full(len(crystals), np.nan)
         if levels:
             width = self._half_widths(members, distances, levels)
             estimates |= {"low": self._physical(mean - width, crystals), "high": self._physical(mean + width, crystals)}
@@ -272,8 +274,9 @@ def network_outputs(
     groups: dict[ImageSettings, list[int]] = {}
     for k, model in enumerate(models):
         groups.setdefault(model.image_settings, []).append(k)
+    *_, last_group = groups.values()
     found = [Outputs.empty(len(crystals), len(m.targets), len(m.network.members)) for m in models]
-    for last, (settings, group) in enumerate(groups.items(), 1 - len(groups)):
+    for settings, group in groups.items():
 
         def run(batch: CrystalBatch, group: Sequence[int] = group) -> list[Outputs]:
             wanted = [models[k].reference is not None if vectors is None else vectors for k in group]
@@ -281,13 +284,11 @@ def network_outputs(
             return [outputs_of_batch(own, batch, vectors=w) for own, w in zip(networks, wanted, strict=True)]
 
         for rows, results in settings.results(run, crystals, failed):
-            for k, result in zip(group, results or [], strict=results is not None):
-                found[k] = found[k].filled(rows, result)
-            (advance if last == 0 else no_progress)(len(rows))
-    for k, model in enumerate(models):
-        if not found[k].vectors and model.reference is not None and vectors is not False:  # no crystal fitted, or none
-            missing = tuple(np.full((len(crystals), width), np.nan) for width in model.reference.widths)
-            found[k] = Outputs(found[k].standardised, missing)
+            if results is not None:
+                for k, result in zip(group, results, strict=True):
+                    found[k] = found[k].filled(rows, result)
+            if group is last_group:
+                advance(len(rows))
     return found
 
 

@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float64]
 
 def count_for(widths: Sequence[int]) -> int:
     """R, how many reference crystals each member may have, by the widths V of their vectors."""
-    return max(1, min(MOST_VECTORS, MOST_BYTES // (2 * sum(widths))))
+    return max(1, min(MOST_VECTORS, MOST_BYTES // (4 * sum(widths))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +40,23 @@ class Space:
     """Reference crystals of one member.
 
     Attributes:
-        vectors: of the reference crystals, shifted and in the unit, (R, V), float16.
-        shift: their mean, (V,), float32.
+        vectors: of the reference crystals, (R, V).
         unit: median distance of held-out crystals to the nearest of them.
     """
 
-    vectors: NDArray[np.float16]
-    shift: NDArray[np.float32]
+    vectors: NDArray[np.float32]
     unit: float
 
     def distances(self, vectors: FloatArray) -> FloatArray:
-        """Distance to the nearest reference crystal, in the unit, (C,), of vectors (C, V)."""
-        return _nearest((vectors - self.shift) / self.unit, self.vectors.astype(float))
+        """Distance to the nearest reference crystal, in the unit, (C,), of vectors (C, V).
+
+        Raises:
+            CheckpointError: if the reference crystals have vectors of another width.
+        """
+        if vectors.shape[1] != self.vectors.shape[1]:
+            problem = f"the vectors of the training crystals have {self.vectors.shape[1]} numbers"
+            raise CheckpointError(f"{problem}, those of the model {vectors.shape[1]}", remedy="copy the file again")
+        return _nearest(vectors, self.vectors.astype(float)) / self.unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +81,7 @@ class Reference:
             count: R; default: `count_for` one member.
         """
         chosen = training[: count_for([training.shape[1]]) if count is None else count]
-        shift, unit = chosen.mean(axis=0).astype(np.float32), float(np.median(_nearest(held_out, chosen))) or 1.0
-        largest = float(np.finfo(np.float16).max)
-        space = Space(np.clip((chosen - shift) / unit, -largest, largest).astype(np.float16), shift, unit)
+        space = Space(chosen.astype(np.float32), float(np.median(_nearest(held_out, chosen))) or 1.0)
         return cls((space,), np.percentile(space.distances(held_out), np.arange(101)))
 
     @classmethod
@@ -120,8 +123,7 @@ class Reference:
         """Arrays with names, for a weight file."""
         arrays: dict[str, NDArray[np.generic]] = {"reference.percentiles": self.percentiles}
         for k, space in enumerate(self.members):
-            arrays |= {f"reference.{k}.vectors": space.vectors, f"reference.{k}.shift": space.shift}
-            arrays[f"reference.{k}.unit"] = np.array([space.unit])
+            arrays |= {f"reference.{k}.vectors": space.vectors, f"reference.{k}.unit": np.array([space.unit])}
         return arrays
 
     @classmethod
@@ -136,12 +138,12 @@ class Reference:
         spaces = []
         try:
             for k in range(members):
-                vectors, shift, unit = (arrays[f"reference.{k}.{name}"] for name in ("vectors", "shift", "unit"))
-                if vectors.ndim != 2 or not vectors.size or shift.shape != vectors.shape[1:] or unit.shape != (1,):
+                vectors, unit = (arrays[f"reference.{k}.{name}"] for name in ("vectors", "unit"))
+                if vectors.ndim != 2 or not vectors.size or unit.shape != (1,):
                     raise CheckpointError(
                         f"the description of the training crystals of member {k} does not fit together"
                     )
-                spaces.append(Space(vectors.astype(np.float16), shift.astype(np.float32), float(unit[0])))
+                spaces.append(Space(vectors.astype(np.float32), float(unit[0])))
             percentiles = arrays["reference.percentiles"].astype(float)
         except KeyError as error:
             raise CheckpointError(f"the array {error} is missing") from error

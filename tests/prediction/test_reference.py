@@ -82,7 +82,7 @@ def test_the_distance_of_an_ensemble_is_the_mean_over_its_members() -> None:
 def test_the_file_stays_small(widths: list[int]) -> None:
     count = count_for(widths)
     assert 1 <= count <= MOST_VECTORS
-    assert 2 * count * sum(widths) <= max(MOST_BYTES, 2 * sum(widths))
+    assert 4 * count * sum(widths) <= max(MOST_BYTES, 4 * sum(widths))
     assert MOST_BYTES < 300_000 < MOST_ARRAY_BYTES
     vectors = np.random.default_rng(0).normal(size=(1000, widths[0]))
     assert Reference.of(vectors, vectors[:9]).members[0].vectors.nbytes <= MOST_BYTES
@@ -90,17 +90,12 @@ def test_the_file_stays_small(widths: list[int]) -> None:
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("far", [0.0, 1e3])
-def test_half_precision_is_enough_whatever_the_size_and_offset_of_the_vectors(size: float, far: float) -> None:
+def test_distances_hold_whatever_the_size_and_offset_of_the_vectors(size: float, far: float) -> None:
     rng = np.random.default_rng(0)
     training, held_out, new = (size * (far + rng.normal(size=(50, 4))) for _ in range(3))
     exact = np.linalg.norm(new[:, None] - training, axis=-1).min(axis=1)
     unit = np.median(np.linalg.norm(held_out[:, None] - training, axis=-1).min(axis=1))
-    np.testing.assert_allclose(Reference.of(training, held_out).distances([new]), exact / unit, atol=5e-3)
-
-
-def test_an_outlier_too_large_for_half_precision_is_no_infinity() -> None:
-    reference = Reference.of(np.array([[0.0], [1e9]]), np.array([[1e-3], [2e-3]]))
-    assert np.isfinite(reference.distances([np.array([[0.0], [1e9]])])).all()
+    np.testing.assert_allclose(Reference.of(training, held_out).distances([new]), exact / unit, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "ensemble"])
@@ -202,9 +197,8 @@ def test_it_is_saved_and_older_files_have_none(weights: Path, tmp_path: Path) ->
     [
         ({"reference.0.unit": np.zeros(1)}, "do not fit together"),
         ({"reference.0.unit": np.ones(2)}, "does not fit together"),
-        ({"reference.0.shift": np.ones(2)}, "does not fit together"),
-        ({"reference.0.vectors": np.zeros(8, np.float16)}, "does not fit together"),
-        ({"reference.0.vectors": np.zeros((0, 8), np.float16)}, "does not fit together"),
+        ({"reference.0.vectors": np.zeros(8, np.float32)}, "does not fit together"),
+        ({"reference.0.vectors": np.zeros((0, 8), np.float32)}, "does not fit together"),
         ({"reference.percentiles": np.arange(101.0)[::-1].copy()}, "do not fit together"),
         ({"reference.percentiles": np.arange(5.0)}, "do not fit together"),
         ({"reference.percentiles": np.full(101, np.nan)}, "NaN"),
@@ -217,6 +211,15 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, An
     save_model(path, load_model(path).network, [ENERGY], {}, arrays)
     with pytest.raises(CheckpointError, match=words):
         load_model(path)
+
+
+def test_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
+    path, reference = saved(tmp_path / "model.safetensors")
+    arrays = {**reference.to_arrays(), "reference.0.vectors": np.ones((4, 9), np.float32)}
+    save_model(path, load_model(path).network, [ENERGY], {}, arrays)
+    model = load_model(path)
+    with pytest.raises(CheckpointError, match="have 9 numbers, those of the model 8"):
+        model.predict(rock_salt())
 
 
 def test_too_large_arrays_are_neither_saved_nor_read(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,9 +96,9 @@ def test_the_reference_is_of_training_crystals_and_validation_crystals_are_held_
     model = load_model(run, tolerance=1e-3)
     assert model.reference is not None
     train, val = (network_outputs([model], [table[row] for row in rows])[0] for rows in (range(24), range(24, 48)))
-    np.testing.assert_allclose(model.reference.distances(train.vectors), 0, atol=0.1)  # half precision
+    np.testing.assert_allclose(model.reference.distances(train.vectors), 0, atol=5e-3)
     distances = model.reference.distances(val.vectors)
-    assert np.median(distances) == pytest.approx(1, abs=0.05)
+    assert np.median(distances) == pytest.approx(1, abs=5e-3)
     np.testing.assert_allclose(model.reference.percentiles, np.percentile(distances, np.arange(101)), atol=1e-4)
 
 
