@@ -24,7 +24,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.data.table import open_table
 from crystalformers.errors import ConfigError, TableError
 from crystalformers.io import Rejected
-from crystalformers.io.frame_tables import is_frame, is_series, structures_of
+from crystalformers.io.pandas_tables import is_frame, is_series, structures_of
 from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.prediction.intervals import COVERAGE
 from crystalformers.prediction.loading import load_model

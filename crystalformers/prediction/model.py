@@ -22,7 +22,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
-from crystalformers.io.frame_tables import is_frame, is_series, structures_of
+from crystalformers.io.pandas_tables import is_frame, is_series, structures_of
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import Advance, Budget, expected_images, no_progress, windows
 from crystalformers.prediction.domain import Domain
