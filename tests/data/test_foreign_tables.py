@@ -237,6 +237,19 @@ def test_a_bad_row_costs_itself(rows: str, tmp_path: Path) -> None:
         assert isinstance(bad, Rejected)
 
 
+def test_a_csv_may_begin_with_a_row_without_structure(tmp_path: Path) -> None:
+    rows = [["none", ""], ["salt", cif_of(CRYSTALS[0])]]
+    pd.DataFrame(rows, columns=["id", "cif"]).to_csv(tmp_path / "table.csv", index=False)
+    assert list(open_table(tmp_path / "table.csv").check_rows()) == [0]
+
+
+def test_a_long_cif_in_a_csv_is_read(tmp_path: Path) -> None:
+    comment = "# a line that means nothing\n" * 10_000
+    rows = [["salt", cif_of(CRYSTALS[0])], ["magnesia", comment + cif_of(CRYSTALS[1])]]
+    pd.DataFrame(rows, columns=["id", "cif"]).to_csv(tmp_path / "table.csv", index=False)
+    assert [len(crystal) for crystal in open_table(tmp_path / "table.csv")] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
