@@ -224,6 +224,8 @@ def test_settings_are_checked_when_it_is_fitted(data: Any) -> None:
         regressor(settings={"dimm": 3}).fit(*data)
     with pytest.raises(ConfigError, match="training takes cpu or cuda, not 'cuda:7'"):
         regressor(device="cuda:7").fit(*data)
+    with pytest.raises(ConfigError, match="a target cannot be called 'split'"):
+        regressor().fit(data[0], pd.Series(data[1], name="split"))
     with pytest.raises(TableError, match="too few"):
         regressor().fit(data[0][:1], data[1][:1])
 
@@ -237,6 +239,7 @@ def test_importing_the_package_imports_neither_scikit_learn_nor_torch() -> None:
 
 def test_scikit_learn_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    monkeypatch.delitem(sys.modules, "crystalformers.estimators")
+    for name in [name for name in sys.modules if name.startswith("crystalformers.estimators")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ConfigError, match=r"pip install 'crystalformers\[sklearn\]'"):
         import_module("crystalformers.estimators")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.data.split import SPLIT_COLUMN, SPLIT_NAMES, SPLITS
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.frame_tables import is_frame, open_frame
+from crystalformers.io.pandas_tables import is_frame, open_frame
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import STRUCTURE, TableRows
 from crystalformers.io.source import Source, no_column, renamed

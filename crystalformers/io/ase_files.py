@@ -12,6 +12,7 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from functools import partial
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ import pyarrow as pa
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.frames import crystals_of_frames, with_ase
+from crystalformers.io.frames import crystals_of_frames, next_frame, with_ase, xyz_frames
 from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
 from crystalformers.io.rejected import Rejected
-from crystalformers.io.source import Record, Source, batches_of, label_text, labels_of
+from crystalformers.io.source import CrystalOf, Record, Source, batches_of, label_text, labels_of, record
 from crystalformers.io.text import plain_name, read_text
 
 ASE_FORMATS = {
@@ -49,7 +50,7 @@ BY_PATH = frozenset({"traj", "vasp-out"})
 """Formats that ASE reads from a path only, besides those that it says."""
 
 RESULTS = ("energy", "free_energy", "magmom", "charge")
-"""Results of a calculation that are labels, if a row of a database has them; energies in eV."""
+"""Results of a calculation that are labels, if ASE has them; energies of the cell in eV."""
 
 
 def read_ase_file(path: Path) -> Iterator[Crystal | Rejected]:
@@ -58,6 +59,10 @@ def read_ase_file(path: Path) -> Iterator[Crystal | Rejected]:
     Raises:
         StructureError: if the file cannot be read, or ASE is not installed.
     """
+    yield from crystals_of_frames(_frames(path), path)
+
+
+def _frames(path: Path) -> Iterator[Any]:
     io = with_ase(path, "ase.io")
     form = next(form for pattern, form in ASE_FORMATS.items() if fnmatchcase(plain_name(path), pattern))
     file: Path | StringIO = path
@@ -68,7 +73,56 @@ def read_ase_file(path: Path) -> Iterator[Crystal | Rejected]:
             raise StructureError("the file cannot be read (No such file or directory)", where=str(path))
     else:
         file = StringIO(read_text(path, errors="replace"))
-    yield from crystals_of_frames(io.iread(file, index=":", format=form, do_not_split_by_at_sign=True), path)
+    found: Iterator[Any] = io.iread(file, index=":", format=form, do_not_split_by_at_sign=True)
+    return found
+
+
+def open_frames(path: Path) -> Source:
+    """An extended XYZ file or a trajectory: ids are `id` in the info of a frame, else its number from 0.
+
+    Labels are the single values in the info, and `RESULTS`.
+
+    Raises:
+        TableError: if ASE is not installed, or the file cannot be opened.
+    """
+    read = _frames if plain_name(path).endswith(".traj") else xyz_frames
+
+    def rows() -> Iterator[tuple[dict[str, Any], CrystalOf]]:
+        frames = read(path)
+        for index in count():
+            frame = next_frame(frames, path)
+            if frame is None:
+                return
+            name = {"id": str(index)}
+            if isinstance(frame, StructureError):
+                yield name, partial(_refuse, frame)
+            else:
+                results = {} if frame.calc is None else frame.calc.results
+                values = {key: results[key] for key in RESULTS if key in results} | frame.info
+                yield name | values, partial(_crystal_of, frame)
+
+    n_rows = 0
+
+    def values() -> Iterator[Mapping[str, Any]]:
+        nonlocal n_rows
+        for row, _ in rows():
+            n_rows += 1
+            yield {key: value for key, value in row.items() if isinstance(value, str | int | float)}
+
+    labels = labels_of(values())
+
+    def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        return batches_of((record(k, row, crystal, wanted) for k, (row, crystal) in enumerate(rows())), wanted)
+
+    return Source(path, labels, batches, n_rows)
+
+
+def _refuse(error: StructureError, row: Any, name: str) -> Crystal:
+    raise error
+
+
+def _crystal_of(frame: Any, row: Any, name: str) -> Crystal:
+    return check(from_object(frame, name))
 
 
 def open_database(path: Path) -> Source:

@@ -16,10 +16,13 @@ from crystalformers.errors import StructureError, TableError
 from crystalformers.io.cells import crystal_of_text, is_structure_text
 from crystalformers.io.files import format_of, known_endings, read_crystal
 from crystalformers.io.source import STRUCTURE_COLUMNS, Record, Source, batches_of
-from crystalformers.io.text import excerpt, read_lines
+from crystalformers.io.text import excerpt, read_lines, text_limit
 
 HEADERLESS_LABEL = "target"
 """Name of the value column of a CSV without header line (the `id_prop.csv` of CGCNN)."""
+
+ROWS_TO_TELL = 100
+"""Rows by which a column of structures is known."""
 
 CGCNN_TABLE = "id_prop.csv"
 """The table in a folder as CGCNN takes it, next to its CIFs."""
@@ -27,6 +30,7 @@ CGCNN_TABLE = "id_prop.csv"
 
 def open_csv(path: Path) -> Source:
     """A CSV: the id first, then labels, and either structure files beside it or a column of their text."""
+    csv.field_size_limit(text_limit())  # of the process; Python's own limit is that of a CIF of 2,000 atoms
     first = next((row for row in csv.reader(read_lines(path)) if any(row)), [])
     header = not (len(first) > 1 and _is_number(first[1]))
     if not header and len(first) != 2:
@@ -51,7 +55,7 @@ def open_csv(path: Path) -> Source:
                 )
             yield dict(zip(["", *labels], row, strict=True))
 
-    texts = _structure_column(next(records(), {}))
+    texts = next((name for name in STRUCTURE_COLUMNS if name in labels and _holds_structures(name, records())), "")
 
     def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         return batches_of((_record(path, row, texts, wanted) for row in records()), wanted)
@@ -59,9 +63,9 @@ def open_csv(path: Path) -> Source:
     return Source(path, [label for label in labels if label not in {"formula", texts}], batches)
 
 
-def _structure_column(row: dict[str, str]) -> str:
-    """The column that holds structures as text, by the first row of a table; empty if there is none."""
-    return next((name for name in STRUCTURE_COLUMNS if is_structure_text(row.get(name, ""))), "")
+def _holds_structures(name: str, rows: Iterator[dict[str, str]]) -> bool:
+    """Whether one of the first rows has a structure as text in a column."""
+    return any(is_structure_text(row[name]) for row in islice(rows, ROWS_TO_TELL))
 
 
 def _record(path: Path, row: dict[str, str], texts: str, wanted: Sequence[str]) -> Record:

@@ -28,12 +28,16 @@ TOO_MANY_COLUMNS = re.compile(r":\d{5,}")
 
 def read_xyz_file(path: Path) -> Iterator[Crystal | Rejected]:
     """Every frame of an extended XYZ file, one at a time."""
+    yield from crystals_of_frames(xyz_frames(path), path)
+
+
+def xyz_frames(path: Path) -> Iterator[Any]:
+    """ASE Atoms for each frame of an extended XYZ file, an error for one that ASE cannot read."""
     iread = with_ase(path, "ase.io").iread
-    frames = (next(iread(StringIO(text), index=":", format="extxyz")) for text in _xyz_frames(path))
-    yield from crystals_of_frames(frames, path)
+    return (next_frame(iread(StringIO(text), index=":", format="extxyz"), path) for text in _xyz_texts(path))
 
 
-def _xyz_frames(path: Path) -> Iterator[str]:
+def _xyz_texts(path: Path) -> Iterator[str]:
     """The text of each frame: the number of atoms, a comment, and as many lines; never more than the file holds."""
     lines = read_lines(path)
     for first in lines:
@@ -116,11 +120,11 @@ def with_ase(path: Path, module: str) -> Any:
 
 def crystals_of_frames(frames: Iterator[Any], path: Path) -> Iterator[Crystal | Rejected]:
     """Crystals of a file with one structure (called like the file) or many (called `file#0`, `file#1`...)."""
-    following = _next(frames, path)
+    following = next_frame(frames, path)
     if following is None:
         raise StructureError("the file holds no structure", where=str(path), remedy="export it again")
     for index in count():
-        frame, following = following, _next(frames, path)
+        frame, following = following, next_frame(frames, path)
         name = str(path) if index == 0 and following is None else f"{path}#{index}"
         try:
             if isinstance(frame, StructureError):
@@ -132,7 +136,7 @@ def crystals_of_frames(frames: Iterator[Any], path: Path) -> Iterator[Crystal | 
             return
 
 
-def _next(frames: Iterator[Any], path: Path) -> Any:
+def next_frame(frames: Iterator[Any], path: Path) -> Any:
     """The next frame, None after the last; an error where the parser fails, which also ends its iteration."""
     try:
         return next(frames, None)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalformers.errors import StructureError, TableError
-from crystalformers.io.ase_files import open_database
+from crystalformers.io.ase_files import open_database, open_frames
 from crystalformers.io.cells import crystal_of_row
 from crystalformers.io.csv_tables import open_cgcnn, open_csv
 from crystalformers.io.json_tables import open_json, open_json_lines
@@ -161,10 +161,14 @@ TABLES = {
     ".ndjson": TableKind(open_json_lines),
     ".json": TableKind(open_json, structures=True),
     ".db": TableKind(open_database),
+    ".xyz": TableKind(open_frames, structures=True),
+    ".extxyz": TableKind(open_frames, structures=True),
+    ".traj": TableKind(open_frames, structures=True),
 }
 """The kinds of tables, by the end of their names without `.gz`."""
 
 KNOWN = (
-    ".parquet, .csv and .jsonl or .ndjson, .json of Matbench and OPTIMADE, .db of ASE, and folders with an id_prop.csv"
+    ".parquet, .csv and .jsonl or .ndjson, .json of Matbench and OPTIMADE, .db, .xyz, .extxyz and .traj of ASE, and "
+    "folders with an id_prop.csv"
 )
 """The kinds of tables, for messages."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError, StructureError
 from crystalformers.io import Rejected, as_crystal, formula, read_structures
-from crystalformers.io.frame_tables import is_frame, is_series, structures_of
+from crystalformers.io.pandas_tables import is_frame, is_series, structures_of
 from crystalformers.prediction.batching import Advance, no_progress, windows
 from crystalformers.prediction.intervals import check_coverage
 from crystalformers.prediction.reference import FLAG_PERCENTILE

@@ -37,6 +37,13 @@ def atoms_of(crystal: Crystal) -> Any:
     return Atoms(crystal.numbers, positions=crystal.positions, cell=crystal.lattice, pbc=True)
 
 
+def with_energy(atoms: Any) -> Any:
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.5 * len(atoms))
+    return atoms
+
+
 def cif_of(crystal: Crystal) -> str:
     from pymatgen.io.cif import CifWriter
 
@@ -85,8 +92,22 @@ def database(folder: Path) -> Path:
 
     with connect(folder / "ase.db") as rows:
         for crystal, gap in zip(CRYSTALS, GAPS, strict=True):
-            rows.write(atoms_of(crystal), **({} if np.isnan(gap) else {"gap_pbe": gap}))
+            rows.write(with_energy(atoms_of(crystal)), **({} if np.isnan(gap) else {"gap_pbe": gap}))
     return folder / "ase.db"
+
+
+def frames(folder: Path, name: str = "frames.extxyz") -> Path:
+    import ase.io
+
+    atoms = [with_energy(atoms_of(crystal)) for crystal in CRYSTALS]
+    for one, crystal, gap in zip(atoms, CRYSTALS, GAPS, strict=True):
+        one.info |= {"id": crystal.name, "vector": np.array([1, 2])} | ({} if np.isnan(gap) else {"gap": gap})
+    ase.io.write(folder / name, atoms)
+    return folder / name
+
+
+def trajectory(folder: Path) -> Path:
+    return frames(folder, "frames.traj")
 
 
 def cgcnn(folder: Path) -> Path:
@@ -121,6 +142,8 @@ SOURCES: dict[str, tuple[Callable[[Path], Any], str, list[str]]] = {
     "Matbench": (matbench, "gap pbe", ["0", "1", "2"]),
     "OPTIMADE": (optimade, "gap pbe", ["salt", "magnesia", "sylvite"]),
     "database of ASE": (database, "gap_pbe", ["1", "2", "3"]),
+    "extended XYZ": (frames, "gap", ["salt", "magnesia", "sylvite"]),
+    "trajectory": (trajectory, "gap", ["salt", "magnesia", "sylvite"]),
     "folder of CGCNN": (cgcnn, "target", ["salt", "magnesia", "sylvite"]),
     "CSV with CIFs": (csv_with_cif, "gap pbe", ["salt", "magnesia", "sylvite"]),
     "Parquet with CIFs": (parquet_with_cif, "gap pbe", ["salt", "magnesia", "sylvite"]),
@@ -161,6 +184,22 @@ def test_labels_are_the_columns_that_describe_no_structure(tmp_path: Path) -> No
     assert np.array_equal(table.labels("flag"), [1, np.nan, 0], equal_nan=True)
 
 
+@pytest.mark.parametrize("make", [frames, trajectory, database])
+def test_results_of_ase_are_labels(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    table = open_table(make(tmp_path))
+    assert sorted(table.columns) == ["energy", "gap_pbe" if make is database else "gap"]
+    assert table.labels("energy").tolist() == [-3.0, -3.0, -3.0]
+
+
+def test_a_broken_frame_costs_itself(tmp_path: Path) -> None:
+    path = frames(tmp_path)
+    path.write_text(path.read_text().replace("Mg ", "Qq "))
+    table = open_table(path)
+    assert len(table) == 3
+    assert list(table.check_rows()) == [1]
+    assert "cannot be read" in table.check_rows()[1].reason
+
+
 @pytest.mark.parametrize("make", [matbench, optimade, database])
 def test_a_table_is_also_a_file_of_structures(make: Callable[[Path], Path], tmp_path: Path) -> None:
     found = list(read_structures([make(tmp_path)]))
@@ -196,6 +235,19 @@ def test_a_bad_row_costs_itself(rows: str, tmp_path: Path) -> None:
         assert isinstance(first, Crystal)
         assert isinstance(last, Crystal)
         assert isinstance(bad, Rejected)
+
+
+def test_a_csv_may_begin_with_a_row_without_structure(tmp_path: Path) -> None:
+    rows = [["none", ""], ["salt", cif_of(CRYSTALS[0])]]
+    pd.DataFrame(rows, columns=["id", "cif"]).to_csv(tmp_path / "table.csv", index=False)
+    assert list(open_table(tmp_path / "table.csv").check_rows()) == [0]
+
+
+def test_a_long_cif_in_a_csv_is_read(tmp_path: Path) -> None:
+    comment = "# a line that means nothing\n" * 10_000
+    rows = [["salt", cif_of(CRYSTALS[0])], ["magnesia", comment + cif_of(CRYSTALS[1])]]
+    pd.DataFrame(rows, columns=["id", "cif"]).to_csv(tmp_path / "table.csv", index=False)
+    assert [len(crystal) for crystal in open_table(tmp_path / "table.csv")] == [2, 2]
 
 
 @pytest.mark.parametrize(

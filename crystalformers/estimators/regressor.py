@@ -1,105 +1,43 @@
-"""Models as scikit-learn knows them: a regressor that is trained, a transformer that is not. Needs scikit-learn.
+"""`CrystalRegressor`: train a model on structures and values, as scikit-learn does.
 
-X is a sequence, a pandas Series or a frame with a column `structure` or `cif`; its entries are pymatgen `Structure`,
-ASE `Atoms`, `Crystal`, pymatgen dictionaries, the text of CIFs, or paths of structure files. It is no array of numbers.
-
-Shapes: n entries of X, D width of the vector of a crystal.
+Shapes: n entries of X.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
-from crystalformers.checkpoint import save_model
 from crystalformers.crystal import Crystal
+from crystalformers.data.split import SPLIT_COLUMN
 from crystalformers.data.table import open_table
 from crystalformers.errors import ConfigError, TableError
-from crystalformers.io import Rejected
-from crystalformers.io.frame_tables import is_frame, is_series, structures_of
-from crystalformers.prediction.bundled import WEIGHTS
+from crystalformers.estimators.base import FittedModel, checked_collection, warn_of_rejected
+from crystalformers.io.pandas_tables import is_frame, is_series, structures_of
+from crystalformers.io.source import NO_LABELS
 from crystalformers.prediction.intervals import COVERAGE
-from crystalformers.prediction.loading import load_model
-from crystalformers.prediction.model import Model
 from crystalformers.prediction.rows import Prediction
 from crystalformers.target import Basis, Target, Transform
 from crystalformers.training import Recipe, fit, fit_ensemble
 from crystalformers.training.recipe import accelerator_of, with_overrides
 
-try:
-    from sklearn.base import (
-        BaseEstimator,
-        ClassNamePrefixFeaturesOutMixin,
-        RegressorMixin,
-        TransformerMixin,
-        check_is_fitted,
-    )
-    from sklearn.utils import check_consistent_length, column_or_1d
-    from sklearn.utils.validation import assert_all_finite
-except ImportError as error:
-    raise ConfigError("scikit-learn is not installed", remedy="pip install 'crystalformers[sklearn]'") from error
-
 if TYPE_CHECKING:
     import pandas as pd
-
-LISTED = 10
-"""Structures that a warning names."""
 
 TARGET = "target"
 """Name of the target if y has none."""
 
 
-class _Weights(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """An estimator whose model is part of it as the bytes of a weight file, so that pickles hold no module.
-
-    Attributes:
-        weights_: the weight file (safetensors).
-    """
-
-    device: str
-    weights_: bytes
-
-    @cached_property
-    def model_(self) -> Model:
-        """The fitted model, read from `weights_`."""
-        return self._load()
-
-    def _load(self) -> Model:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / WEIGHTS
-            path.write_bytes(self.weights_)
-            model = load_model(path, self.device)
-        model.name = type(self).__name__
-        return model
-
-    def _use(self, weights: bytes) -> None:
-        """Take over the content of a weight file."""
-        self.weights_ = weights
-        self.model_ = self._load()
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters; a new device holds for the next prediction."""
-        self.__dict__.pop("model_", None)
-        return super().set_params(**params)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "model_"}
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        return tags
-
-
-class CrystalRegressor(RegressorMixin, _Weights):  # type: ignore[misc] # scikit-learn has no types
+class CrystalRegressor(RegressorMixin, FittedModel):  # type: ignore[misc] # scikit-learn has no types
     """Train a model on structures and the values of one property, and predict it.
 
     >>> from crystalformers import CrystalRegressor
@@ -176,9 +114,12 @@ class CrystalRegressor(RegressorMixin, _Weights):  # type: ignore[misc] # scikit
         import pandas as pd
 
         values = _checked_labels(X, y)
-        target = Target(self.target or str(getattr(y, "name", None) or TARGET), self.unit, self.basis, self.y_transform)
+        name = self.target or str(getattr(y, "name", None) or TARGET)
+        if name in {SPLIT_COLUMN, *NO_LABELS}:
+            raise ConfigError(f"a target cannot be called '{name}'", where="target", remedy="give it another name")
+        target = Target(name, self.unit, self.basis, self.y_transform)
         found = list(structures_of(X))
-        _warn(found)
+        warn_of_rejected(found)
         good = [k for k, one in enumerate(found) if isinstance(one, Crystal)]
         rows = {"id": [str(k) for k in good], "structure": [found[k] for k in good], target.name: values[good]}
         table, recipe = open_table(pd.DataFrame(rows)), self._recipe()
@@ -220,11 +161,11 @@ class CrystalRegressor(RegressorMixin, _Weights):  # type: ignore[misc] # scikit
     def _estimates(self, X: Any, coverage: float | None) -> list[NDArray[np.float64]]:
         """Values, lower and upper ends, each (n,)."""
         check_is_fitted(self)
-        found = list(structures_of(_checked(X)))
-        _warn(found)
+        found = list(structures_of(checked_collection(X)))
+        warn_of_rejected(found)
         crystals = [one for one in found if isinstance(one, Crystal)]
         rows = self.model_.predict(crystals, errors="report", coverage=coverage)
-        _warn(rows)
+        warn_of_rejected(rows)
         columns = np.full((3, len(found)), np.nan)
         places = [k for k, one in enumerate(found) if isinstance(one, Crystal)]
         for place, row in zip(places, rows, strict=True):
@@ -244,90 +185,15 @@ class CrystalRegressor(RegressorMixin, _Weights):  # type: ignore[misc] # scikit
         return Recipe.parse(with_overrides(with_overrides(start, dict(self.settings or {})), given))
 
 
-class CrystalEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Weights):  # type: ignore[misc] # no types
-    """Turn structures into the vectors that a trained model computes before its property head.
-
-    >>> from sklearn.linear_model import Ridge
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from crystalformers import CrystalEmbedder
-    >>> model = make_pipeline(CrystalEmbedder(), Ridge())
-
-    Args:
-        model: as `load_model` takes it.
-        device: where to compute.
-
-    Attributes:
-        weights_: the weight file of the model (safetensors).
-        model_: the `Model`.
-    """
-
-    def __init__(self, model: str | os.PathLike[str] = "materials-project", device: str = "cpu") -> None:
-        self.model = model
-        self.device = device
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # always float32
-        return tags
-
-    def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Load the model; nothing is learned.
-
-        Raises:
-            CheckpointError: if there is no such model.
-        """
-        model = load_model(self.model)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / WEIGHTS
-            save_model(path, model.network, model.targets, model.card)
-            self._use(path.read_bytes())
-        self._n_features_out = model.dim
-        return self
-
-    def transform(self, X: Any) -> NDArray[np.float32]:
-        """Vectors (n, D), the mean over the atoms of each crystal; NaN for a structure that cannot be used."""
-        check_is_fitted(self)
-        found = list(structures_of(_checked(X)))
-        _warn(found)
-        vectors = np.full((len(found), self.model_.dim), np.nan, np.float32)
-        good = [k for k, one in enumerate(found) if isinstance(one, Crystal)]
-        vectors[good] = self.model_.embed([found[k] for k in good])
-        return vectors
-
-
-def _checked(X: Any) -> Any:
-    """X itself.
-
-    Raises:
-        ConfigError: if it is one structure or no collection at all.
-    """
-    single = isinstance(X, str | os.PathLike | Mapping | Crystal) or any(
-        hasattr(X, name) for name in ("lattice", "cell")
-    )
-    if single or not hasattr(X, "__len__"):
-        problem = f"a {type(X).__name__} is no collection of structures"
-        raise ConfigError(problem, where="X", remedy="pass a list, a Series or a frame with a column 'structure'")
-    return X
-
-
 def _checked_labels(X: Any, y: ArrayLike) -> NDArray[np.float64]:
     if y is None:
         raise ValueError("This CrystalRegressor estimator requires y to be passed, but the target y is None")
-    check_consistent_length(_checked(X), y)
+    check_consistent_length(checked_collection(X), y)
     values: NDArray[np.float64] = column_or_1d(y, warn=True, dtype=np.float64)
     assert_all_finite(values, input_name="y")
     if len(values) < 2:
         raise TableError(f"{len(values)} samples are too few to train on (n_samples = {len(values)})", where="X")
     return values
-
-
-def _warn(rows: Sequence[object]) -> None:
-    """Name the structures that cannot be used."""
-    bad = [row for row in rows if isinstance(row, Rejected)]
-    if bad:
-        listed = "\n".join(f"  {row}" for row in bad[:LISTED])
-        more = f"\n  ... and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-        warnings.warn(f"{len(bad)} of {len(rows)} structures could not be used:\n{listed}{more}", stacklevel=3)
 
 
 def _with_index(values: NDArray[np.float64], X: Any) -> NDArray[np.float64] | pd.Series[float]:
