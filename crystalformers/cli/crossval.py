@@ -18,7 +18,7 @@ from crystalformers.cli.options import (
     TargetUnits,
     TrainingTable,
 )
-from crystalformers.cli.train import merged_recipe, parsed_settings, run_training, table_targets
+from crystalformers.cli.train import merged_recipe, run_training, table_targets
 
 
 def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
@@ -40,6 +40,6 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     are an ensemble, which can be used like any model.
     """
     targets = table_targets(table, target, unit, basis, transform)
-    recipe = merged_recipe(config, {**parsed_settings(settings or []), "init.model": init})
+    recipe = merged_recipe(config, {"init.model": init}, settings)
     weights = run_training(table, targets, output, recipe, split=None, resume=resume, members=folds, every_row=True)
     typer.echo(f"weights: {weights}")

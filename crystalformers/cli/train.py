@@ -46,8 +46,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     once by repeating --target and --unit (and --basis, --transform) in the same order; a label may be missing in some
     rows.
     """
-    overrides = {
-        **parsed_settings(settings or []),
+    flags = {
         "init.model": init,
         "epochs": epochs,
         "average_epochs": average_epochs,
@@ -56,7 +55,7 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         "threads": threads,
     }
     targets = table_targets(table, target, unit, basis, transform)
-    recipe = merged_recipe(config, overrides)
+    recipe = merged_recipe(config, flags, settings)
     typer.echo(f"weights: {run_training(table, targets, output, recipe, split=split, resume=resume, members=members)}")
 
 
@@ -180,9 +179,15 @@ def parsed_settings(texts: list[str]) -> dict[str, Any]:
     return settings
 
 
-def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:
-    """The recipe of a file, or the published one, with the settings of the command line in front."""
+def merged_recipe(config: Path | None, flags: dict[str, Any], settings: list[str] | None = None) -> Recipe:
+    """The recipe of a file, or the published one, with the settings of the command line in front.
+
+    Args:
+        config: the file.
+        flags: settings with an option of their own, None where it was not given.
+        settings: those given as `NAME=VALUE`.
+    """
     from crystalformers.training.recipe import Recipe, with_overrides
 
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = parsed_settings(settings or []) | {name: value for name, value in flags.items() if value is not None}
     return Recipe.load(config, given) if config else Recipe.parse(with_overrides({}, given))
