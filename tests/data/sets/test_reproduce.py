@@ -26,6 +26,7 @@ from crystalformers import load_model
 from crystalformers.data.sets import SETS, DataSet, Store
 from crystalformers.reproduction import Result, find, published, read_result
 from crystalformers.training import TrainingInterrupted
+from crystalformers.training.loop import TrainingLoop
 
 COUNT = 20
 SMALL = ("--set", "epochs=2", "--set", "average_epochs=1", "--set", "batch_size=8", "--set", "threads=1")
@@ -138,23 +139,20 @@ def test_an_interrupted_reproduction_goes_on(offered: Path, monkeypatch: pytest.
     command = ("reproduce", name, "--seeds", 2, *REDUCED, "--set", "batch_size=4", "--set", "checkpoint_steps=1")
     assert invoke(*command, "-o", "whole").exit_code == 0
     whole = read_result(Path("whole") / name / "result.json")
-    from crystalformers.training.loop import TrainingLoop
-
     before, steps = TrainingLoop.after_step, []
 
     def stopping(loop: TrainingLoop) -> None:
         before(loop)
         steps.append(1)
-        if len(steps) == 3:
+        if len(steps) == 8:
             raise TrainingInterrupted(signal.SIGINT)
 
-    monkeypatch.setattr(TrainingLoop, "after_step", stopping)
-    stopped = invoke(*command)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "after_step", stopping)
+        stopped = invoke(*command)
     assert stopped.exit_code in {130, 143}, stopped.stderr
     assert "Repeat the command with --resume to go on." in stopped.stderr
     assert list(written(name).errors) == [123]
-    monkeypatch.undo()
-    monkeypatch.chdir(offered)
     result = invoke(*command, "--resume")
     assert result.exit_code == 0, result.stderr
     assert whole is not None
