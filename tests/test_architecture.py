@@ -27,7 +27,7 @@ LEVELS = (
     ("paper_checkpoints", "data"),
     ("prediction",),
     ("elements", "testing", "explain", "calculator"),
-    ("training", "reproduction"),
+    ("training", "reproduction", "survey"),
     ("cli",),
 )
 """From the lowest up; a module imports from the levels below its own, and from its own without a cycle."""
