@@ -170,8 +170,9 @@ def _lemat(functional: str, suffix: str) -> DataSet:
         source=HubParquet("LeMaterial/LeMat-Bulk", f"compatible_{functional.lower()}"),
         read=formats.optimade_parquet("immutable_id", labels),
         licence="CC BY 4.0",
-        notes="All functionals together are 6.7 million structures. There is doubt about the order of lattice axes in "
-        "some rows: rows with a cell too small, or two atoms on one spot, are left out and listed.",
+        notes="All functionals together are 6.7 million structures. The vectors of a lattice "
+        "must be the rows of its matrix, which is tested on the shortest distances in each file. Rows with a cell too "
+        "small, or two atoms on one spot, are left out and listed.",
     )
 
 

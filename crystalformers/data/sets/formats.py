@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from crystalformers.crystal import Crystal
 from crystalformers.data.sets.archives import open_gzip, open_zip, reading
+from crystalformers.data.sets.axes import vectors_are_columns
 from crystalformers.data.sets.entry import Label, Row, SourceFileError
 from crystalformers.data.sets.json_stream import stream_json
 from crystalformers.data.sets.plain_pickle import read_plain_pickle
@@ -134,15 +136,33 @@ def optimade_parquet(id_column: str, labels: Sequence[Label]) -> Reader:
             try:
                 file = pq.ParquetFile(path)
                 names = [name for name in (*OPTIMADE_STRUCTURE, *wanted) if name in file.schema_arrow.names]
-                for batch in file.iter_batches(PARQUET_ROWS, columns=names):
-                    for entry in batch.to_pylist():
-                        yield _optimade_row(_text(entry.get(id_column)), entry)
+                for number, batch in enumerate(file.iter_batches(PARQUET_ROWS, columns=names)):
+                    rows = [_optimade_row(_text(entry.get(id_column)), entry) for entry in batch.to_pylist()]
+                    if number == 0:
+                        _check_axes(rows, path)
+                    yield from rows
             except (OSError, pa.ArrowException) as error:
                 raise SourceFileError(
                     f"the file is broken ({error})", where=str(path), remedy="download it again"
                 ) from error
 
     return read
+
+
+def _check_axes(rows: Sequence[Row], path: Path) -> None:
+    """Refuse a file whose lattice vectors are the columns of `lattice_vectors`; OPTIMADE has them as rows."""
+    if vectors_are_columns(_usable(rows)):
+        raise SourceFileError(
+            "the lattice vectors of its first rows are the columns of lattice_vectors, expected are rows",
+            where=str(path),
+            remedy="take another revision of the set, or report it to its publisher",
+        )
+
+
+def _usable(rows: Sequence[Row]) -> Iterator[Crystal]:
+    for row in rows:
+        with suppress(StructureError):
+            yield row.crystal()
 
 
 def optimade_pages(paths: Sequence[Path]) -> Iterator[Row]:

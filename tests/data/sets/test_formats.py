@@ -31,7 +31,9 @@ from miniatures import (
 from samples import many, rock_salt
 
 from crystalformers import open_table
+from crystalformers.crystal import Crystal
 from crystalformers.data.sets import DataSet, Store, find, resolve
+from crystalformers.data.sets.axes import shortest_distance, vectors_are_columns
 from crystalformers.data.sets.catalogue import optimade
 from crystalformers.data.sets.sources import Optimade
 from crystalformers.data.sets.splits import fingerprint, matbench_folds, shuffled
@@ -175,6 +177,50 @@ def test_lemat_bulk(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -
     pages[0].content = content[:-1] + b"x"
     with pytest.raises(DataSetError, match=r"published is \w{64}"):
         store.get(find("lemat-bulk"))
+
+
+def skewed(count: int) -> list[Crystal]:
+    """Rock salt of many lattices, in cells whose matrix is not symmetric."""
+    shear = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]])
+    found = []
+    for k in range(count):
+        base = rock_salt(a=4.5 + 0.05 * k)
+        frac = base.frac_coords @ np.linalg.inv(shear)
+        found.append(Crystal(base.numbers, frac, shear @ base.lattice, f"x{k}"))
+    return found
+
+
+def test_lemat_bulk_has_lattice_vectors_as_rows(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volumes and distances come back; a file with the vectors as columns is refused, with volumes that would fit."""
+    pytest.importorskip("huggingface_hub")
+    made = skewed(15)
+    lemat(monkeypatch, host, lemat_parquet(15, made))
+    table = fetched(store, find("lemat-bulk"))
+    for found, crystal in zip(table, made, strict=True):
+        assert found.volume == pytest.approx(crystal.volume)
+        assert shortest_distance(found) == pytest.approx(np.cbrt(crystal.volume * 4) / 2)
+    store.remove("lemat-bulk", forget=True)
+    lemat(monkeypatch, host, lemat_parquet(15, made, columns=True))
+    with pytest.raises(DataSetError, match="the lattice vectors of its first rows are the columns"):
+        store.get(find("lemat-bulk"))
+    assert visible(store.root) == []
+
+
+def test_rows_or_columns_of_a_lattice() -> None:
+    made = skewed(15)
+    turned = [Crystal.from_positions(c.numbers, c.positions, c.lattice.T) for c in made]
+    assert not vectors_are_columns(made)
+    assert vectors_are_columns(turned)
+    assert not vectors_are_columns(turned[:5]), "too few to tell"
+    assert not vectors_are_columns([rock_salt()] * 20), "a symmetric matrix tells nothing"
+
+
+@pytest.mark.shared
+def test_real_crystals_tell_rows_from_columns(shared: Path) -> None:
+    table = open_table(shared / "data" / "mp36k.parquet")
+    real = [table[row] for row in range(0, 6000, 20)]
+    assert not vectors_are_columns(real)
+    assert vectors_are_columns(Crystal.from_positions(c.numbers, c.positions, c.lattice.T) for c in real)
 
 
 def optimade_pages(host: Host, count: int, size: int) -> None:
