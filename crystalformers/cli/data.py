@@ -192,6 +192,35 @@ def show_command(
     typer.echo(f"page: {output}")
 
 
+@data_app.command("split")
+def split_command(
+    name: Annotated[str, typer.Argument(help="A set that is here.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='Row numbers: JSON {"train": [...], "val": [...], "test": [...]}, or CSV with part, index.'
+        ),
+    ],
+    called: Annotated[str, typer.Option("--name", help="Name of the split; `train --split NAME` takes it.")],
+) -> None:
+    """Add a split of other people to a set, if it fits, and compare its fingerprints with the published ones."""
+    from crystalformers.data.sets import SETS, Store
+    from crystalformers.data.sets.foreign import published_as, read_split
+
+    about = Store().add_split(name, called, read_split(file))
+    rows = [
+        (
+            part,
+            str(facts["rows"]),
+            str(facts["in_table"]),
+            facts["sha256"],
+            published_as(SETS.get(name), facts["sha256"]),
+        )
+        for part, facts in about["splits"][f"split_{called}"].items()
+    ]
+    print_table(("part", "rows", "in the table", "SHA-256 of the rows", "published as"), rows)
+
+
 @data_app.command("verify")
 def verify_command(
     names: Annotated[list[str] | None, typer.Argument(help="Sets to check. Default: all that are here.")] = None,
