@@ -208,16 +208,10 @@ def split_command(
     from crystalformers.data.sets.foreign import published_as, read_split
 
     about = Store().add_split(name, called, read_split(file))
-    rows = [
-        (
-            part,
-            str(facts["rows"]),
-            str(facts["in_table"]),
-            facts["sha256"],
-            published_as(SETS.get(name), facts["sha256"]),
-        )
-        for part, facts in about["splits"][f"split_{called}"].items()
-    ]
+    rows = []
+    for part, facts in about["splits"][f"split_{called}"].items():
+        known = published_as(SETS.get(name), facts["sha256"]) or "-"
+        rows.append((part, str(facts["rows"]), str(facts["in_table"]), facts["sha256"], known))
     print_table(("part", "rows", "in the table", "SHA-256 of the rows", "published as"), rows)
 
 
