@@ -6,11 +6,14 @@ SourceFileError.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,15 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalformers.crystal import Crystal
-from crystalformers.data.sets.archives import open_gzip, open_zip, reading
+from crystalformers.data.sets.archives import open_gzip, open_zip, open_zip_folder, reading
 from crystalformers.data.sets.axes import vectors_are_columns
 from crystalformers.data.sets.entry import Label, Row, SourceFileError
 from crystalformers.data.sets.json_stream import stream_json
 from crystalformers.data.sets.plain_pickle import read_plain_pickle
 from crystalformers.data.split import SPLITS
 from crystalformers.errors import StructureError
+from crystalformers.io.cif import read_cif_file
 from crystalformers.io.composition import atomic_number
 from crystalformers.io.objects import from_pymatgen_dict
+from crystalformers.io.rejected import Rejected
+
+ID_TABLE = "id_prop.csv"
+"""Table of ids and values next to the CIF files of CGCNN and CrystalTransformer."""
 
 PARQUET_ROWS = 1024
 """Rows of a Parquet file decoded at once."""
@@ -117,6 +125,58 @@ def matbench_gzip(prefix: str, digits: int) -> Reader:
                     yield Row(name, partial(from_pymatgen_dict, values["structure"], name), values)
 
     return read
+
+
+# CGCNN: a folder of CIF files with a table of ids and values, zipped
+
+
+def cif_zip(labels: Sequence[Label]) -> Reader:
+    """Reader of a zip with a CIF file for each id and `id_prop.csv`: lines of id, value, value... without header.
+
+    Args:
+        labels: of the values, in their order.
+    """
+
+    def read(paths: Sequence[Path]) -> Iterator[Row]:
+        (path,) = paths
+        with open_zip_folder(path) as files:
+            if ID_TABLE not in files:
+                raise SourceFileError(f"the archive holds no {ID_TABLE}", where=str(path))
+            for line in csv.reader(files[ID_TABLE]().decode("utf-8-sig").splitlines()):
+                if not line:
+                    continue
+                name, *found = (cell.strip() for cell in line)
+                values = {label.source_column: _cell(cell) for label, cell in zip(labels, found, strict=False)}
+                content = files[f"{name}.cif"]() if f"{name}.cif" in files else None
+                yield Row(name, partial(_from_cif, content, name), values)
+
+    return read
+
+
+def _cell(text: str) -> float | str:
+    """A number where the text is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _from_cif(content: bytes | None, name: str) -> Crystal:
+    """The one crystal of a CIF file of an archive."""
+    if content is None:
+        raise StructureError("the archive holds no CIF file for it", where=name)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "one.cif"
+        path.write_bytes(content)
+        try:
+            found = list(read_cif_file(path))
+        except StructureError as error:  # without the name of the temporary file
+            raise StructureError(error.problem, where=name, remedy=error.remedy) from error
+    if len(found) != 1 or not isinstance(found[0], Crystal):
+        rejected = [one.reason for one in found if isinstance(one, Rejected)]
+        problem = rejected[0].replace(f"{path}: ", "") if rejected else f"it holds {len(found)} structures"
+        raise StructureError(f"its CIF file cannot be used ({problem})", where=name)
+    return replace(found[0], name=name)
 
 
 # OPTIMADE: fields of its structures, in Parquet files or in the pages of an API

@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.data.sets import DataSet, Store, find, resolve
 from crystalformers.data.sets.axes import shortest_distance, vectors_are_columns
 from crystalformers.data.sets.catalogue import optimade
+from crystalformers.data.sets.entry import Request
 from crystalformers.data.sets.sources import Optimade
 from crystalformers.data.sets.splits import fingerprint, matbench_folds, shuffled
 from crystalformers.data.table import CrystalTable
@@ -177,6 +179,55 @@ def test_lemat_bulk(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -
     pages[0].content = content[:-1] + b"x"
     with pytest.raises(DataSetError, match=r"published is \w{64}"):
         store.get(find("lemat-bulk"))
+
+
+def cif_text(crystal: Crystal) -> str:
+    """A CIF file without symmetry."""
+    a, b, c = np.linalg.norm(crystal.lattice, axis=1)
+    unit = crystal.lattice / np.array([[a], [b], [c]])
+    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
+    lines = ["data_x", *(f"_cell_length_{x} {v:.12f}" for x, v in zip("abc", (a, b, c), strict=True))]
+    lines += [f"_cell_angle_{x} {v:.12f}" for x, v in zip(("alpha", "beta", "gamma"), angles, strict=True)]
+    lines += ["loop_", "_symmetry_equiv_pos_as_xyz", "'x, y, z'", "loop_", "_atom_site_label", "_atom_site_type_symbol"]
+    lines += [f"_atom_site_fract_{x}" for x in "xyz"]
+    for k, (symbol, frac) in enumerate(zip(crystal.symbols, crystal.frac_coords, strict=True)):
+        lines.append(f"{symbol}{k} {symbol} " + " ".join(f"{x:.12f}" for x in frac))
+    return "\n".join(lines) + "\n"
+
+
+def perovskites(path: Path, count: int = 20) -> Path:
+    """A zip of CIF files in a folder, with one that is missing and one that cannot be read."""
+    table = "".join(f"h{k},{-0.5 * k},{'na' if k == 4 else 0.1 * k}\n" for k in range(count + 2))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hoip/id_prop.csv", table)
+        for k, crystal in enumerate(many(count)):
+            archive.writestr(f"hoip/h{k}.cif", cif_text(crystal))
+        archive.writestr(f"hoip/h{count}.cif", "data_x\n")
+    return path
+
+
+def test_hybrid_perovskites(store: Store, tmp_path: Path) -> None:
+    dataset = find("hybrid-perovskites")
+    with pytest.raises(DataSetError, match=r"no address is known for this set.*pass with --from a zip"):
+        store.get(dataset)
+    given = perovskites(tmp_path / "mine.zip")
+    store.get(dataset, Request(store.folder(dataset.name), (given,)))
+    table = open_table(dataset.name)
+    assert table.ids == [f"h{k}" for k in range(20)]
+    for found, made in zip(table, many(20), strict=True):
+        assert found.symbols == made.symbols
+        assert found.volume == pytest.approx(made.volume)
+        assert shortest_distance(found) == pytest.approx(shortest_distance(made))
+    np.testing.assert_array_equal(table.labels("formation_energy_per_atom"), -0.5 * np.arange(20))
+    assert np.isnan(table.labels("band_gap")[4])
+    problems = [row["problem"] for row in rejected(store, dataset.name)]
+    assert problems[0].startswith("hybrid-perovskites row 20 (h20): h20: the CIF lists no atoms")
+    assert "the archive holds no CIF file for it" in problems[1]
+    assert store.verify(dataset.name) == []
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.writestr("../id_prop.csv", "h0,1,2\n")
+    with pytest.raises(DataSetError, match="a path that leads out of its folder"):
+        store.get(dataset, Request(store.folder(dataset.name), (tmp_path / "out.zip",)), again=True)
 
 
 def skewed(count: int) -> list[Crystal]:
