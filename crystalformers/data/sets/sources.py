@@ -79,7 +79,7 @@ class GivenFile:
     form: str
     origin: str
     host = "to be given with --from"
-    pinned = True
+    pinned = False
 
     def fetch(self, request: Request) -> list[SourceFile]:
         """Take the given file; raises DataSetError if there is not exactly one."""
