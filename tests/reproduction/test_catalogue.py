@@ -15,6 +15,7 @@ from crystalformers.models import build_model
 from crystalformers.reproduction import Result, committed, find, plan, published, read_result
 from crystalformers.reproduction.catalogue import SPEED_ATOMS
 from crystalformers.reproduction.runs import differences
+from crystalformers.training import Recipe
 
 ROOT = Path(__file__).parents[2]
 ROWS = published()
@@ -180,3 +181,27 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"errors": {}}')
     with pytest.raises(ConfigError, match="is no result of a reproduction"):
         read_result(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_files_of_recipes_can_be_read(path: Path) -> None:
+    assert Recipe.load(path).epochs > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "balance", "lr", "epochs", "factor"),
+    [
+        ("crystaltransformer-published", "none", 1e-4, 10, 0.96),
+        ("crystaltransformer-published-multitask", "sum", 6e-3, 20, 0.5),
+    ],
+)
+def test_the_recipes_of_crystaltransformer(name: str, balance: str, lr: float, epochs: int, factor: float) -> None:
+    """As the authors' code has them: SGD, steps of the rate, squares, and for several targets their sum."""
+    recipe = Recipe.load(ROOT / "recipes" / f"{name}.yaml")
+    assert (recipe.loss, recipe.loss_balance, recipe.optimizer) == ("mse", balance, "sgd")
+    assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (lr, 0.9, 1e-3)
+    assert (recipe.schedule, recipe.schedule_epochs, recipe.schedule_factor) == ("step", epochs, factor)
+    assert (recipe.epochs, recipe.batch_size, recipe.seed, recipe.average_epochs) == (500, 128, 42, 0)
+    assert recipe.model["variant"] == "published"
+    assert recipe.augment is not None
+    assert (recipe.augment.probability, recipe.augment.translation) == (0.5, 5.0)
