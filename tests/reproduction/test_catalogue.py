@@ -183,11 +183,6 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
         read_result(tmp_path / "bad.json")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_files_of_recipes_can_be_read(path: Path) -> None:
-    assert Recipe.load(path).epochs > 0
-
-
 @pytest.mark.parametrize(
     ("name", "balance", "lr", "epochs", "factor"),
     [

@@ -302,6 +302,25 @@ def test_optimade(host: Host, store: Store) -> None:
     same_crystals(table, 12)
 
 
+@pytest.mark.parametrize("name", ["alexandria-pbe", "alexandria-pbesol", "oqmd-optimade"])
+def test_known_providers(host: Host, store: Store, name: str) -> None:
+    """Their fields become the labels of the set, with units; the address alone is ours."""
+    dataset = find(name)
+    assert isinstance(dataset.source, Optimade)
+    optimade_pages(host, 12, 5)
+    for path in [path for path in host.pages if path.startswith("/pbe/v1/structures")]:
+        page = json.loads(host.pages[path].content)
+        for k, entry in enumerate(page["data"]):
+            entry["attributes"] |= {field: 0.5 + j + k for j, field in enumerate(dataset.source.fields)}
+        host.pages[path].content = json.dumps(page).encode()
+    table = fetched(store, replace(dataset, source=replace(dataset.source, base_url=f"{host.url}/pbe")))
+    same_crystals(table, 12)
+    for j, label in enumerate(dataset.labels):
+        assert label.source_column in host.asked[0][0]
+        assert table.labels(label.name)[2] == 2.5 + j
+        assert resolve(name).labels[label.name].unit == label.unit != ""
+
+
 def test_optimade_goes_on_at_the_page_where_it_ended(host: Host, store: Store) -> None:
     optimade_pages(host, 25, 10)
     last = host.pages.pop("/pbe/v1/structures/page20")
