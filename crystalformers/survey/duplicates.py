@@ -11,8 +11,9 @@ Shapes: K neighbours.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def find_duplicates(table: CrystalTable, rows: IntArray, part: NDArray[np.str_] 
         by_formula[composition(table.numbers(row))].append(place)
     shared = [places for places in by_formula.values() if len(places) > 1]
     several = sorted(place for places in shared for place in places)
-    distances = average_minimum_distances([table[int(rows[place])] for place in several])
+    distances = average_minimum_distances(table[int(rows[place])] for place in several)
     described = dict(zip(several, distances, strict=True))
     pairs = [pair for places in shared for pair in _close(places, np.array([described[place] for place in places]))]
     groups = tuple(tuple(table.ids[int(rows[place])] for place in group) for group in _joined(pairs))
@@ -93,11 +94,11 @@ def find_duplicates(table: CrystalTable, rows: IntArray, part: NDArray[np.str_] 
     return Duplicates(groups, len(by_formula), overlaps)
 
 
-def average_minimum_distances(crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+def average_minimum_distances(crystals: Iterable[Crystal]) -> NDArray[np.float64]:
     """Mean distance to the k-th nearest neighbour over the atoms of each crystal, (crystals, K), Angstrom."""
-    found = [np.zeros((0, NEIGHBOURS))]
-    for start in range(0, len(crystals), AT_ONCE):
-        batch = CrystalBatch.from_crystals(crystals[start : start + AT_ONCE])
+    found, waiting = [np.zeros((0, NEIGHBOURS))], iter(crystals)
+    while chunk := list(islice(waiting, AT_ONCE)):
+        batch = CrystalBatch.from_crystals(chunk)
         images = build_images(batch, REACH)
         first = images.ptr[:-1, None]
         place = first + torch.arange(1, NEIGHBOURS + 1)  # the nearest image of an atom is the atom itself
