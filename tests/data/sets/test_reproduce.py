@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +160,29 @@ def test_an_interrupted_reproduction_goes_on(offered: Path, monkeypatch: pytest.
     assert result.exit_code == 0, result.stderr
     assert whole is not None
     assert written(name).errors == whole.errors
+
+
+def test_ctrl_c_and_going_on(offered: Path, store: Store) -> None:
+    """A process of its own is sent SIGINT in the middle of its training, and another one ends what it began."""
+    name = "crystalformer/mp/shear-modulus"
+    assert invoke("data", "get", "megnet-shear").exit_code == 0
+    script = "from crystalformers.cli import main; main()"
+    command = [sys.executable, "-c", script, "reproduce", name, *REDUCED, "--set", "epochs=300"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    run = Path("runs/reproduce") / name / "seed-123"
+    end = time.monotonic() + 120
+    while not (run / "metrics.csv").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Repeat the command with --resume to go on." in said
+    assert not (run / "summary.json").exists()
+    assert invoke("reproduce", name, *REDUCED, "--set", "epochs=300", "--resume").exit_code == 0
+    assert len((run / "metrics.csv").read_text().splitlines()) == 301
+    assert list(written(name).errors) == [123]
 
 
 def test_runs_of_another_recipe_are_not_taken_for_these(offered: Path) -> None:
