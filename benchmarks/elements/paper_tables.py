@@ -19,6 +19,7 @@ and only for orientation.
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import Any
 
@@ -176,7 +177,10 @@ def _front_ends() -> dict[str, Any]:
         weights = RUNS / kind / "model.safetensors"
         if weights.exists():
             card = read_description(weights)["card"]
-            found[kind] = {"rows": card["data"]["rows"], "epochs": card["recipe"]["epochs"], "errors": card["errors"]}
+            with (RUNS / kind / "metrics.csv").open(encoding="utf-8") as file:
+                seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+            facts = {"rows": card["data"]["rows"], "epochs": card["recipe"]["epochs"], "errors": card["errors"]}
+            found[kind] = {**facts, "seconds_of_last_epochs": seconds[-5:]}
     return found
 
 
