@@ -27,8 +27,8 @@ LEVELS = (
     ("paper_checkpoints", "data"),
     ("prediction",),
     ("elements", "testing", "explain", "calculator"),
-    ("training",),
-    ("benchmark",),
+    ("training", "survey"),
+    ("benchmark", "reproduction"),
     ("cli", "estimators"),
 )
 """From the lowest up; a module imports from the levels below its own, and from its own without a cycle."""

@@ -26,6 +26,7 @@ from crystalformers.cli.evaluate import evaluate_command
 from crystalformers.cli.explain import explain_command
 from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
+from crystalformers.cli.reproduce import reproduce_command
 from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
 
@@ -72,6 +73,7 @@ app.command("embed")(embed_command)
 app.command("explain")(explain_command)
 app.add_typer(elements_app, name="elements")
 app.add_typer(data_app, name="data")
+app.command("reproduce")(reproduce_command)
 app.command("convert")(convert_command)
 app.command("models")(models_command)
 

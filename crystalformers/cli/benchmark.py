@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from crystalformers.cli.options import (
     TrainingTable,
 )
 from crystalformers.cli.output import print_table
-from crystalformers.cli.train import accelerator, merged_recipe, parsed_settings, table_targets
+from crystalformers.cli.train import accelerator, merged_recipe, table_targets
 from crystalformers.errors import ConfigError
 
 
@@ -48,15 +48,12 @@ def benchmark_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     from crystalformers.data.sets import resolve
     from crystalformers.data.table import open_table
 
-    overrides: dict[str, Any] = {**parsed_settings(settings or []), "init.model": init}
-    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
-    if threads is not None:
-        overrides["threads"] = threads
     names = [target] if target else list(resolve(table).labels)
     if len(names) != 1:
         raise ConfigError("name what to learn with --target", where=str(table))
     (learned,) = table_targets(table, names, [unit] if unit else None, [basis] if basis else None, None)
-    merged = merged_recipe(recipe, overrides)
+    flags = {"init.model": init, "threads": threads, "accelerator": accelerator(device)}
+    merged = merged_recipe(recipe, flags, settings)
     try:
         results = run_folds(
             open_table(table),

@@ -22,7 +22,7 @@ from crystalformers.cli.options import (
     TrainingTable,
     renamed_labels,
 )
-from crystalformers.cli.train import accelerator, merged_recipe, parsed_settings, run_training, table_targets
+from crystalformers.cli.train import accelerator, merged_recipe, run_training, table_targets
 
 
 def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
@@ -48,11 +48,8 @@ def crossval_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     """
     labels = renamed_labels(label)
     targets = table_targets(table, target, unit, basis, transform, labels)
-    overrides = {**parsed_settings(settings or []), "init.model": init}
-    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
-    if threads is not None:
-        overrides["threads"] = threads
-    recipe = merged_recipe(config, overrides)
+    flags = {"init.model": init, "threads": threads, "accelerator": accelerator(device)}
+    recipe = merged_recipe(config, flags, settings)
     weights = run_training(
         table, targets, output, recipe, labels=labels, split=None, resume=resume, members=folds, every_row=True
     )

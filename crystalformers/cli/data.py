@@ -1,4 +1,4 @@
-"""`crystalformers data`: public data sets by name: what there is, fetching, checking and removing them."""
+"""`crystalformers data`: public data sets by name: what there is; fetching, showing, checking and removing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crystalformers.cli.output import print_table
+from crystalformers.cli import options
+from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.progress import counted, progress_of_several
 from crystalformers.errors import ConfigError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 LABELS_LISTED = 3
 """Labels of a set that `list` names before it counts the others."""
 
-data_app = typer.Typer(help="Public data sets by name: list, fetch, check and remove them.", no_args_is_help=True)
+data_app = typer.Typer(help="Public data sets by name: list, fetch, show, check and remove them.", no_args_is_help=True)
 
 
 @data_app.command("list")
@@ -167,6 +168,51 @@ def _amount(what: str, done: int, total: int | None) -> str:
     if what in ROW_COUNTS:
         return counted(what, done, total)
     return f"{done / 1e6:,.1f} MB" if total is None else f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
+
+
+@data_app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(help="A set that is here, or a table (.parquet, .csv, .jsonl).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write (.html).")],
+    split: Annotated[str, typer.Option(help="Of a table with several splits: NAME for the column split_NAME.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the rows whose space groups are found.")] = 0,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write a page about a set: elements, sizes, labels, space groups, duplicates, overlap between its splits."""
+    from crystalformers.survey import write_survey
+
+    check_output(output, [".html"], overwrite=overwrite)
+    facts = write_survey(name, output, split=split, seed=seed, progress=_say)
+    typer.echo(f"rows: {len(facts.rows):,}, of these {facts.duplicates.rows:,} nearly the same crystal as another")
+    for overlap in facts.duplicates.overlaps:
+        typer.echo(
+            f"{overlap.part}: {overlap.rows:,} rows, {overlap.same_formula:,} with a reduced formula of the training "
+            f"rows, {overlap.same_crystal:,} nearly the same crystal as a training row"
+        )
+    typer.echo(f"page: {output}")
+
+
+@data_app.command("split")
+def split_command(
+    name: Annotated[str, typer.Argument(help="A set that is here.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='Row numbers: JSON {"train": [...], "val": [...], "test": [...]}, or CSV with part, index.'
+        ),
+    ],
+    called: Annotated[str, typer.Option("--name", help="Name of the split; `train --split NAME` takes it.")],
+) -> None:
+    """Add a split of other people to a set, if it fits, and compare its fingerprints with the published ones."""
+    from crystalformers.data.sets import SETS, Store
+    from crystalformers.data.sets.foreign import published_as, read_split
+
+    about = Store().add_split(name, called, read_split(file))
+    rows = []
+    for part, facts in about["splits"][f"split_{called}"].items():
+        known = published_as(SETS.get(name), facts["sha256"]) or "-"
+        rows.append((part, str(facts["rows"]), str(facts["in_table"]), facts["sha256"], known))
+    print_table(("part", "rows", "in the table", "SHA-256 of the rows", "published as"), rows)
 
 
 @data_app.command("verify")

@@ -139,6 +139,10 @@ def report(
     families: Annotated[
         int | None, typer.Option(help="Number of families of elements. Default: by the silhouette.", min=2)
     ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Also divide the elements as the CrystalTransformer paper: UMAP and k-means."),
+    ] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Analyse tables and write a page: families of elements, maps, probes of properties, similar elements."""
@@ -149,7 +153,8 @@ def report(
     loaded = [load_elements(name) for name in tables]
     draws = DRAWS if draws is None else draws
     say = partial(typer.echo, err=True)
-    page = write_report(loaded, output, seed, draws=draws, n_clusters=families, overwrite=overwrite, progress=say)
+    chosen: dict[str, Any] = {"draws": draws, "n_clusters": families, "overwrite": overwrite, "paper": paper}
+    page = write_report(loaded, output, seed, progress=say, **chosen)
     typer.echo(f"page: {page}")
 
 

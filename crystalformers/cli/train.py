@@ -48,19 +48,18 @@ def train_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     once by repeating --target and --unit (and --basis, --transform) in the same order; a label may be missing in some
     rows.
     """
-    overrides = {
-        **parsed_settings(settings or []),
+    flags = {
         "init.model": init,
         "epochs": epochs,
         "average_epochs": average_epochs,
         "batch_size": batch_size,
         "seed": seed,
         "threads": threads,
+        "accelerator": accelerator(device),
     }
-    overrides["accelerator"] = accelerator(device, overrides.get("accelerator"))
     labels = options.renamed_labels(label)
     targets = table_targets(table, target, unit, basis, transform, labels)
-    recipe = merged_recipe(config, overrides)
+    recipe = merged_recipe(config, flags, settings)
     weights = run_training(table, targets, output, recipe, labels=labels, split=split, resume=resume, members=members)
     typer.echo(f"weights: {weights}")
 
@@ -174,15 +173,15 @@ def _stated_unit(labels: dict[str, Label], name: str, table: Path) -> str:
     )
 
 
-def accelerator(device: str | None, otherwise: str | None = None) -> str | None:
-    """The setting `accelerator` that `--device` stands for, or another one if the option is not given.
+def accelerator(device: str | None) -> str | None:
+    """The setting `accelerator` that `--device` stands for; None if the option is not given.
 
     Raises:
         ConfigError: if training does not take that device.
     """
     from crystalformers.training.recipe import accelerator_of
 
-    return otherwise if device is None else accelerator_of(device)
+    return None if device is None else accelerator_of(device)
 
 
 def parsed_settings(texts: list[str]) -> dict[str, Any]:
@@ -202,9 +201,15 @@ def parsed_settings(texts: list[str]) -> dict[str, Any]:
     return settings
 
 
-def merged_recipe(config: Path | None, overrides: dict[str, Any]) -> Recipe:
-    """The recipe of a file, or the published one, with the settings of the command line in front."""
+def merged_recipe(config: Path | None, flags: dict[str, Any], settings: list[str] | None = None) -> Recipe:
+    """The recipe of a file, or the published one, with the settings of the command line in front.
+
+    Args:
+        config: the file.
+        flags: settings with an option of their own, None where it was not given.
+        settings: those given as `NAME=VALUE`.
+    """
     from crystalformers.training.recipe import Recipe, with_overrides
 
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = parsed_settings(settings or []) | {name: value for name, value in flags.items() if value is not None}
     return Recipe.load(config, given) if config else Recipe.parse(with_overrides({}, given))

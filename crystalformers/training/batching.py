@@ -161,6 +161,9 @@ class Batches:
     def train_order(self, epoch: int) -> list[IntArray]:
         """Rows of every batch of an epoch (from 0)."""
         rows, n_atoms, recipe = self.dataset.splits["train"], self.dataset.n_atoms("train"), self.recipe
+        if recipe.published_slips:
+            size = min(recipe.batch_size, len(rows) // self.per_epoch)
+            return published_slips.shuffled_order(rows, self.per_epoch, size, recipe.seed, epoch)
         return training_order(rows, n_atoms, recipe.batch_size, recipe.max_atoms, recipe.seed, epoch)
 
     def evaluation_order(self, split: str) -> list[IntArray]:
@@ -182,7 +185,8 @@ class Batches:
         """What puts the crystals of a batch into random poses, if anything; the epoch is None in evaluation."""
         augment, seed = self.recipe.augment, self.recipe.seed
         if augment is None:
-            return None
+            slips = self.recipe.published_slips
+            return partial(published_slips.with_ties_drawn, seed=seed, epoch=epoch) if slips else None
         if self.recipe.published_slips:
             return partial(published_slips.posed, augment=augment, seed=seed, epoch=epoch)
         return None if epoch is None else partial(augmentation.posed, augment=augment, seed=seed, epoch=epoch)

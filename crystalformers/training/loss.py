@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 Kind = Literal["l1", "mse"]
-Balance = Literal["none", "targets", "uncertainty"]
+Balance = Literal["none", "targets", "sum", "uncertainty"]
 
 
 class Loss(nn.Module):
@@ -21,7 +21,7 @@ class Loss(nn.Module):
     Args:
         kind: `l1` or `mse`.
         balance: `none`: the mean over all labels; `targets`: the mean over the targets of their means;
-            `uncertainty`: the same with learned weights.
+            `sum`: the sum of these; `uncertainty`: the same with learned weights.
         n_targets: T.
     """
 
@@ -42,4 +42,5 @@ class Loss(nn.Module):
         mean = error.sum(0) / counts.clamp(min=1)
         if self.log_scale is not None:
             mean = mean * (-self.log_scale).exp() + self.log_scale
-        return torch.where(counts > 0, mean, 0.0).sum() / (counts > 0).sum().clamp(min=1)
+        total = torch.where(counts > 0, mean, 0.0).sum()
+        return total if self.balance == "sum" else total / (counts > 0).sum().clamp(min=1)

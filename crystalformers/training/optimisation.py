@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crystalformers.models import CrystalModel
+from crystalformers.training.published_slips import bias_decay
 from crystalformers.training.recipe import Recipe
 
 VECTORS = "elements.vectors"
@@ -21,9 +22,8 @@ def optimizer(model: CrystalModel, loss: nn.Module, recipe: Recipe) -> torch.opt
     Of a model that was trained before, the learning rate shrinks with the distance from the head.
     """
     groups = [
-        {"params": parameters, "weight_decay": 0.0 if bias or vectors else recipe.weight_decay, **_pace(recipe, *key)}
+        {"params": parameters, "weight_decay": _decay(recipe, *key), **_pace(recipe, *key)}
         for key, parameters in _grouped(model, recipe).items()
-        for vectors, bias, _ in [key]
     ]
     if balancing := list(loss.parameters()):
         groups.append({"params": balancing, "weight_decay": 0.0})
@@ -48,6 +48,12 @@ def _grouped(model: CrystalModel, recipe: Recipe) -> dict[tuple[bool, bool, int]
             key = (vectors, name.endswith("bias"), distance.get(id(parameter), max(0, len(stages) - 1)))
             groups.setdefault(key, []).append(parameter)
     return dict(sorted(groups.items()))
+
+
+def _decay(recipe: Recipe, vectors: bool, bias: bool, _: int) -> float:
+    if vectors:
+        return 0.0
+    return bias_decay(recipe) if bias else recipe.weight_decay
 
 
 def _pace(recipe: Recipe, vectors: bool, bias: bool, distance: int) -> dict[str, Any]:

@@ -1,6 +1,17 @@
-"""Slips in the published training code of CrystalTransformer, repeated to reproduce its results.
+"""Where the authors' training differs from ours on purpose, repeated to follow their procedure exactly.
 
-Only with `published_slips: true` in a recipe:
+Only with `published_slips: true` in a recipe. For every model:
+
+* Biases decay: by 0.01 with AdamW, whose default slipped in (Crystalformer, CrystalFramer), by the decay of the weights
+  with SGD (CrystalTransformer).
+* Batches are cut from a plain shuffle, so that their costs differ.
+
+For CrystalFramer:
+
+* Ties of frames are drawn, in evaluation too: noise on the squared distances decides between equal images. Set
+  `model.tie_width: 1.0e-8` as well, else ties are averaged all the same.
+
+For CrystalTransformer:
 
 * Rotations are made of three uniform Euler angles, which are not uniform over all rotations. A "reflection" always
   follows, a third of which (that of x) is a shear that distorts the crystal.
@@ -12,7 +23,10 @@ Those that are not repeated are listed in docs/differences.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 
 from crystalformers.data.split import IntArray
 from crystalformers.images import CrystalBatch
@@ -27,6 +41,40 @@ REFLECTIONS = np.array(
     ]
 )
 """As published; the first is no reflection."""
+
+ADAMW_BIAS_DECAY = 0.01
+"""What AdamW takes for a group of parameters that names no decay."""
+
+TIE_NOISE = 1e-5
+"""Width of the noise on squared distances, Å², centred on 0 (their `symm_break_noise`)."""
+
+
+def bias_decay(recipe: Recipe) -> float:
+    """The decay of biases, 0 unless the slips are repeated."""
+    if not recipe.published_slips:
+        return 0.0
+    return ADAMW_BIAS_DECAY if recipe.optimizer == "adamw" else recipe.weight_decay
+
+
+def shuffled_order(rows: IntArray, count: int, size: int, seed: int, epoch: int) -> list[IntArray]:
+    """`count` batches of `size` rows from a plain shuffle; the rest of the rows is left out."""
+    chosen = np.random.default_rng([seed, epoch]).permutation(rows)[: count * size]
+    return list(chosen.reshape(count, size))
+
+
+def with_ties_drawn(crystals: CrystalBatch, rows: IntArray, seed: int, epoch: int | None) -> CrystalBatch:
+    """The crystals with noise on the squared distances of all images but the atoms themselves.
+
+    The noise follows from the seed, the epoch (None in evaluation) and the rows of the batch.
+    """
+    images = crystals.images
+    if images is None or images.vectors is None:
+        return crystals
+    rng = np.random.default_rng([seed, 0 if epoch is None else epoch + 1, *rows.tolist()])
+    noise = torch.from_numpy(rng.uniform(-0.5, 0.5, len(images.distance)) * TIE_NOISE).to(images.distance)
+    squared = images.distance.square()
+    noisy = torch.where(squared > TIE_NOISE, squared + noise, squared).sqrt()
+    return replace(crystals, images=replace(images, distance=noisy))
 
 
 def posed(crystals: CrystalBatch, rows: IntArray, augment: Augment, seed: int, epoch: int | None) -> CrystalBatch:
@@ -55,4 +103,4 @@ def random_matrix(rng: np.random.Generator) -> Array:
 
 def without_dropout(recipe: Recipe, epoch: int) -> bool:
     """Whether an epoch (from 0) is trained in evaluation mode."""
-    return recipe.published_slips and epoch > 0
+    return recipe.published_slips and recipe.augment is not None and epoch > 0

@@ -131,7 +131,8 @@ class Recipe(Section):
         max_atoms: atoms per optimiser step above which batches are made smaller (bounds memory); null for no bound.
         loss: of one standardised label: ``l1``, absolute error, or ``mse``, its square.
         loss_balance: of several targets: ``none``: every label counts the same; ``targets``: every target does,
-            however many labels it has; ``uncertainty``: by learned weights (Kendall et al., CVPR 2018), that start
+            however many labels it has; ``sum``: as ``targets``, but their sum (published for CrystalTransformer);
+            ``uncertainty``: by learned weights (Kendall et al., CVPR 2018), that start
             like ``targets``.
         optimizer: ``adamw``, or ``sgd`` with momentum.
         lr: peak learning rate.
@@ -153,8 +154,8 @@ class Recipe(Section):
         elements: a table of element vectors in front of the model; null for vectors of the model's own.
         exclude: tables whose rows must not be learned from, neither for training nor for validation.
         augment: random poses of the training crystals; null for none, which is right for an invariant model.
-        published_slips: repeat mistakes of the published training code of CrystalTransformer, to reproduce its results
-            (`training.published_slips`); needs `augment`.
+        published_slips: follow the authors' training also where ours differs on purpose
+            (`training.published_slips`); of CrystalTransformer with coordinates it needs `augment`.
         early_stopping: epochs without a better validation error after which training ends; null never stops.
         precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16.
         seed: of the initial weights, the order of the data and a split drawn at random.
@@ -181,7 +182,7 @@ class Recipe(Section):
     batch_size: int = Field(128, ge=1)
     max_atoms: int | None = Field(16384, ge=1)
     loss: Literal["l1", "mse"] = "l1"
-    loss_balance: Literal["none", "targets", "uncertainty"] = "none"
+    loss_balance: Literal["none", "targets", "sum", "uncertainty"] = "none"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
@@ -245,13 +246,14 @@ class Recipe(Section):
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas = {self.betas} must lie in [0, 1).")
-        if self.augment is not None and MODELS[self.architecture].Config(**self.model).invariant:
+        invariant = MODELS[self.architecture].Config(**self.model).invariant
+        if self.augment is not None and invariant:
             raise ConfigError(
                 f"augment: this {self.architecture} sees no coordinates, so that random poses change nothing; leave it "
                 "out."
             )
-        if self.published_slips and self.augment is None:
-            raise ConfigError("published_slips: the mistakes are those of random poses; add 'augment'.")
+        if self.published_slips and self.augment is None and not invariant:
+            raise ConfigError("published_slips: some of the mistakes are those of random poses; add 'augment'.")
         if self.elements is not None and "element_dim" not in self.model:
             raise ConfigError(f"elements: {self.architecture} has a table of its own and takes no other.")
         return self

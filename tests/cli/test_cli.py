@@ -16,6 +16,7 @@ from samples import CELL_ENERGY, ENERGY, MODULUS, many, rock_salt, tiny_model, w
 
 import crystalformers.prediction.loading
 from crystalformers.cli import progress as progress_module
+from crystalformers.cli.train import merged_recipe
 from crystalformers.prediction import bundled
 from crystalformers.prediction.loading import load_model
 
@@ -378,3 +379,14 @@ def test_a_bug_keeps_its_traceback(weights: Path, mixed: list[Path], monkeypatch
     monkeypatch.setattr(crystalformers.prediction.loading, "load_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         invoke("predict", mixed[0], "-m", weights)
+
+
+def test_settings_of_a_recipe_on_the_command_line(tmp_path: Path) -> None:
+    """`--set` reaches every setting, null included; a flag of its own comes before it, a flag left out does not."""
+    config = tmp_path / "recipe.yaml"
+    config.write_text("epochs: 9\nmax_atoms: 100\n")
+    settings = ["epochs=3", "max_atoms=null", "model.blocks=2"]
+    recipe = merged_recipe(config, {"epochs": None, "seed": 5}, settings)
+    assert (recipe.epochs, recipe.max_atoms, recipe.model["blocks"], recipe.seed) == (3, None, 2, 5)
+    assert merged_recipe(config, {"epochs": 4}, settings).epochs == 4
+    assert merged_recipe(None, {"epochs": None}).epochs == 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -193,6 +194,41 @@ def test_tables_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="56 elements cannot be divided into 99 families"):
         write_report([chemistry(0)], tmp_path / "out", draws=1, n_clusters=99)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_families_as_in_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a plane with three clear groups the procedure finds them; UMAP itself is played by a projection."""
+    from types import SimpleNamespace
+
+    from crystalformers.elements.analysis.published import published_families
+
+    class Projection:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def fit_transform(self, points: np.ndarray) -> np.ndarray:
+            return points[:, :2]
+
+    random = np.random.default_rng(0)
+    group = np.arange(len(NUMBERS)) % 3
+    vectors = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0]])[group] + random.normal(size=(len(NUMBERS), 3))
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Projection, __spec__=SimpleNamespace()))
+    found = published_families(vectors, group, 0, 19)
+    assert (found.elbow, found.by_silhouette) == (3, 3)
+    assert (found.squares[:, 1:] < found.squares[:, :-1]).all()
+    assert found.ours.value == 1
+    assert found.ours.p == 0.05
+    assert found.seeds.tolist() == [1.0] * 10
+    page = write_report([ElementTable("three", NUMBERS, vectors)], tmp_path / "out", draws=2, paper=True)
+    text = page.read_text(encoding="utf-8")
+    assert 'id="published"' in text
+    assert (tmp_path / "out" / "published-map.png").is_file()
+    numbers = json.loads((tmp_path / "out" / "results.json").read_text())["published_families"]
+    assert sorted(map(len, numbers["members"])) == sorted(np.bincount(group).tolist())
+    assert numbers["elbow"] == 3
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ConfigError, match=r"crystalformers\[umap\]"):
+        write_report([chemistry(0)], tmp_path / "other", draws=1, paper=True)
 
 
 def test_the_verb_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ class TestLoss:
         assert Loss("l1", "targets", 2)(self.predicted, self.labels) == pytest.approx((2 + 4) / 2)
         assert Loss("mse", "none", 2)(self.predicted, self.labels) == pytest.approx((1 + 4 + 9 + 16) / 4)
         assert Loss("mse", "targets", 2)(self.predicted, self.labels) == pytest.approx((14 / 3 + 16) / 2)
+        assert Loss("mse", "sum", 2)(self.predicted, self.labels) == pytest.approx(14 / 3 + 16)
+        assert Loss("l1", "sum", 2)(self.predicted[:2], self.labels[:2]) == pytest.approx(1.5)
 
     def test_a_target_without_labels_does_not_count(self) -> None:
         for balance in ("targets", "uncertainty"):
@@ -192,6 +194,57 @@ class TestPublishedSlips:
         for batch in batches.evaluation("val"):
             plain = batches.store.batch(batch.rows).positions
             assert torch.equal(batch.crystals.positions, plain) != slips
+
+    def test_biases_decay(self) -> None:
+        model = build_model("crystaltransformer", TINY["crystaltransformer"])
+        for name, decay in (("adamw", 0.01), ("sgd", 1e-3)):
+            settings = recipe(optimizer=name, weight_decay=1e-3, published_slips=True)
+            chosen = optimizer(model, Loss("l1", "none", 1), settings)
+            assert [group["weight_decay"] for group in chosen.param_groups] == [1e-3, decay]
+
+    def test_batches_are_cut_from_a_plain_shuffle(self, tmp_path: Path) -> None:
+        """Ours deal crystals of all sizes to every batch; all batches of a plain shuffle cannot cost the same."""
+        orders = {}
+        for slips in (True, False):
+            settings = recipe(batch_size=4, published_slips=slips)
+            batches = Batches(Dataset.of(table_of(tmp_path, 48), [ENERGY], settings), 1.0, settings)
+            orders[slips] = [np.concatenate(order) for order in (batches.train_order(0), batches.train_order(1))]
+            assert [len(rows) for rows in batches.train_order(0)] == [4] * batches.per_epoch
+            assert len(np.unique(orders[slips][0])) == len(orders[slips][0])
+            assert not np.array_equal(*orders[slips])
+        shuffled = np.random.default_rng([settings.seed, 0]).permutation(batches.dataset.splits["train"])
+        np.testing.assert_array_equal(orders[True][0], shuffled[: len(orders[True][0])])
+        assert not np.array_equal(orders[False][0], orders[True][0])
+
+    def test_ties_of_frames_are_drawn(self) -> None:
+        """With ties averaged every batch gives the same vectors; with ties drawn each epoch gives others."""
+        # Two equal neighbours of the first atom, 2.5 Å away, which the fourth atom tells apart.
+        positions = np.array([[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [3, 1, 2.5]])
+        one = Crystal.from_positions(np.array([11, 17, 17, 19]), positions, 6 * np.eye(3), "tied")
+        crystals, rows = CrystalBatch.from_crystals([one, rock_salt()]), np.arange(2)
+        batch = with_images(crystals, 5.0, directions=True)
+        assert batch.images is not None
+        noisy = [published_slips.with_ties_drawn(batch, rows, 1, epoch) for epoch in (0, 0, 1, None)]
+        distances = [found.images.distance for found in noisy if found.images is not None]
+        assert torch.equal(distances[0], distances[1])
+        assert not torch.equal(distances[0], distances[2])
+        squared = batch.images.distance.square()
+        assert (distances[3].square() - squared).abs().max() <= 0.5e-5 * 1.001
+        assert torch.equal(distances[0] == 0, squared == 0)  # atoms themselves stay where they are
+        torch.manual_seed(0)
+        small = {"dim": 16, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8, "angular_functions": 8}
+        model = build_model("crystalformer", {**small, "frame": "max", "tie_width": 1e-8}).double().eval()
+        model.calibrate(batch)
+        drawn = [published_slips.with_ties_drawn(batch, rows, 1, epoch) for epoch in range(8)]
+        vectors = torch.stack([model.encode(found).detach()[0] for found in drawn])
+        spread = (vectors - vectors[0]).abs().amax(1)
+        assert spread.max() > 1e-4
+        assert (spread[1:] < 1e-5).any()
+        averaged = build_model("crystalformer", {**small, "frame": "max"}).double().eval()
+        averaged.load_state_dict(model.state_dict())
+        vectors = torch.stack([averaged.encode(found).detach()[0] for found in drawn])
+        assert (vectors - vectors[0]).abs().max() < 1e-5
+        assert published_slips.with_ties_drawn(with_images(crystals, 5.0), rows, 1, 0).images is not None
 
     def test_they_are_those_of_random_poses(self) -> None:
         with pytest.raises(ConfigError, match=r"published_slips: .*add 'augment'"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from crystalformers.data.sets.entry import SourceFileError
@@ -48,17 +49,44 @@ def open_zip(path: Path, member: str) -> Iterator[LimitedStream]:
             than `MAX_RATIO` times its size.
     """
     with reading(path), zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            parts = PurePosixPath(name.replace("\\", "/"))
-            if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
-                raise SourceFileError(
-                    f"the archive holds '{name}', a path that leads out of its folder", where=str(path), remedy=_AGAIN
-                )
+        _check_paths(archive, path)
         info = _member(archive, path, member)
         if info.file_size > unpacked_limit(path):
             raise _too_large(path)
         with archive.open(info) as file:
             yield LimitedStream(file, path)
+
+
+@contextmanager
+def open_zip_folder(path: Path) -> Iterator[Mapping[str, Callable[[], bytes]]]:
+    """The files inside a zip archive by their names without folders, each as a function that reads it whole.
+
+    Raises:
+        SourceFileError: as `open_zip`, or if two files have the same name.
+    """
+    with reading(path), zipfile.ZipFile(path) as archive:
+        _check_paths(archive, path)
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        if sum(info.file_size for info in infos) > unpacked_limit(path):
+            raise _too_large(path)
+        files = {PurePosixPath(info.filename).name: partial(_whole, archive, info, path) for info in infos}
+        if len(files) < len(infos):
+            raise SourceFileError("the archive holds two files of one name", where=str(path))
+        yield files
+
+
+def _whole(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
+    with archive.open(info) as file:
+        return LimitedStream(file, path).read(info.file_size)
+
+
+def _check_paths(archive: zipfile.ZipFile, path: Path) -> None:
+    for name in archive.namelist():
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+            raise SourceFileError(
+                f"the archive holds '{name}', a path that leads out of its folder", where=str(path), remedy=_AGAIN
+            )
 
 
 def _member(archive: zipfile.ZipFile, path: Path, member: str) -> zipfile.ZipInfo:

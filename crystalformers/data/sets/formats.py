@@ -6,10 +6,14 @@ SourceFileError.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,14 +21,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crystalformers.crystal import Crystal
-from crystalformers.data.sets.archives import open_gzip, open_zip, reading
+from crystalformers.data.sets.archives import open_gzip, open_zip, open_zip_folder, reading
+from crystalformers.data.sets.axes import vectors_are_columns
 from crystalformers.data.sets.entry import Label, Row, SourceFileError
 from crystalformers.data.sets.plain_pickle import read_plain_pickle
 from crystalformers.data.split import SPLITS
+from crystalformers.errors import StructureError
+from crystalformers.io.cif import read_cif_file
 from crystalformers.io.composition import atomic_number
 from crystalformers.io.json_stream import stream_json
 from crystalformers.io.json_tables import json_rows
 from crystalformers.io.objects import from_optimade, from_pymatgen_dict, guarded
+from crystalformers.io.rejected import Rejected
+
+ID_TABLE = "id_prop.csv"
+"""Table of ids and values next to the CIF files of CGCNN and CrystalTransformer."""
 
 PARQUET_ROWS = 1024
 """Rows of a Parquet file decoded at once."""
@@ -106,6 +117,58 @@ def matbench_gzip(prefix: str, digits: int) -> Reader:
     return read
 
 
+# CGCNN: a folder of CIF files with a table of ids and values, zipped
+
+
+def cif_zip(labels: Sequence[Label]) -> Reader:
+    """Reader of a zip with a CIF file for each id and `id_prop.csv`: lines of id, value, value... without header.
+
+    Args:
+        labels: of the values, in their order.
+    """
+
+    def read(paths: Sequence[Path]) -> Iterator[Row]:
+        (path,) = paths
+        with open_zip_folder(path) as files:
+            if ID_TABLE not in files:
+                raise SourceFileError(f"the archive holds no {ID_TABLE}", where=str(path))
+            for line in csv.reader(files[ID_TABLE]().decode("utf-8-sig").splitlines()):
+                if not line:
+                    continue
+                name, *found = (cell.strip() for cell in line)
+                values = {label.source_column: _cell(cell) for label, cell in zip(labels, found, strict=False)}
+                content = files[f"{name}.cif"]() if f"{name}.cif" in files else None
+                yield Row(name, partial(_from_cif, content, name), values)
+
+    return read
+
+
+def _cell(text: str) -> float | str:
+    """A number where the text is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _from_cif(content: bytes | None, name: str) -> Crystal:
+    """The one crystal of a CIF file of an archive."""
+    if content is None:
+        raise StructureError("the archive holds no CIF file for it", where=name)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "one.cif"
+        path.write_bytes(content)
+        try:
+            found = list(read_cif_file(path))
+        except StructureError as error:  # without the name of the temporary file
+            raise StructureError(error.problem, where=name, remedy=error.remedy) from error
+    if len(found) != 1 or not isinstance(found[0], Crystal):
+        rejected = [one.reason for one in found if isinstance(one, Rejected)]
+        problem = rejected[0].replace(f"{path}: ", "") if rejected else f"it holds {len(found)} structures"
+        raise StructureError(f"its CIF file cannot be used ({problem})", where=name)
+    return replace(found[0], name=name)
+
+
 # OPTIMADE: fields of its structures, in Parquet files or in the pages of an API
 
 
@@ -123,15 +186,33 @@ def optimade_parquet(id_column: str, labels: Sequence[Label]) -> Reader:
             try:
                 file = pq.ParquetFile(path)
                 names = [name for name in (*OPTIMADE_STRUCTURE, *wanted) if name in file.schema_arrow.names]
-                for batch in file.iter_batches(PARQUET_ROWS, columns=names):
-                    for entry in batch.to_pylist():
-                        yield _optimade_row(_text(entry.get(id_column)), entry)
+                for number, batch in enumerate(file.iter_batches(PARQUET_ROWS, columns=names)):
+                    rows = [_optimade_row(_text(entry.get(id_column)), entry) for entry in batch.to_pylist()]
+                    if number == 0:
+                        _check_axes(rows, path)
+                    yield from rows
             except (OSError, pa.ArrowException) as error:
                 raise SourceFileError(
                     f"the file is broken ({error})", where=str(path), remedy="download it again"
                 ) from error
 
     return read
+
+
+def _check_axes(rows: Sequence[Row], path: Path) -> None:
+    """Refuse a file whose lattice vectors are the columns of `lattice_vectors`; OPTIMADE has them as rows."""
+    if vectors_are_columns(_usable(rows)):
+        raise SourceFileError(
+            "the lattice vectors of its first rows are the columns of lattice_vectors, expected are rows",
+            where=str(path),
+            remedy="take another revision of the set, or report it to its publisher",
+        )
+
+
+def _usable(rows: Sequence[Row]) -> Iterator[Crystal]:
+    for row in rows:
+        with suppress(StructureError):
+            yield row.crystal()
 
 
 def optimade_pages(paths: Sequence[Path]) -> Iterator[Row]:

@@ -66,6 +66,29 @@ def _paired(files: tuple[RemoteFile, ...], given: tuple[Path, ...]) -> list[tupl
 
 
 @dataclass(frozen=True)
+class GivenFile:
+    """A file that has no address of its own; the user brings it.
+
+    Attributes:
+        name: what it is called here.
+        form: as of `RemoteFile`.
+        origin: where users get it or its parts, and in what form to give it, in a sentence.
+    """
+
+    name: str
+    form: str
+    origin: str
+    host = "to be given with --from"
+    pinned = False
+
+    def fetch(self, request: Request) -> list[SourceFile]:
+        """Take the given file; raises DataSetError if there is not exactly one."""
+        if len(request.given) != 1:
+            raise DataSetError("no address is known for this set", where=self.name, remedy=self.origin)
+        return [take_file(RemoteFile(self.name, (), self.form), request.given[0], request)]
+
+
+@dataclass(frozen=True)
 class HubParquet:
     """The Parquet files of a folder in a repository of the Hugging Face hub, with the hashes that the hub states.
 

@@ -27,6 +27,8 @@ from typing import Any
 from crystalformers.data.sets.convert import REJECTED, TABLE, convert
 from crystalformers.data.sets.download import on_disk, sha256_of
 from crystalformers.data.sets.entry import DataSet, Request, SourceFile, SourceFileError
+from crystalformers.data.sets.foreign import add_split
+from crystalformers.data.sets.splits import Parts
 from crystalformers.errors import DataSetError
 from crystalformers.files import write_atomically
 
@@ -142,9 +144,7 @@ class Store:
 
     def verify(self, name: str) -> list[str]:
         """What is wrong with the files of a set, one sentence each; raises DataSetError if it is not here."""
-        folder, about = self.folder(name), self.about(name)
-        if about is None:
-            raise DataSetError("it is not here", where=name, remedy=f"run 'crystalformers data get {name}'")
+        folder, about = self.folder(name), self._present(name)
         files = {folder / TABLE: about["table"]}
         files |= {folder / SOURCE / source["file"]: source for source in about["sources"]}
         wrong = []
@@ -152,6 +152,33 @@ class Store:
             if path.is_file() and sha256_of(path) != facts["sha256"]:
                 wrong.append(f"{path} is not as it was written; run 'crystalformers data get {name} --again'.")
         return wrong
+
+    def add_split(self, name: str, split: str, parts: Parts) -> About:
+        """Add a split of other people to the table of a set, as the column `split_SPLIT`; what is then known of it.
+
+        Raises:
+            DataSetError: if the set is not here, or the split could not be called so.
+            TableError: if the split does not fit.
+        """
+        folder = self.folder(name)
+        if not NAME.fullmatch(split):
+            raise DataSetError(f"a split cannot be called '{split}'", remedy="use letters, digits, '.', '_' and '-'")
+        with self._locked(name, lambda _: None):
+            about = self._present(name)
+            with on_disk(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as work:
+                table = Path(work) / TABLE
+                splits = add_split(folder / TABLE, about, split, parts, table)
+                about = {**about, "splits": splits, "table": _facts(table, sha256_of(table))}
+                (folder / ABOUT).unlink()
+                table.replace(folder / TABLE)
+            write_atomically(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+        return about
+
+    def _present(self, name: str) -> About:
+        about = self.about(name)
+        if about is None:
+            raise DataSetError("it is not here", where=name, remedy=f"run 'crystalformers data get {name}'")
+        return about
 
     def remove(self, name: str, *, sources_only: bool = False, forget: bool = False) -> int:
         """Delete a set, or only what it was converted from; the bytes that are free again.

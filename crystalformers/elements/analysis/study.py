@@ -15,6 +15,7 @@ from crystalformers.elements.analysis.clusters import Labels, Separation, Stabil
 from crystalformers.elements.analysis.comparison import Correlations
 from crystalformers.elements.analysis.ensembles import Ensemble, common_elements, ensembles
 from crystalformers.elements.analysis.properties import PROPERTIES, Integers, Places, Property, places, values
+from crystalformers.elements.analysis.published import PublishedFamilies, check_umap, published_families
 from crystalformers.elements.analysis.spaces import Floats, Likeness
 from crystalformers.elements.table import ElementTable
 from crystalformers.periodic import ELEMENTS
@@ -101,6 +102,7 @@ class Study:
         alignment: between the tables of the subject, by their names.
         correlations: of the leading components of the subject with properties, period, group and counts.
         correlated: names of those properties.
+        published: families by the procedure of the CrystalTransformer paper; None unless asked for.
     """
 
     seed: int
@@ -115,6 +117,7 @@ class Study:
     alignment: dict[tuple[str, str], Likeness]
     correlations: Correlations
     correlated: tuple[str, ...]
+    published: PublishedFamilies | None = None
 
     @property
     def symbols(self) -> list[str]:
@@ -133,6 +136,8 @@ def study(
     draws: int = spaces.DRAWS,
     n_clusters: int | None = None,
     progress: Progress = lambda step: None,
+    *,
+    paper: bool = False,
 ) -> Study:
     """Analyse a table of element vectors and compare it with others.
 
@@ -142,11 +147,14 @@ def study(
         draws: from each null model and bootstrap.
         n_clusters: number of families of elements; None chooses by the silhouette.
         progress: called with the name of each step.
+        paper: also find families as the CrystalTransformer paper does.
 
     Raises:
         TableError: if tables share fewer than ten elements, or a name.
-        ConfigError: if `n_clusters` does not fit the number of elements.
+        ConfigError: if `n_clusters` does not fit the number of elements, or `paper` is asked for without umap-learn.
     """
+    if paper:
+        check_umap()
     sets = ensembles(tables)
     subject = sets[0].tables
     numbers = common_elements(subject)
@@ -154,6 +162,10 @@ def study(
     where = places(numbers)
     progress("families of elements")
     groups = _groups(subject, numbers, where, seed, draws, n_clusters)
+    theirs = None
+    if paper:
+        progress("families by the paper")
+        theirs = published_families(subject[0].rows(numbers).astype(np.float64), groups.labels, seed, draws)
     results = [
         result for quantity in PROPERTIES for result in _probe_property(sets, shared, quantity, seed, draws, progress)
     ]
@@ -167,9 +179,8 @@ def study(
         seen = counts[np.searchsorted(subject[0].numbers, numbers)]
         columns, names = np.column_stack([columns, seen]), (*names, "training crystals")
     correlations = comparison.correlations(groups.components[:, :SHOWN_COMPONENTS], columns, seed, draws)
-    return Study(
-        seed, draws, sets, numbers, shared, where, groups, tuple(results), likeness, alignment, correlations, names
-    )
+    compared = (tuple(results), likeness, alignment, correlations, names, theirs)
+    return Study(seed, draws, sets, numbers, shared, where, groups, *compared)
 
 
 def _groups(

@@ -27,6 +27,7 @@ def write_report(
     draws: int = DRAWS,
     n_clusters: int | None = None,
     overwrite: bool = False,
+    paper: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Path:
     """Analyse what element vectors contain, and write a report.
@@ -41,6 +42,7 @@ def write_report(
         draws: from each null model and bootstrap; more draws resolve smaller p-values.
         n_clusters: number of families of elements; None chooses by the silhouette.
         overwrite: whether an earlier report in `out_dir` may be replaced.
+        paper: also divide the elements as the CrystalTransformer paper does, by k-means on a map of UMAP.
         progress: called with the name of each step.
 
     Returns:
@@ -48,12 +50,13 @@ def write_report(
 
     Raises:
         TableError: if the tables cannot be compared.
-        ConfigError: if the folder holds other files, scikit-learn is missing, or `n_clusters` does not fit.
+        ConfigError: if the folder holds other files, scikit-learn (for `paper` umap-learn) is missing, or `n_clusters`
+            does not fit.
     """
     out = Path(out_dir)
     _check_folder(out, overwrite=overwrite)
     _check_packages()
-    found = study(tables, seed, draws, n_clusters, progress)
+    found = study(tables, seed, draws, n_clusters, progress, paper=paper)
     progress("pictures")
     drawn, numbers = pictures(found), results(found)
     files = {f"{name}.png": png for name, png in drawn.items()}

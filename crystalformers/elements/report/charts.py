@@ -12,6 +12,7 @@ from crystalformers.elements.analysis.clusters import Separation
 from crystalformers.elements.analysis.comparison import Correlations
 from crystalformers.elements.analysis.ensembles import Ensemble
 from crystalformers.elements.analysis.properties import PROPERTIES
+from crystalformers.elements.analysis.published import PublishedFamilies
 from crystalformers.elements.analysis.spaces import Floats, Likeness
 from crystalformers.elements.analysis.study import SPLITS, ProbeResult
 from crystalformers.elements.report.style import (
@@ -62,6 +63,23 @@ def separation_picture(found: Separation, chosen: int) -> Figure:
         )
         axes.set_xticks(found.ks)
     left.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def elbow_picture(found: PublishedFamilies) -> Figure:
+    """Squares and silhouette of k-means on the maps of UMAP for each number of families; a line for each seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    curves = (
+        ("Sum of squared errors", found.squares, found.elbow),
+        ("Silhouette", found.silhouette, found.by_silhouette),
+    )
+    for axes, (title, values, chosen) in zip(figure.subplots(1, 2), curves, strict=True):
+        axes.plot(found.ks, values.T, color=PALE, lw=1)
+        axes.plot(found.ks, values.mean(axis=0), color=SUBJECT_COLOUR, marker="o", ms=4)
+        axes.axvline(chosen, color=RULE, ls=":", zorder=0)
+        axes.set(title=title, xlabel="number of families", xticks=found.ks)
     return figure
 
 

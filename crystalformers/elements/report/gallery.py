@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from crystalformers.elements.analysis.published import PublishedFamilies
 from crystalformers.elements.analysis.spaces import explained
 from crystalformers.elements.analysis.study import Study
 from crystalformers.elements.report import charts, maps, periodic_table, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TYPICAL = 5
 """Number of members of a family that a legend names."""
@@ -43,7 +50,20 @@ def pictures(study: Study) -> dict[str, bytes]:
             "probes": charts.probes_picture(study.probes, charts.ranked(study.probes, study.ensembles)),
             "likeness": charts.likeness_picture(study.likeness, [ensemble.name for ensemble in study.ensembles]),
         }
+        if study.published is not None:
+            drawn |= published_pictures(study.published, symbols, rare)
         return {name: style.png(figure) for name, figure in drawn.items()}
+
+
+def published_pictures(found: PublishedFamilies, symbols: list[str], rare: Collection[str]) -> dict[str, Figure]:
+    """The curves by which the paper chooses the number of families, and its map with them."""
+    letters = [chr(ord("A") + int(label)) for label in found.labels]
+    legend = {letter: style.family_colour(ord(letter) - ord("A")) for letter in sorted(set(letters))}
+    colours = [legend[letter] for letter in letters]
+    return {
+        "published-number": charts.elbow_picture(found),
+        "published-map": maps.map_picture(found.flat, symbols, colours, legend, heading="class", rare=rare),
+    }
 
 
 def rare_elements(study: Study) -> dict[str, int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from crystalformers.elements.analysis.clusters import Labels
 from crystalformers.elements.analysis.ensembles import Ensemble
+from crystalformers.elements.analysis.published import PublishedFamilies
 from crystalformers.elements.analysis.spaces import explained
 from crystalformers.elements.analysis.study import Groups, ProbeResult, Study
 from crystalformers.elements.similarity import nearest, substitutes
@@ -35,6 +36,7 @@ def results(study: Study) -> dict[str, Any]:
         "elements_in_all_tables": [ELEMENTS[z - 1] for z in study.shared],
         "training_crystals": study.subject.counts_by_symbol,
         "families": _groups(study.groups, study.symbols),
+        "published_families": _published(study.published, study.symbols),
         "probes": [_probe(result) for result in study.probes],
         "likeness": [{"tables": list(pair), **asdict(like)} for pair, like in study.likeness.items()],
         "alignment_of_seeds": [{"tables": list(pair), **asdict(like)} for pair, like in study.alignment.items()],
@@ -87,6 +89,20 @@ def _groups(groups: Groups, symbols: list[str]) -> dict[str, Any]:
         "gap": dict(zip(map(str, separation.ks), separation.gap.tolist(), strict=True)),
         "agreement": {name: {"ari": like.value, "p": like.p} for name, like in groups.agreement.items()},
         "seeds": [{"tables": list(pair), "ari": like.value, "p": like.p} for pair, like in groups.seeds.items()],
+    }
+
+
+def _published(found: PublishedFamilies | None, symbols: list[str]) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    curves = {"squares": found.squares.mean(axis=0), "silhouette": found.silhouette.mean(axis=0)}
+    return {
+        "members": _members(found.labels, symbols),
+        "elbow": found.elbow,
+        "number_by_silhouette": found.by_silhouette,
+        **{name: dict(zip(map(str, found.ks), means.tolist(), strict=True)) for name, means in curves.items()},
+        "ari_of_seeds": found.seeds.tolist(),
+        "ours": {"ari": found.ours.value, "p": found.ours.p},
     }
 
 

@@ -145,11 +145,19 @@ def optimade_attributes(crystal: Crystal) -> dict[str, Any]:
     }
 
 
-def lemat_parquet(count: int) -> bytes:
-    """A Parquet file of LeMat-Bulk: OPTIMADE's columns, with the species as text."""
+def lemat_parquet(count: int, crystals: Sequence[Crystal] = (), *, columns: bool = False) -> bytes:
+    """A Parquet file of LeMat-Bulk: OPTIMADE's columns, with the species as text.
+
+    Args:
+        count: of crystals of `samples.many`, unless others are given.
+        crystals: to take instead.
+        columns: write the vectors of the lattice as columns, which is wrong.
+    """
     rows = []
-    for k, crystal in enumerate(many(count)):
+    for k, crystal in enumerate(crystals or many(count)):
         attributes = optimade_attributes(crystal)
+        if columns:
+            attributes["lattice_vectors"] = crystal.lattice.T.tolist()
         attributes["species"] = json.dumps(attributes["species"])
         rows.append({"immutable_id": f"agm{k}", **attributes, "energy": -10.0 * k, "forces": [[0.0] * 3]})
     buffer = io.BytesIO()

@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,11 @@ from miniatures import (
 from samples import many, rock_salt
 
 from crystalformers import open_table
+from crystalformers.crystal import Crystal
 from crystalformers.data.sets import DataSet, Store, find, resolve
+from crystalformers.data.sets.axes import shortest_distance, vectors_are_columns
 from crystalformers.data.sets.catalogue import optimade
+from crystalformers.data.sets.entry import Request
 from crystalformers.data.sets.sources import Optimade
 from crystalformers.data.sets.splits import fingerprint, matbench_folds, shuffled
 from crystalformers.data.table import CrystalTable
@@ -177,6 +181,99 @@ def test_lemat_bulk(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -
         store.get(find("lemat-bulk"))
 
 
+def cif_text(crystal: Crystal) -> str:
+    """A CIF file without symmetry."""
+    a, b, c = np.linalg.norm(crystal.lattice, axis=1)
+    unit = crystal.lattice / np.array([[a], [b], [c]])
+    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
+    lines = ["data_x", *(f"_cell_length_{x} {v:.12f}" for x, v in zip("abc", (a, b, c), strict=True))]
+    lines += [f"_cell_angle_{x} {v:.12f}" for x, v in zip(("alpha", "beta", "gamma"), angles, strict=True)]
+    lines += ["loop_", "_symmetry_equiv_pos_as_xyz", "'x, y, z'", "loop_", "_atom_site_label", "_atom_site_type_symbol"]
+    lines += [f"_atom_site_fract_{x}" for x in "xyz"]
+    for k, (symbol, frac) in enumerate(zip(crystal.symbols, crystal.frac_coords, strict=True)):
+        lines.append(f"{symbol}{k} {symbol} " + " ".join(f"{x:.12f}" for x in frac))
+    return "\n".join(lines) + "\n"
+
+
+def perovskites(path: Path, count: int = 20) -> Path:
+    """A zip of CIF files in a folder, with one that is missing and one that cannot be read."""
+    table = "".join(f"h{k},{-0.5 * k},{'na' if k == 4 else 0.1 * k}\n" for k in range(count + 2))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hoip/id_prop.csv", table)
+        for k, crystal in enumerate(many(count)):
+            archive.writestr(f"hoip/h{k}.cif", cif_text(crystal))
+        archive.writestr(f"hoip/h{count}.cif", "data_x\n")
+    return path
+
+
+def test_hybrid_perovskites(store: Store, tmp_path: Path) -> None:
+    dataset = find("hybrid-perovskites")
+    with pytest.raises(DataSetError, match=r"no address is known for this set.*pass with --from a zip"):
+        store.get(dataset)
+    given = perovskites(tmp_path / "mine.zip")
+    store.get(dataset, Request(store.folder(dataset.name), (given,)))
+    table = open_table(dataset.name)
+    assert table.ids == [f"h{k}" for k in range(20)]
+    for found, made in zip(table, many(20), strict=True):
+        assert found.symbols == made.symbols
+        assert found.volume == pytest.approx(made.volume)
+        assert shortest_distance(found) == pytest.approx(shortest_distance(made))
+    np.testing.assert_array_equal(table.labels("formation_energy_per_atom"), -0.5 * np.arange(20))
+    assert np.isnan(table.labels("band_gap")[4])
+    problems = [row["problem"] for row in rejected(store, dataset.name)]
+    assert problems[0].startswith("hybrid-perovskites row 20 (h20): h20: the CIF lists no atoms")
+    assert "the archive holds no CIF file for it" in problems[1]
+    assert store.verify(dataset.name) == []
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.writestr("../id_prop.csv", "h0,1,2\n")
+    with pytest.raises(DataSetError, match="a path that leads out of its folder"):
+        store.get(dataset, Request(store.folder(dataset.name), (tmp_path / "out.zip",)), again=True)
+
+
+def skewed(count: int) -> list[Crystal]:
+    """Rock salt of many lattices, in cells whose matrix is not symmetric."""
+    shear = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]])
+    found = []
+    for k in range(count):
+        base = rock_salt(a=4.5 + 0.05 * k)
+        frac = base.frac_coords @ np.linalg.inv(shear)
+        found.append(Crystal(base.numbers, frac, shear @ base.lattice, f"x{k}"))
+    return found
+
+
+def test_lemat_bulk_has_lattice_vectors_as_rows(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volumes and distances come back; a file with the vectors as columns is refused, with volumes that would fit."""
+    pytest.importorskip("huggingface_hub")
+    made = skewed(15)
+    lemat(monkeypatch, host, lemat_parquet(15, made))
+    table = fetched(store, find("lemat-bulk"))
+    for found, crystal in zip(table, made, strict=True):
+        assert found.volume == pytest.approx(crystal.volume)
+        assert shortest_distance(found) == pytest.approx(np.cbrt(crystal.volume * 4) / 2)
+    store.remove("lemat-bulk", forget=True)
+    lemat(monkeypatch, host, lemat_parquet(15, made, columns=True))
+    with pytest.raises(DataSetError, match="the lattice vectors of its first rows are the columns"):
+        store.get(find("lemat-bulk"))
+    assert visible(store.root) == []
+
+
+def test_rows_or_columns_of_a_lattice() -> None:
+    made = skewed(15)
+    turned = [Crystal.from_positions(c.numbers, c.positions, c.lattice.T) for c in made]
+    assert not vectors_are_columns(made)
+    assert vectors_are_columns(turned)
+    assert not vectors_are_columns(turned[:5]), "too few to tell"
+    assert not vectors_are_columns([rock_salt()] * 20), "a symmetric matrix tells nothing"
+
+
+@pytest.mark.shared
+def test_real_crystals_tell_rows_from_columns(shared: Path) -> None:
+    table = open_table(shared / "data" / "mp36k.parquet")
+    real = [table[row] for row in range(0, 6000, 20)]
+    assert not vectors_are_columns(real)
+    assert vectors_are_columns(Crystal.from_positions(c.numbers, c.positions, c.lattice.T) for c in real)
+
+
 def optimade_pages(host: Host, count: int, size: int) -> None:
     """An API of so many structures."""
     entries = [
@@ -203,6 +300,25 @@ def test_optimade(host: Host, store: Store) -> None:
     store.remove("mine")
     table = fetched(store, optimade("mine", replace(source, limit=12)))
     same_crystals(table, 12)
+
+
+@pytest.mark.parametrize("name", ["alexandria-pbe", "alexandria-pbesol", "oqmd-optimade"])
+def test_known_providers(host: Host, store: Store, name: str) -> None:
+    """Their fields become the labels of the set, with units; the address alone is ours."""
+    dataset = find(name)
+    assert isinstance(dataset.source, Optimade)
+    optimade_pages(host, 12, 5)
+    for path in [path for path in host.pages if path.startswith("/pbe/v1/structures")]:
+        page = json.loads(host.pages[path].content)
+        for k, entry in enumerate(page["data"]):
+            entry["attributes"] |= {field: 0.5 + j + k for j, field in enumerate(dataset.source.fields)}
+        host.pages[path].content = json.dumps(page).encode()
+    table = fetched(store, replace(dataset, source=replace(dataset.source, base_url=f"{host.url}/pbe")))
+    same_crystals(table, 12)
+    for j, label in enumerate(dataset.labels):
+        assert label.source_column in host.asked[0][0]
+        assert table.labels(label.name)[2] == 2.5 + j
+        assert resolve(name).labels[label.name].unit == label.unit != ""
 
 
 def test_optimade_goes_on_at_the_page_where_it_ended(host: Host, store: Store) -> None:
