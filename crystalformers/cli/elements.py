@@ -10,7 +10,7 @@ import typer
 
 from crystalformers.cli import options
 from crystalformers.cli.output import check_output, print_table
-from crystalformers.cli.train import merged_recipe, run_training, table_targets
+from crystalformers.cli.train import accelerator, merged_recipe, run_training, table_targets
 
 if TYPE_CHECKING:
     from crystalformers.elements import ElementTable
@@ -48,6 +48,9 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     epochs: options.Epochs = None,
     seed: options.Seed = None,
     name: Annotated[str | None, typer.Option(help="Name of the table. Default: that of the run folder.")] = None,
+    settings: options.Settings = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     resume: options.ResumeTraining = False,
 ) -> None:
     """Train a model and write its element vectors to elements.safetensors in the run folder.
@@ -55,7 +58,8 @@ def train(  # noqa: PLR0913, PLR0917 - an option is an argument
     Elements that do not occur in training have no vector.
     """
     targets = table_targets(table, target, unit, basis, transform)
-    recipe = merged_recipe(config, {"preset": preset, "epochs": epochs, "seed": seed})
+    flags = {"preset": preset, "epochs": epochs, "seed": seed, "threads": threads, "accelerator": accelerator(device)}
+    recipe = merged_recipe(config, flags, settings)
 
     from crystalformers.elements.trained import from_model
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUTPUT = Path("runs/reproduce")
 
 
-def reproduce_command(
+def reproduce_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     name: Annotated[
         str | None, typer.Argument(help="A published number, e.g. crystalformer/jarvis/formation-energy.")
     ] = None,
@@ -32,6 +32,8 @@ def reproduce_command(
         bool, typer.Option("--published", help="Follow the authors' training also where ours differs on purpose.")
     ] = False,
     settings: options.Settings = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
     show_recipe: Annotated[bool, typer.Option("--recipe", help="Print the whole recipe and train nothing.")] = False,
     resume: options.ResumeTraining = False,
 ) -> None:
@@ -48,10 +50,12 @@ def reproduce_command(
     if name is None:
         raise ConfigError("name a published number", remedy="'crystalformers reproduce --list' shows all of them")
     row = find(name)
-    from crystalformers.cli.train import parsed_settings
+    from crystalformers.cli.train import accelerator, parsed_settings
     from crystalformers.reproduction import plan
 
-    recipes = plan(row, seeds, parsed_settings(settings or []), follow_authors=published)
+    flags = {"threads": threads, "accelerator": accelerator(device)}
+    changes = parsed_settings(settings or []) | {key: value for key, value in flags.items() if value is not None}
+    recipes = plan(row, seeds, changes, follow_authors=published)
     if show_recipe:
         typer.echo(next(iter(recipes.values())).to_yaml(), nl=False)
         return

@@ -58,7 +58,7 @@ class CrystalEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedM
         model = load_model(self.model)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / WEIGHTS
-            save_model(path, model.network, model.targets, model.card)
+            save_model(path, model.network, model.targets, model.card, model.arrays)
             self._use(path.read_bytes())
         self._n_features_out = model.dim
         return self

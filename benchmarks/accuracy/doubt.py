@@ -1,0 +1,83 @@
+"""How often the bundled model's intervals hold, and how much more it errs for crystals with a flag.
+
+    python -m benchmarks.accuracy.doubt
+
+On the test rows of the table that it was trained on, on another database, and on both together. Nothing here is random;
+calibration and flags were fixed by training and validation rows. Writes benchmarks/results/accuracy/doubt.json.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness import RESULTS, parser, print_table, shared, write_results
+from crystalformers import Model, evaluate_model, load_model, open_table
+from crystalformers.data.table import CrystalTable
+from crystalformers.prediction.evaluation import DomainScore, Evaluation
+from crystalformers.prediction.intervals import COVERAGES, measure
+
+TABLES = {"like the training": ("mp36k", "test"), "another database": ("oqmd_a3bc", "all")}
+"""Table and split."""
+
+
+def coverage(model: Model, table: CrystalTable, evaluation: Evaluation) -> dict[str, list[dict[str, float | int]]]:
+    """By target, what `intervals.measure` gives at each of `COVERAGES`."""
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    crystals = [table[row_of[name]] for name in evaluation.ids]
+    found: dict[str, list[dict[str, float | int]]] = {score.target: [] for score in evaluation.scores}
+    for level in COVERAGES:
+        estimates = model.estimates(crystals, coverage=level)
+        for k, score in enumerate(evaluation.scores):
+            column = list(model.units).index(score.target)
+            low, high = estimates["low"][:, column], estimates["high"][:, column]
+            found[score.target].append({"coverage": level, **measure(evaluation.labels[:, k], low, high)})
+    return found
+
+
+def by_flag(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """Errors without and with a flag, over all rows of some evaluations."""
+    outside = np.concatenate([np.array([bool(flag) for flag in one.flags]) for one in evaluations])
+    off: NDArray[np.float64] = np.concatenate([np.abs(one.predictions - one.labels) for one in evaluations])
+    scores = evaluations[0].scores
+    return [asdict(DomainScore.of(score, off[:, k], outside)) for k, score in enumerate(scores)]
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--data", type=Path, default=shared() / "data", help="folder of the tables")
+    given = options.parse_args()
+    model = load_model()
+    evaluations: list[Evaluation] = []
+    report: dict[str, Any] = {"model": model.name, "sha256": model.fingerprint, "tables": {}}
+    for name, (file, split) in TABLES.items():
+        path = given.data / f"{file}.parquet"
+        if not path.is_file():
+            raise SystemExit(f"NOT MEASURED: {path.name} was not found.")
+        table = open_table(path)
+        evaluations.append(evaluate_model(model, table, split))
+        about = {"file": path.name, "fingerprint": table.fingerprint, "split": split}
+        intervals = coverage(model, table, evaluations[-1])
+        report["tables"][name] = {**about, "coverage": intervals, "by_flag": by_flag(evaluations[-1:])}
+    report["tables"]["both"] = {"by_flag": by_flag(evaluations)}
+    headers = ["crystals", "property", "90 % interval holds", "flagged", "MAE without flag", "with flag", "ratio"]
+    rows = []
+    for name, found in report["tables"].items():
+        for one in found["by_flag"]:
+            held = [c["measured"] for c in found.get("coverage", {}).get(one["target"], []) if c["coverage"] == 0.9]
+            share = one["n_outside"] / (one["n_inside"] + one["n_outside"])
+            numbers = [one[key] for key in ("mae_inside", "mae_outside", "ratio")]
+            rows.append(
+                [name, f"{one['target']} ({one['unit']})", f"{held[0]:.3f}" if held else "-", f"{share:.1%}"]
+                + [f"{number:.3g}" for number in numbers]
+            )
+    print_table(headers, rows)
+    write_results(RESULTS / "accuracy" / "doubt.json", report)
+
+
+if __name__ == "__main__":
+    main()
