@@ -66,7 +66,7 @@ def preset(name: str) -> CrystalformerConfig | CrystalTransformerConfig:
     Raises:
         ConfigError: if there is no such preset; the nearest name is suggested.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:  # a recipe may say anything
         return PRESETS[name]
     close = difflib.get_close_matches(str(name), PRESETS, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(PRESETS)}."

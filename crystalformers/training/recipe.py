@@ -226,7 +226,7 @@ class Recipe(Section):
         if data.get("init") is not None:
             data = _fine_tuning(data)
         architecture = _architecture(data.get("architecture"), data.get("preset"))
-        if architecture not in MODELS:
+        if not isinstance(architecture, str) or architecture not in MODELS:
             raise ConfigError(f"Architecture '{architecture}' is not one of {', '.join(MODELS)}.")
         epochs = data.get("epochs", cls.model_fields["epochs"].default)
         average = data.get("average_epochs")

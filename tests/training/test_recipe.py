@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from runs import recipe
 
 from crystalformers.errors import ConfigError
 from crystalformers.training import Recipe
+from crystalformers.training.recipe import with_overrides
 
 
 class TestRecipe:
@@ -82,3 +86,14 @@ def test_text_that_yaml_cannot_hold_is_refused_in_a_sentence(text: str, problem:
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"recipe.yaml: not a YAML file .*{problem}"):
         Recipe.load(path)
+
+
+VALUES = ({}, [], {"a": 1}, {1: 2}, [[1]], [{}], "x", "", 1e308, -1, 0, math.nan, math.inf, 10**400, True, [1, 2, 3])
+PLACES = (*Recipe.model_fields, *(f"model.{name}" for name in Recipe.parse({"preset": "crystalframer"}).model))
+
+
+@pytest.mark.parametrize("setting", [*PLACES, "init.model", "augment.jitter", "elements.table", "exclude.table"])
+def test_any_value_of_any_setting_is_taken_or_refused_in_a_sentence(setting: str) -> None:
+    for value in (*VALUES, datetime.date(2020, 1, 1), b"x"):
+        with suppress(ConfigError):  # any other exception fails the test
+            Recipe.parse(with_overrides({"preset": "crystalframer"}, {setting: value}))
