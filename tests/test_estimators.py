@@ -183,8 +183,8 @@ def test_the_index_of_a_series_is_that_of_its_intervals(data: Any, fitted: Cryst
     assert isinstance(fitted.predict(series), np.ndarray)
 
 
-def test_intervals_need_an_ensemble_and_enough_rows(data: Any, fitted: CrystalRegressor) -> None:
-    with pytest.raises(ConfigError, match="a single model has no intervals; fit with members=5"):
+def test_intervals_need_held_out_rows(data: Any, fitted: CrystalRegressor) -> None:
+    with pytest.raises(ConfigError, match="too few rows were held out for intervals; fit with members=5"):
         regressor().fit(*data).predict_interval(data[0])
     with pytest.raises(ConfigError, match="needs 99 rows"):
         fitted.predict_interval(data[0], coverage=0.99)

@@ -150,12 +150,13 @@ class CrystalRegressor(RegressorMixin, FittedModel):  # type: ignore[misc] # sci
             Three arrays (n,) in `unit`; if X is a Series or frame, three Series with its index.
 
         Raises:
-            ConfigError: if the model is no ensemble, or was trained on too few rows for that coverage.
+            ConfigError: if the model was trained on too few rows for that coverage. An ensemble needs fewer: every row
+                is held out once.
         """
         check_is_fitted(self)
         if not self.model_.calibration:
-            problem = "a single model has no intervals"
-            raise ConfigError(problem, where="predict_interval", remedy="fit with members=5")
+            problem = "too few rows were held out for intervals"
+            raise ConfigError(problem, where="predict_interval", remedy="fit with members=5, or more rows")
         return tuple(_with_index(values, X) for values in self._estimates(X, coverage))  # type: ignore[return-value]
 
     def _estimates(self, X: Any, coverage: float | None) -> list[NDArray[np.float64]]:
