@@ -26,8 +26,8 @@ from crystalformers.files import replacing
 from crystalformers.prediction.loading import load_model
 from crystalformers.target import Target
 from crystalformers.training import Observer, fit
-from crystalformers.training.folder import RunFolder, check_same, write_json
-from crystalformers.training.recipe import OPERATIONAL, Recipe
+from crystalformers.training.folder import RunFolder, write_json
+from crystalformers.training.recipe import Recipe
 
 COLUMNS = ("fold", "matbench_fold")
 """Columns that may say in which fold a row is for test."""
@@ -189,7 +189,7 @@ def run_folds(
     recipes = {seed: recipe.model_copy(update={"seed": seed}) for seed in range(recipe.seed, recipe.seed + seeds)}
     runs = {(fold, seed): output / f"fold-{fold}" / f"seed-{seed}" for seed in recipes for fold in chosen}
     for (_, seed), run in runs.items():
-        _check_run(run, recipes[seed], resume=resume)
+        RunFolder(run).check_free(recipes[seed], resume=resume)
     results = FoldResults(target)
     inits: dict[str, Any] = {}
     about = {"recipe": recipe.model_dump(mode="json"), "data": table.fingerprint, "inits": inits}
@@ -222,17 +222,6 @@ def _labels(table: CrystalTable, target: Target) -> NDArray[np.float64]:
             remedy="correct it or take it out: every row of a fold must be predicted",
         )
     return labels
-
-
-def _check_run(run: Path, recipe: Recipe, *, resume: bool) -> None:
-    """Refuse a folder with a run, unless it is to be resumed with the recipe it has."""
-    saved = RunFolder(run).recipe
-    if not saved.exists():
-        return
-    if not resume:
-        raise ConfigError("holds a run", where=str(run), remedy="go on with --resume, or name another folder")
-    before, now = (one.model_dump(mode="json", exclude=set(OPERATIONAL)) for one in (Recipe.load(saved), recipe))
-    check_same(run, before, now)
 
 
 def _predictions(run: Path, table: CrystalTable, rows: IntArray) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from crystalformers.reproduction.catalogue import Published
 from crystalformers.reproduction.results import Result
 from crystalformers.target import Target
 from crystalformers.training import Observer, fit
-from crystalformers.training.folder import RunFolder, check_same
+from crystalformers.training.folder import RunFolder
 from crystalformers.training.recipe import OPERATIONAL, Recipe
 
 
@@ -72,7 +72,7 @@ def reproduce(
     """
     folders = {seed: run_folder(row, output, seed) for seed in recipes}
     for seed, folder in folders.items():
-        _check_folder(folder, recipes[seed], resume=resume)
+        RunFolder(folder).check_free(recipes[seed], resume=resume)
     table = open_published(row)
     target = Target(row.target, row.label.unit, row.label.basis)
     for count, (seed, recipe) in enumerate(recipes.items(), 1):
@@ -81,16 +81,6 @@ def reproduce(
         result = _collect(row, dict(list(folders.items())[:count]), recipe, table)
         result.write(output / row.name)
     return result
-
-
-def _check_folder(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    """Refuse a folder with a run, unless it is to be resumed with the recipe it has."""
-    saved = RunFolder(folder).recipe
-    if not saved.exists():
-        return
-    if not resume:
-        raise ConfigError("holds a run", where=str(folder), remedy="go on with --resume, or name another folder")
-    check_same(folder, _settings(Recipe.load(saved)), _settings(recipe))
 
 
 def open_published(row: Published) -> CrystalTable:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from crystalformers.errors import CheckpointError, ConfigError, CrystalformersError
 from crystalformers.files import locked, write_atomically
 from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.training import report
 from crystalformers.training.dataset import Dataset
-from crystalformers.training.recipe import OPERATIONAL, Recipe
+from crystalformers.training.recipe import OPERATIONAL, Recipe, read_yaml
 from crystalformers.training.state import TrainingState
 from crystalformers.training.wording import counted
 
@@ -113,16 +112,16 @@ class RunFolder:
         return False
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse to take a finished run for one with another recipe.
+        """Refuse to take a run for one with another recipe.
 
         Raises:
             ConfigError: naming what differs.
         """
         if not self.recipe.exists():
             return
-        before: dict[str, Any] = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        before: dict[str, Any] = read_yaml(self.recipe.read_text(encoding="utf-8"), str(self.recipe))
         now = recipe.model_dump(mode="json")
-        if before["epochs"] != now["epochs"]:
+        if self.summary.exists() and before["epochs"] != now["epochs"]:
             raise ConfigError(
                 f"the run is finished after {counted(before['epochs'], 'epoch')} and cannot go on to {now['epochs']}: "
                 "its learning rate and the averaging of its weights followed the number of epochs",
@@ -131,6 +130,17 @@ class RunFolder:
             )
         computing = set(before) - OPERATIONAL
         check_same(self.path, *({name: settings.get(name) for name in computing} for settings in (before, now)))
+
+    def check_free(self, recipe: Recipe, *, resume: bool) -> None:
+        """Refuse a folder with a run, unless it is to be resumed with the recipe that it has.
+
+        Raises:
+            ConfigError: with the remedy, or naming what differs.
+        """
+        if self.recipe.exists() and not resume:
+            remedy = "go on with --resume, or name another folder"
+            raise ConfigError("holds a run", where=str(self.path), remedy=remedy)
+        self.check_recipe(recipe)
 
     def describe(self, recipe: Recipe, dataset: Dataset) -> None:
         """Write what is known before training, unless the run has begun already."""
