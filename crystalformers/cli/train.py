@@ -195,7 +195,10 @@ def parsed_settings(texts: list[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        settings[name.strip()] = read_yaml(value, f"--set {text}")
+        try:
+            settings[name.strip()] = read_yaml(value, f"--set {text}")
+        except ConfigError:
+            equals = ""
         if not equals or not name.strip():
             raise ConfigError(f"--set {text}: write SETTING=VALUE, for example lr=1e-3.")
     return settings
