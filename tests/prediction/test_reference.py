@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command import invoke, rows_of
-from samples import ENERGY, MODULUS, many, rock_salt, supercell, write_table
+from samples import ENERGY, MODULUS, many, rock_salt, supercell, tiny_model, write_table
 from torch import nn
 
 from crystalformers import load_model
@@ -188,8 +188,17 @@ def test_it_is_saved_and_older_files_have_none(weights: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(found.members[0].vectors, reference.members[0].vectors)
     np.testing.assert_array_equal(found.percentiles, reference.percentiles)
     assert path.read_bytes() == weights.read_bytes()
-    assert load_model("materials-project").reference is None
-    assert load_model("materials-project").predict(rock_salt())[0].distance_percentile is None
+    older = load_model(tiny_model(tmp_path / "older.safetensors"))
+    assert older.reference is None
+    assert older.predict(rock_salt())[0].distance_percentile is None
+
+
+def test_the_bundled_model_has_one() -> None:
+    (prediction,) = load_model("materials-project").predict(rock_salt())
+    assert prediction.distance_percentile is not None
+    assert 0 <= prediction.distance_percentile <= 100
+    for target in ("formation_energy_per_atom", "band_gap"):
+        assert prediction.low[target] < prediction.values[target] < prediction.high[target]
 
 
 @pytest.mark.parametrize(
