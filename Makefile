@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(RUN)/crystalformers predict examples/*.cif
 
 test: $(STAMP) lint
-	$(RUN)/python -m pytest -n auto --dist worksteal
+	$(RUN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(RUN)/ruff check .
