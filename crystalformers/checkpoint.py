@@ -42,6 +42,9 @@ MOST_ARRAY_BYTES = 2**20
 TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 """Types of tensors that are read, as safetensors names them; complex numbers and float8 are not."""
 
+ARRAY_TYPES = tuple(kind for kind in TYPES if kind != "BF16")
+"""Types of arrays about the training data: those that NumPy has."""
+
 SETTINGS_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What PyTorch and Python raise for settings of the wrong kind or size; our own errors are ValueErrors."""
 
@@ -76,7 +79,7 @@ def save_model(
         model: of a class in `crystalformers.models.MODELS`.
         targets: one per output of the model.
         card: JSON-serialisable description.
-        arrays: small arrays about the training data, of types in `TYPES`.
+        arrays: small arrays about the training data, of types in `ARRAY_TYPES`.
 
     Raises:
         CheckpointError: if the model is not of a listed architecture, the targets do not fit it, or the arrays are
@@ -118,7 +121,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with torch.device("meta"):  # no memory, until the shapes in the file are known to fit
             _check_shapes(path, build_model(description["architecture"], description["config"]))
         targets = tuple(Target.from_dict(target) for target in description["targets"])
-        card = description["card"]
+        if not isinstance(card := description["card"], dict):
+            raise CheckpointError("the card of the model is not a JSON object", where=str(path))
     except CheckpointError:
         raise
     except SETTINGS_ERRORS as error:
@@ -163,7 +167,7 @@ def _check_shapes(path: Path, model: CrystalModel) -> None:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     arrays = [slices.pop(name) for name in list(slices) if _is_array(name)]
     for array in arrays:
-        if array.get_dtype() not in TYPES:
+        if array.get_dtype() not in ARRAY_TYPES:
             raise CheckpointError(f"an array has the type {array.get_dtype()}, which is not read", where=str(path))
     _check_size(path, sum(8 * math.prod(array.get_shape()) for array in arrays))
     for name in sorted(expected.keys() ^ slices.keys()):

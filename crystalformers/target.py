@@ -44,6 +44,8 @@ class Target:
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and isinstance(self.unit, str)):
+            raise TargetError(f"name {self.name!r:.40} and unit {self.unit!r:.40} must be texts")
         if not self.name or not self.unit:
             raise TargetError("A target needs a name and a unit (use 'dimensionless' where there is none)")
         if self.basis not in get_args(Basis):

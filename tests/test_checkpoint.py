@@ -153,6 +153,7 @@ HEAD = "head.2.bias"
         (lambda _, header: header.update(architecture=["mlp"]), "cannot be used"),
         (lambda _, header: header.pop("architecture"), "architecture"),
         (lambda _, header: header.pop("card"), "card"),
+        (lambda _, header: header.update(card=[1]), "card of the model is not a JSON object"),
         (lambda _, header: header.update(format=99), "format 99.*update crystalformers"),
         (lambda _, header: header.pop("format"), "format None"),
         (lambda _, header: header.update(elements="0"), "order the elements differently"),

@@ -79,6 +79,8 @@ def test_labels_that_cannot_be_learned_are_refused(target: Target, values: list[
     [
         ({"name": ""}, "name and a unit"),
         ({"unit": ""}, "name and a unit"),
+        ({"name": ["x"]}, "must be texts"),
+        ({"unit": 1}, "must be texts"),
         ({"basis": "per_mole"}, "per_mole"),
         ({"transform": "sqrt"}, "sqrt"),
         ({"std": 0.0}, "std positive"),

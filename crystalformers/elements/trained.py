@@ -14,6 +14,7 @@ from crystalformers.elements.table import ElementTable
 from crystalformers.errors import TableError
 from crystalformers.periodic import NUMBER_OF
 from crystalformers.prediction.bundled import find_weights
+from crystalformers.prediction.card import ElementCounts, read_card
 
 if TYPE_CHECKING:
     from crystalformers.prediction.model import Model
@@ -46,7 +47,7 @@ def from_model(
         network, targets, card, known_as = checkpoint.model, checkpoint.targets, checkpoint.card, _name(path)
     else:
         network, targets, card, known_as = model.network, model.targets, model.card, model.name
-    counts = counts or card.get("element_counts")
+    counts = counts or read_card(card, "element_counts", ElementCounts | None)
     if not counts:
         raise TableError(
             "the model does not tell which elements it was trained on",

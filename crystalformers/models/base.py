@@ -8,7 +8,6 @@ Shapes: A atoms of a batch, C crystals, D width of an atom vector, T targets. Le
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -62,6 +61,9 @@ class ModelConfig:
             if not isinstance(value, kinds) or (kinds is not object and isinstance(value, bool)):
                 wanted = "a whole number" if kinds is int else "a number"
                 raise ConfigError(f"Model setting {setting.name} = {value!r} must be {wanted}.")
+            if isinstance(value, int | float) and not abs(value) <= LARGEST_SETTING:
+                requirement = f"must be finite and at most {LARGEST_SETTING:g} in size"
+                raise ConfigError(f"Model setting {setting.name} = {value!r:.40} {requirement}.")
         self.check_at_least(1, "dim", "n_targets")
 
     @property
@@ -80,10 +82,9 @@ class ModelConfig:
             self.require(getattr(self, name) in allowed, name, f"is not one of {', '.join(allowed)}")
 
     def check_at_least(self, smallest: int, *names: str) -> None:
-        """Refuse settings below `smallest` or above `LARGEST_SETTING`; raises ConfigError."""
+        """Refuse settings below `smallest`; raises ConfigError."""
         for name in names:
             self.require(getattr(self, name) >= smallest, name, f"must be at least {smallest}")
-        self.check_at_most(LARGEST_SETTING, *names)
 
     def check_at_most(self, largest: float, *names: str) -> None:
         """Refuse settings above `largest`; raises ConfigError."""
@@ -91,10 +92,9 @@ class ModelConfig:
             self.require(getattr(self, name) <= largest, name, f"must be at most {largest:g}")
 
     def check_positive(self, *names: str) -> None:
-        """Refuse settings that are not positive and finite, or above `LARGEST_SETTING`; raises ConfigError."""
+        """Refuse settings that are not positive; raises ConfigError."""
         for name in names:
-            self.require(0 < getattr(self, name) < math.inf, name, "must be positive and finite")
-        self.check_at_most(LARGEST_SETTING, *names)
+            self.require(getattr(self, name) > 0, name, "must be positive")
 
 
 class CrystalModel(nn.Module, ABC):

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from crystalformers.crystal import Crystal
 from crystalformers.images import CrystalBatch, build_images
 from crystalformers.periodic import SYMBOLS
+from crystalformers.prediction.card import ElementCounts, read_card
 from crystalformers.prediction.reference import FLAG_PERCENTILE
 
 FloatArray = NDArray[np.float64]
@@ -116,12 +119,19 @@ class Domain:
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Domain:
-        """From the card of a model; an older one knows its elements only."""
-        known = card.get("domain") or {}
-        volume = known.get("volume_per_atom")
-        return cls(
-            card.get("element_counts") or {}, None if volume is None else tuple(volume), known.get("shortest_distance")
-        )
+        """From the card of a model; an older one knows its elements only.
+
+        Raises:
+            CheckpointError: if the card holds something else than it must.
+        """
+        counts = read_card(card, "element_counts", ElementCounts | None)
+        known = read_card(card, "domain", _Stated | None) or {}
+        return cls(counts or {}, known.get("volume_per_atom"), known.get("shortest_distance"))
+
+
+class _Stated(TypedDict, total=False):
+    volume_per_atom: tuple[FiniteFloat, FiniteFloat] | None
+    shortest_distance: Annotated[float, Field(gt=0, le=FARTHEST)] | None
 
 
 def shortest_distances(crystals: Sequence[Crystal], radius: float) -> FloatArray:

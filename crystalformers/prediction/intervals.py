@@ -29,12 +29,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.errors import CheckpointError, ConfigError
+from crystalformers.prediction.card import read_card
 
 COVERAGE = 0.9
 """Coverage of the intervals unless another one is asked for."""
@@ -145,17 +146,30 @@ class Calibration:
         return {**asdict(self), "ranks": list(self.ranks), "residuals": list(self.residuals)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        """Inverse of `to_dict`; an older card knows no scale.
+    def from_card(cls, card: Mapping[str, Any]) -> dict[str, Calibration]:
+        """Those of all targets on the card of a model, by name; an older card knows no scale, or has none.
 
         Raises:
-            CheckpointError: if the scale is unknown.
+            CheckpointError: if the card holds something else than it must.
         """
-        scale = data.get("scale", "")
-        if scale not in get_args(Scale):
-            raise CheckpointError(f"the intervals have the scale '{scale}', which is unknown")
-        ranks, residuals = tuple(data["ranks"]), tuple(data["residuals"])
-        return cls(ranks, residuals, int(data["count"]), scale, float(data.get("constant", 1.0)))
+        found: dict[str, Calibration] = read_card(card, "calibration", dict[str, Calibration] | None) or {}
+        for name, one in found.items():
+            if not one._fits_together:
+                raise CheckpointError(f"the intervals of {name} do not fit together")
+        return found
+
+    @property
+    def _fits_together(self) -> bool:
+        """Whether ranks ascend from 1 or more to `count`, and finite residuals with them."""
+        ranks, residuals = np.array((0, *self.ranks)), np.array((0.0, *self.residuals))
+        return bool(
+            len(ranks) == len(residuals)
+            and ranks[-1] == self.count
+            and (np.diff(ranks) > 0).all()
+            and (np.diff(residuals) >= 0).all()
+            and np.isfinite(residuals).all()
+            and 0 <= self.constant < math.inf
+        )
 
 
 def check_coverage(coverage: float) -> None:

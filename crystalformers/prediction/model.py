@@ -75,7 +75,7 @@ class Model(Predictor):
         self.network: CrystalModel = checkpoint.model.to(self.device, dtype).eval()
         self.domain = Domain.from_card(self.card)
         self.reference = Reference.from_arrays(self.arrays, len(self.network.members))
-        self.calibration = {name: Calibration.from_dict(one) for name, one in self.card.get("calibration", {}).items()}
+        self.calibration = Calibration.from_card(self.card)
         if self.reference is None and any(one.scale == "distance" for one in self.calibration.values()):
             raise CheckpointError("the intervals follow a distance that the file does not hold", where=name)
         self.radius = self.network.radius(tolerance)

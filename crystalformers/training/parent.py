@@ -11,6 +11,7 @@ from torch import nn
 
 from crystalformers.errors import ConfigError
 from crystalformers.models import CrystalModel
+from crystalformers.prediction.card import read_card
 from crystalformers.prediction.loading import load_model, member_of
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
@@ -48,8 +49,8 @@ class Parent:
     @property
     def knows_ancestors(self) -> bool:
         """Whether the parent knows what its own parent, if it had one, has learned from."""
-        init = self.model.card.get("init")
-        return init is None or (init.get("overlap", UNKNOWN) != UNKNOWN and init.get("knows_ancestors", False))
+        init = read_card(self.model.card, "init", dict[str, Any] | None)
+        return init is None or (init.get("overlap", UNKNOWN) != UNKNOWN and init.get("knows_ancestors") is True)
 
     def _describe_overlap(self, dataset: Dataset) -> str:
         found = self.overlap(dataset)

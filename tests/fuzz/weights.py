@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz  # the first, since it makes the other folders of tests known
+import numpy as np
 import torch
 from mutations import VALUES
 from mutations import _bytes as change_bytes
@@ -38,12 +39,16 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from samples import many, rock_salt, tiny_model, write_table
 
-from crystalformers.checkpoint import HASH_KEY, HEADER_KEY, read_description
+from crystalformers.checkpoint import HASH_KEY, HEADER_KEY, read_description, save_model
+from crystalformers.elements.trained import from_model
 from crystalformers.errors import CrystalformersError
 from crystalformers.models import build_model
 from crystalformers.models.crystaltransformer import CrystalTransformer, CrystalTransformerConfig
 from crystalformers.paper_checkpoints import crystaltransformer
+from crystalformers.prediction.domain import Domain
+from crystalformers.prediction.intervals import ENOUGH_TO_CHOOSE, Calibration
 from crystalformers.prediction.loading import load_model
+from crystalformers.prediction.reference import Reference
 from crystalformers.target import Target
 from crystalformers.training.folder import DIGEST_MARK, RunFolder
 from crystalformers.training.report import environment
@@ -76,7 +81,7 @@ TRANSFORMER = CrystalTransformerConfig(
 def originals(kind: str) -> tuple[bytes, ...]:
     """Right files of a kind."""
     files: dict[str, Callable[[], tuple[bytes, ...]]] = {
-        "ours": lambda: (_ours(), _without_hash(_ours())),
+        "ours": lambda: (_ours(), _without_hash(_ours()), _without_hash(_describing())),
         "lightning": lambda: tuple(_saved(lightning(params, state(params))) for params in (FIRST_PAPER, SECOND_PAPER)),
         "state dict": lambda: (_saved(state(FIRST_PAPER)),),
         "authors' safetensors": lambda: (save(state(FIRST_PAPER)),),
@@ -89,6 +94,22 @@ def originals(kind: str) -> tuple[bytes, ...]:
 def _ours() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return tiny_model(Path(folder) / "model.safetensors", [TARGET]).read_bytes()
+
+
+def _describing() -> bytes:
+    """A weight file that says what the training crystals were like, and how far it is off."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = tiny_model(Path(folder) / "model.safetensors", [TARGET])
+        model = load_model(path)
+        reference = Reference.of(rng.normal(size=(20, model.dim)), rng.normal(size=(30, model.dim)))
+        distances = rng.uniform(1, 2, ENOUGH_TO_CHOOSE)
+        calibration = Calibration.of(distances * rng.normal(size=ENOUGH_TO_CHOOSE), {"distance": distances})
+        domain = Domain({}, (5.0, 100.0), 1.0)
+        card = {"element_counts": {"Na": 20, "Cl": 20}, "domain": domain.to_dict()}
+        card["calibration"] = {TARGET.name: calibration.to_dict()}
+        save_model(path, model.network, model.targets, card, reference.to_arrays())
+        return path.read_bytes()
 
 
 def _without_hash(data: bytes) -> bytes:
@@ -338,7 +359,10 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
         if kind == "resume":
             RunFolder(folder).load_state(_fresh_state())
             return "resumed"
-        (predicted,) = load_model(path, **SETTINGS.get(kind, {})).predict(rock_salt())  # refuses what is not finite
+        model = load_model(path, **SETTINGS.get(kind, {}))
+        (predicted,) = model.predict(rock_salt())  # refuses what is not finite
+        if model.card.get("element_counts"):
+            from_model(model)
         hashed = kind == "ours" and HASH_KEY in read_description(path)
         return "another prediction" if hashed and predicted.values != _prediction() else "predicted"
     except CrystalformersError as error:

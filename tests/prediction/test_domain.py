@@ -14,7 +14,7 @@ from strategies import random_crystals
 
 from crystalformers import load_model
 from crystalformers.checkpoint import save_model
-from crystalformers.errors import StructureError
+from crystalformers.errors import CheckpointError, StructureError
 from crystalformers.models import build_model
 from crystalformers.prediction.domain import Domain, shortest_distances
 
@@ -65,6 +65,24 @@ def test_the_training_crystals_themselves_have_no_flag() -> None:
     domain = Domain.of(crystals, counts)
     assert domain.flags(crystals) == [""] * 24
     assert Domain.from_card(json.loads(json.dumps({"domain": domain.to_dict(), "element_counts": counts}))) == domain
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ({"element_counts": ["Na"]}, r"element_counts: "),
+        ({"element_counts": {"Na": -1}}, r"element_counts\.Na: "),
+        ({"element_counts": {"Xx": 1}}, "'Xx' is not the symbol of an element"),
+        ({"domain": 3.0}, r"domain: "),
+        ({"domain": {"volume_per_atom": [1.0]}}, r"domain\.volume_per_atom"),
+        ({"domain": {"volume_per_atom": [1.0, float("nan")]}}, r"domain\.volume_per_atom\.1: "),
+        ({"domain": {"shortest_distance": 1e9}}, r"domain\.shortest_distance: "),
+        ({"domain": {"shortest_distance": "short"}}, r"domain\.shortest_distance: "),
+    ],
+)
+def test_a_card_that_cannot_be_used_is_refused(card: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"card of the model.*{words}"):
+        Domain.from_card(card)
 
 
 def test_a_model_that_knows_nothing_flags_nothing() -> None:

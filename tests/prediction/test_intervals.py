@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from crystalformers.errors import ConfigError
+from crystalformers.errors import CheckpointError, ConfigError
 from crystalformers.prediction.intervals import (
     COVERAGES,
     ENOUGH_TO_CHOOSE,
@@ -48,7 +49,9 @@ def test_missing_labels_do_not_count() -> None:
 
 def test_it_survives_json() -> None:
     calibration = Calibration.of(np.random.default_rng(0).normal(size=3000))
-    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    assert Calibration.from_card({"calibration": {"x": json.loads(json.dumps(calibration.to_dict()))}}) == {
+        "x": calibration
+    }
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
@@ -122,7 +125,9 @@ def test_few_rows_are_not_divided(rows: int) -> None:
     calibration = Calibration.of(residuals, {"std": scale})
     assert (calibration.scale == "") == (rows < ENOUGH_TO_CHOOSE)
     assert calibration.count == (rows if rows < ENOUGH_TO_CHOOSE else rows // 2)
-    assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    assert Calibration.from_card({"calibration": {"x": json.loads(json.dumps(calibration.to_dict()))}}) == {
+        "x": calibration
+    }
 
 
 def test_a_scale_of_zeros_is_not_used() -> None:
@@ -131,7 +136,27 @@ def test_a_scale_of_zeros_is_not_used() -> None:
 
 def test_a_card_without_scale_is_read() -> None:
     old = {"ranks": [1, 2], "residuals": [0.5, 1.0], "count": 2}
-    assert Calibration.from_dict(old).half_widths(0.5, {}) == 1.0
+    assert Calibration.from_card({"calibration": {"x": old}})["x"].half_widths(0.5, {}) == 1.0
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [1],
+        {"x": 3},
+        {"x": {"ranks": [1, 2], "residuals": [0.5], "count": 2}},
+        {"x": {"ranks": [2, 1], "residuals": [0.5, 1.0], "count": 2}},
+        {"x": {"ranks": [1, 2], "residuals": [1.0, 0.5], "count": 2}},
+        {"x": {"ranks": [1, 2], "residuals": [-0.5, 1.0], "count": 2}},
+        {"x": {"ranks": [1, 2], "residuals": [0.5, math.inf], "count": 2}},
+        {"x": {"ranks": [1, 2], "residuals": [0.5, 1.0], "count": 3}},
+        {"x": {"ranks": [1, 2], "residuals": [0.5, 1.0], "count": 2, "scale": "size"}},
+        {"x": {"ranks": [1, 2], "residuals": [0.5, 1.0], "count": 2, "constant": math.nan}},
+    ],
+)
+def test_a_card_that_cannot_be_used_is_refused(entry: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"calibration|intervals of x"):
+        Calibration.from_card({"calibration": entry})
 
 
 def test_coverage_by_hand() -> None:
