@@ -1,0 +1,79 @@
+"""Base models: what mp36k tells about its crystals learned at once, to start small trainings from.
+
+    python -m benchmarks.accuracy.base_model NAME      # train one entry of base_model.yaml, or go on with it
+
+Runs are in runs/base-model; `benchmarks.accuracy.fine_tuning` compares them by what they are worth to small tables.
+The labels of the moduli are left out for every composition that mp_binary_elasticity has, whose rows are tests of
+transfer, and so are those that are not positive.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from benchmarks.harness import ROOT, shared
+from crystalformers import Recipe, Target, fit, open_table
+
+RUNS = ROOT / "runs" / "base-model"
+SETTINGS = Path(__file__).with_suffix(".yaml")
+
+
+def composition(numbers: list[int]) -> tuple[tuple[int, int], ...]:
+    """Reduced composition: atomic numbers with their smallest whole counts."""
+    kinds, counts = np.unique(numbers, return_counts=True)
+    return tuple(zip(kinds.tolist(), (counts // np.gcd.reduce(counts)).tolist(), strict=True))
+
+
+def write_table(path: Path) -> None:
+    """mp36k with labels per atom, and without the moduli of compositions that tests of transfer have."""
+    table = pq.read_table(shared() / "data" / "mp36k.parquet")
+    binaries = pq.read_table(shared() / "data" / "mp_binary_elasticity.parquet", columns=["atomic_numbers"])
+    tested = {composition(numbers) for numbers in binaries["atomic_numbers"].to_pylist()}
+    left_out = np.array([composition(numbers) in tested for numbers in table["atomic_numbers"].to_pylist()])
+    atoms = table["n_atoms"].to_numpy()
+
+    def labels(name: str) -> Any:
+        return table[name].to_numpy(zero_copy_only=False).astype(float)
+
+    columns = {
+        "formation_energy_per_atom": labels("formation_energy_per_atom"),
+        "band_gap": labels("band_gap"),
+        "fermi_energy": labels("e_fermi"),
+        "volume_per_atom": labels("volume") / atoms,
+        "magnetisation_per_atom": labels("magn_raw") / atoms,
+    }
+    for name in ("bulk_modulus", "shear_modulus"):
+        values = labels(name)
+        columns[name] = np.where(left_out | ~(values > 0), np.nan, values)
+    plain = table.select(["id", "atomic_numbers", "lattice", "frac_coords", "split"])
+    for name, values in columns.items():
+        plain = plain.append_column(name, pa.array(values, from_pandas=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(plain, path)
+
+
+def main() -> None:
+    """Train one base model."""
+    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=settings["models"])
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    table = RUNS / "mp36k.parquet"
+    if not table.exists():
+        write_table(table)
+    entry = settings["models"][given.name]
+    targets = [Target(**settings["targets"][name]) for name in entry["targets"]]
+    recipe = Recipe.parse({**entry["recipe"], "threads": given.threads})
+    fit(open_table(table), targets, RUNS / given.name, recipe, resume=True)
+
+
+if __name__ == "__main__":
+    main()
