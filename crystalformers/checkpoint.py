@@ -36,7 +36,7 @@ HASH_KEY = "sha256"
 ARRAY_PREFIX = "about."
 """Begins the names of the tensors that are no weights: arrays about the training data."""
 
-MOST_ARRAY_BYTES = 2**20
+MOST_ARRAY_BYTES = 2**24
 """Size of all arrays about the training data together, if each number has 8 bytes."""
 
 TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")

@@ -12,6 +12,7 @@ not repeated.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -86,13 +87,11 @@ class Task:
 
 
 def jobs(settings: dict[str, Any], measured: Measured) -> Iterator[tuple[str, int, int, str, dict[str, Any]]]:
-    """Task, size, seed, contender and recipe of every run, one seed after the other."""
-    plan = settings[measured]
-    for seed in plan["seeds"]:
-        for task, sizes in plan["tasks"].items():
-            for size in sizes:
-                for name in plan["contenders"]:
-                    yield task, size, seed, name, {**settings["all"], **settings["contenders"][name]}
+    """Task, size, seed, contender and recipe of every run, plan by plan, one seed after the other."""
+    for plan in settings[measured]:
+        for seed, (task, sizes) in itertools.product(plan["seeds"], plan["tasks"].items()):
+            for size, name in itertools.product(sizes, plan["contenders"]):
+                yield task, size, seed, name, {**settings["all"], **settings["contenders"][name]}
 
 
 def run(task_name: str, task: Task, measured: Measured, size: int, seed: int, name: str, recipe: dict[str, Any]) -> Any:

@@ -1,38 +1,45 @@
 """How far a crystal is from the training crystals, in the space of the vectors that enter a model's prediction head.
 
-Some training crystals, drawn at random, stand for all. The distance of a crystal is that to the nearest of them,
-Euclidean, in units of the median distance of held-out crystals: crystals like the training data, which the model had
-not seen. Their percentiles turn a distance into the share of them that is nearer.
+The distance of a crystal is that to the nearest training crystal, Euclidean, in units of the median distance of
+held-out crystals: crystals like the training data, which the model had not seen. Their percentiles turn a distance into
+the share of them that is nearer. Of a large training set a part, drawn at random, stands for all, along the directions
+in which it varies most; the more crystals, the better their distances tell where a model errs.
 
-Shapes: C crystals, R reference crystals, V width of a vector, M members of a model.
+Shapes: C crystals, R reference crystals, V width of a vector, P coordinates, M members of a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from crystalformers.errors import CheckpointError
 
-FLAG_PERCENTILE = 99.0
+FLAG_PERCENTILE = 90.0
 """A crystal is flagged if it is farther away than this percentage of held-out crystals, unless another is asked for."""
 
-MOST_VECTORS = 1000
-"""Most reference crystals of a member."""
+MOST_VECTORS = 32768
+"""Most reference crystals of all members of a model together."""
 
-MOST_BYTES = 250_000
-"""Most memory of the vectors of all members of a model."""
+MOST_BYTES = 2**21
+"""Most memory of their coordinates; each takes two bytes."""
+
+LARGEST = 32000
+"""Largest coordinate of a reference crystal, in steps: coordinates are whole numbers of 16 bits."""
+
+CHUNK = 1024
+"""Crystals whose distances are computed at once."""
 
 FloatArray = NDArray[np.float64]
 
 
-def count_for(widths: Sequence[int]) -> int:
-    """R, how many reference crystals each member may have, by the widths V of their vectors."""
-    return max(1, min(MOST_VECTORS, MOST_BYTES // (4 * sum(widths))))
+def count_for(members: int) -> int:
+    """R, how many reference crystals each member of a model may have."""
+    return max(1, MOST_VECTORS // members)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +47,28 @@ class Space:
     """Reference crystals of one member.
 
     Attributes:
-        vectors: of the reference crystals, (R, V).
-        unit: median distance of held-out crystals to the nearest of them.
+        centre: mean of their vectors, (V,).
+        axes: P orthogonal axes of coordinates, divided by a step, (V, P): the principal axes of the reference crystals
+            where memory does not hold V coordinates.
+        points: their coordinates, in whole steps, (R, P).
+        unit: median distance of held-out crystals to the nearest of them, in steps.
     """
 
-    vectors: NDArray[np.float32]
+    centre: NDArray[np.float32]
+    axes: NDArray[np.float32]
+    points: NDArray[np.int16]
     unit: float
+
+    @classmethod
+    def of(cls, training: FloatArray, held_out: FloatArray, members: int) -> Space:
+        """From the vectors of its reference crystals, (R, V), and of crystals that it had not seen, (any, V)."""
+        count, width = training.shape
+        centre = training.mean(axis=0).astype(np.float32)
+        unscaled = _axes(training - centre, min(width, max(1, MOST_BYTES // (2 * members * count))))
+        step = np.abs((training - centre) @ unscaled).max() / LARGEST or 1.0
+        axes = (unscaled / step).astype(np.float32)
+        space = cls(centre, axes, np.rint((training - centre) @ axes).astype(np.int16), 1.0)
+        return replace(space, unit=float(np.median(space.distances(held_out))) or 1.0)
 
     def distances(self, vectors: FloatArray) -> FloatArray:
         """Distance to the nearest reference crystal, in the unit, (C,), of vectors (C, V).
@@ -53,10 +76,11 @@ class Space:
         Raises:
             CheckpointError: if the reference crystals have vectors of another width.
         """
-        if vectors.shape[1] != self.vectors.shape[1]:
-            problem = f"the vectors of the training crystals have {self.vectors.shape[1]} numbers"
+        if vectors.shape[1] != len(self.centre):
+            problem = f"the vectors of the training crystals have {len(self.centre)} numbers"
             raise CheckpointError(f"{problem}, those of the model {vectors.shape[1]}", remedy="copy the file again")
-        return _nearest(vectors, self.vectors.astype(float)) / self.unit
+        coordinates = (vectors - self.centre) @ self.axes.astype(float)
+        return _nearest(coordinates, self.points.astype(float)) / self.unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +96,15 @@ class Reference:
     percentiles: FloatArray
 
     @classmethod
-    def of(cls, training: FloatArray, held_out: FloatArray, count: int | None = None) -> Reference:
-        """Of a model with one member.
+    def of(cls, training: FloatArray, held_out: FloatArray, members: int = 1) -> Reference:
+        """Of one member of a model.
 
         Args:
             training: vectors of training crystals in random order, (any, V); the first ones become references.
-            held_out: vectors of crystals that the model had not seen, (C, V), at least one.
-            count: R; default: `count_for` one member.
+            held_out: vectors of crystals that the member had not seen, (C, V), at least one.
+            members: how many the model has.
         """
-        chosen = training[: count_for([training.shape[1]]) if count is None else count]
-        space = Space(chosen.astype(np.float32), float(np.median(_nearest(held_out, chosen))) or 1.0)
+        space = Space.of(training[: count_for(members)], held_out, members)
         return cls((space,), np.percentile(space.distances(held_out), np.arange(101)))
 
     @classmethod
@@ -94,11 +117,6 @@ class Reference:
         """
         spaces = tuple(space for member in members for space in member.members)
         return cls(spaces, np.percentile(held_out, np.arange(101)))
-
-    @property
-    def widths(self) -> list[int]:
-        """V of each member."""
-        return [space.vectors.shape[1] for space in self.members]
 
     def distances(self, vectors: Sequence[FloatArray]) -> FloatArray:
         """Mean over the members of the distance to the nearest reference crystal, in their units, (C,).
@@ -123,7 +141,12 @@ class Reference:
         """Arrays with names, for a weight file."""
         arrays: dict[str, NDArray[np.generic]] = {"reference.percentiles": self.percentiles}
         for k, space in enumerate(self.members):
-            arrays |= {f"reference.{k}.vectors": space.vectors, f"reference.{k}.unit": np.array([space.unit])}
+            arrays |= {
+                f"reference.{k}.centre": space.centre,
+                f"reference.{k}.axes": space.axes,
+                f"reference.{k}.points": space.points,
+                f"reference.{k}.unit": np.array([space.unit]),
+            }
         return arrays
 
     @classmethod
@@ -135,26 +158,38 @@ class Reference:
         """
         if not any(name.startswith("reference.") for name in arrays):
             return None
-        spaces = []
         try:
-            for k in range(members):
-                vectors, unit = (arrays[f"reference.{k}.{name}"] for name in ("vectors", "unit"))
-                if vectors.ndim != 2 or not vectors.size or unit.shape != (1,):
-                    raise CheckpointError(
-                        f"the description of the training crystals of member {k} does not fit together"
-                    )
-                spaces.append(Space(vectors.astype(np.float32), float(unit[0])))
+            spaces = tuple(_space(arrays, f"reference.{k}") for k in range(members))
             percentiles = arrays["reference.percentiles"].astype(float)
         except KeyError as error:
             raise CheckpointError(f"the array {error} is missing") from error
         if percentiles.shape != (101,) or (np.diff(percentiles) < 0).any() or any(one.unit <= 0 for one in spaces):
             raise CheckpointError("the distances to the training crystals do not fit together")
-        return cls(tuple(spaces), percentiles)
+        return cls(spaces, percentiles)
 
 
-def _nearest(vectors: FloatArray, references: FloatArray) -> FloatArray:
-    """Distance of each vector, (C, V), to the nearest reference, (R, V)."""
-    # Differences, not scalar products: those lose all digits of vectors that are close together.
-    mode = "donot_use_mm_for_euclid_dist"
-    pairs = torch.cdist(torch.from_numpy(vectors), torch.from_numpy(references), compute_mode=mode)
-    return np.asarray(pairs.amin(dim=1).numpy())
+def _space(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Space:
+    centre, axes, points, unit = (arrays[f"{name}.{part}"] for part in ("centre", "axes", "points", "unit"))
+    sizes = centre.shape + points.shape[1:]
+    if axes.ndim != 2 or axes.shape != sizes or points.ndim != 2 or not points.size or unit.shape != (1,):
+        raise CheckpointError(f"the arrays {name} about the training crystals do not fit together")
+    return Space(centre.astype(np.float32), axes.astype(np.float32), points.astype(np.int16), float(unit[0]))
+
+
+def _axes(differences: FloatArray, count: int) -> FloatArray:
+    """Orthonormal axes, (V, count): all V, or the principal ones of differences (R, V) from their mean."""
+    width = differences.shape[1]
+    if count == width:
+        return np.eye(width)
+    _, axes = eigh(differences.T @ differences, subset_by_index=[width - count, width - 1])
+    return np.asarray(axes)
+
+
+def _nearest(points: FloatArray, references: FloatArray) -> FloatArray:
+    """Distance of each point, (C, P), to the nearest reference, (R, P)."""
+    squares = (references**2).sum(axis=1)
+    nearest = np.empty(len(points), dtype=np.int64)
+    for begin in range(0, len(points), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        nearest[part] = (squares - 2 * points[part] @ references.T).argmin(axis=1)
+    return np.asarray(np.linalg.norm(points - references[nearest], axis=1))

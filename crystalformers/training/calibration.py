@@ -18,7 +18,7 @@ from crystalformers.files import write_atomically
 from crystalformers.prediction.forward import Outputs
 from crystalformers.prediction.intervals import COVERAGE, COVERAGES, Calibration, measure
 from crystalformers.prediction.model import Model, network_outputs, scales
-from crystalformers.prediction.reference import FLAG_PERCENTILE, MOST_VECTORS, Reference
+from crystalformers.prediction.reference import FLAG_PERCENTILE, Reference, count_for
 from crystalformers.training.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def learn_reference(model: Model, dataset: Dataset, seed: int) -> Outputs:
     Returns:
         Outputs for the validation rows.
     """
-    train = np.random.default_rng(seed).permutation(dataset.splits["train"])[:MOST_VECTORS]
+    train = np.random.default_rng(seed).permutation(dataset.splits["train"])[: count_for(1)]
     parts = [crystals_of(dataset.table, rows) for rows in (train, dataset.splits["val"])]
     found, held_out = (network_outputs([model], crystals, vectors=True)[0] for crystals in parts)
     model.reference = Reference.of(found.vectors[0], held_out.vectors[0])

@@ -94,10 +94,9 @@ def held_out_predictions(
         crystals = calibration.crystals_of(table, rows)
         (found,) = network_outputs([model], crystals, vectors=True)
         predictions.append(model.values_from(found, crystals))
-        count = count_for([found.vectors[0].shape[1]] * len(models))
-        train = np.random.default_rng(seed + k).permutation(folds[k]["train"])[:count]
+        train = np.random.default_rng(seed + k).permutation(folds[k]["train"])[: count_for(len(models))]
         (known,) = network_outputs([model], calibration.crystals_of(table, train), vectors=True)
-        reference = Reference.of(known.vectors[0], found.vectors[0], count)
+        reference = Reference.of(known.vectors[0], found.vectors[0], len(models))
         references.append(reference)
         distances.append(reference.distances(found.vectors))
     rows = np.concatenate(left_out)
