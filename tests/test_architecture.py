@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
 LEVELS = (
-    ("errors", "files", "periodic"),
+    ("errors", "files", "html", "periodic"),
     ("crystal", "target"),
     ("csrc",),
     ("images",),

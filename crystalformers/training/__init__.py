@@ -3,7 +3,7 @@
 from crystalformers.training.ensemble import fit_ensemble
 from crystalformers.training.fit import fit
 from crystalformers.training.interruption import TrainingInterrupted
-from crystalformers.training.observer import Observer
+from crystalformers.training.observer import NotebookBar, Observer
 from crystalformers.training.recipe import Recipe
 
-__all__ = ["Observer", "Recipe", "TrainingInterrupted", "fit", "fit_ensemble"]
+__all__ = ["NotebookBar", "Observer", "Recipe", "TrainingInterrupted", "fit", "fit_ensemble"]
