@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
 LEVELS = (
     ("errors", "files", "html", "periodic"),
-    ("crystal", "target"),
+    ("crystal", "plots", "target"),
     ("csrc",),
     ("images",),
     ("attention",),

@@ -6,7 +6,6 @@ Everything is projected along one direction and painted from back to front. Shap
 from __future__ import annotations
 
 import os
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,12 @@ import numpy as np
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
-from crystalformers.files import write_atomically
 from crystalformers.io import formula
 from crystalformers.periodic import SYMBOLS
+from crystalformers.plots.style import check_suffix, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 LINE_COLOUR = "#e07b00"
 AXIS_COLOURS = ("#c81e3a", "#12843b", "#1f4fd0")
@@ -74,8 +71,7 @@ def draw(
     from matplotlib.figure import Figure
 
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", where=str(path))
+    check_suffix(path)
     attention_block, seen = _images(explanation, atom, block)
     if head is not None and head not in seen.heads:
         heads = ", ".join(map(str, seen.heads.tolist()))
@@ -103,9 +99,7 @@ def draw(
         axes.text(
             0.5, -0.02, caption, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=CAPTION_COLOUR
         )
-    content = BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=170, facecolor="white")
-    write_atomically(path, content.getvalue())
+    save(figure, path, dpi=170)
 
 
 def _images(explanation: Explanation, atom: int, block: int | None) -> tuple[int, ImageAttention]:
