@@ -28,6 +28,7 @@ QUESTIONS = {
     "How do I train on my own table?": ("train.html", None),
     "What must my table look like?": ("tables.html", None),
     "I have 300 values. What now?": ("tutorials/fine-tune.html", None),
+    "Would more rows help?": ("tutorials/fine-tune.html", "would-more-rows-help"),
     "How do I cross-validate?": ("tutorials/cross-validation.html", "every-row-predicted-once"),
     "How do I continue an interrupted run?": ("train.html", "what-the-run-folder-holds"),
     "How do I get vectors of crystals?": ("predict.html", "vectors"),
