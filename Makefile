@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo test lint docs sanitize clean
 
 demo: $(STAMP)
 	$(RUN)/crystalformers predict examples/*.cif
@@ -16,6 +16,10 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+
+# The documentation as a site, in build/site; warnings and broken links are errors.
+docs: $(STAMP)
+	$(RUN)/mkdocs build --strict --quiet
 
 # The compiled kernels with every memory access and undefined operation checked; minutes.
 sanitize: $(STAMP)

@@ -1,6 +1,6 @@
-"""Write the example crystals (CIF) and the example table (JSON lines) from published constants.
+"""Write the example crystals (CIF) and the example tables (JSON lines) from published constants.
 
-Run `python examples/make_examples.py` after a change here, in textbook.py or in prototypes.py.
+Run `python examples/make_examples.py` after a change here, in textbook.py, ionic.py or prototypes.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ionic
 from prototypes import PROTOTYPES
 from textbook import rows, splits
 
@@ -186,15 +187,20 @@ def cif(example: Example) -> str:
     )
 
 
-def table() -> str:
-    """The text of the table: one JSON object per line."""
-    records = [row.record(split) for row, split in zip(rows(), splits(rows()), strict=True)]
+def json_lines(records: list[dict[str, object]]) -> str:
+    """The text of a table: one JSON object per line."""
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def tables() -> dict[str, str]:
+    """The tables: file names and texts."""
+    textbook = [row.record(split) for row, split in zip(rows(), splits(rows()), strict=True)]
+    return {"textbook.jsonl": json_lines(textbook), "ionic.jsonl": json_lines(ionic.records())}
 
 
 def contents() -> dict[str, str]:
     """Every generated file: its name and its text."""
-    return {f"{example.formula}.cif": cif(example) for example in EXAMPLES} | {"textbook.jsonl": table()}
+    return {f"{example.formula}.cif": cif(example) for example in EXAMPLES} | tables()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
 LEVELS = (
-    ("errors", "files", "periodic"),
-    ("crystal", "target"),
+    ("errors", "files", "html", "periodic"),
+    ("crystal", "plots", "target"),
     ("csrc",),
     ("images",),
     ("attention",),

@@ -94,6 +94,11 @@ def textbook(make_examples: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def ionic(make_examples: ModuleType) -> ModuleType:
+    return importlib.import_module("ionic")
+
+
+@pytest.fixture(scope="module")
 def records() -> list[dict[str, Any]]:
     lines = (EXAMPLES / "textbook.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
@@ -259,3 +264,39 @@ def test_unknown_source_is_refused(textbook: ModuleType, monkeypatch: pytest.Mon
     monkeypatch.setattr(textbook, "TABLE", textbook.TABLE.replace("W C H", "W X H"))
     with pytest.raises(ValueError, match="MgO: 'X' is not a source of the enthalpy"):
         textbook.rows()
+
+
+def ewald(charges: np.ndarray, crystal: Crystal, alpha: float = 0.5, reach: int = 8) -> float:
+    """Energy of point charges, eV per cell (P. P. Ewald, Ann. Phys. 369, 253 (1921))."""
+    from scipy.special import erfc
+
+    n = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3), axis=-1).reshape(-1, 3)
+    separation = crystal.positions[:, None] - crystal.positions
+    distance = np.linalg.norm(separation[:, :, None] + n @ crystal.lattice, axis=-1)
+    near = np.divide(erfc(alpha * distance), distance, out=np.zeros_like(distance), where=distance > 1e-9).sum(-1)
+    k = 2 * np.pi * n[n.any(axis=1)] @ np.linalg.inv(crystal.lattice).T
+    square = (k**2).sum(-1)
+    far = np.cos(separation @ k.T) @ (np.exp(-square / (4 * alpha**2)) / square) * 4 * np.pi / crystal.volume
+    return float(14.399645 * (charges @ (near + far) @ charges / 2 - alpha / np.sqrt(np.pi) * (charges**2).sum()))
+
+
+def test_ionic_crystals_have_the_energies_of_their_point_charges(ionic: ModuleType) -> None:
+    """Madelung constants and distances agree with an Ewald sum over the crystals as they are written."""
+    rows = {record["id"]: record for record in ionic.records()}
+    charges_of = {
+        **{f"NaCl-{name}": {"Na": 1, "Cl": -1} for name in ("rocksalt", "cscl", "zincblende")},
+        **{f"MgO-{name}": {"Mg": 2, "O": -2} for name in ("rocksalt", "cscl", "zincblende")},
+        "CaF2-fluorite": {"Ca": 2, "F": -1},
+        "Na2O-antifluorite": {"Na": 1, "O": -2},
+    }
+    assert {name.partition("-")[2] for name in charges_of} == {name for name, _ in ionic.TYPES}
+    for name, charges in charges_of.items():
+        crystal = crystal_of(rows[name])
+        energy = ewald(np.array([charges[symbol] for symbol in crystal.symbols]), crystal) * (8 / 9) / len(crystal)
+        assert rows[name]["lattice_energy"] == pytest.approx(energy, rel=1e-4), name
+
+
+def test_ionic_crystals_are_300_rows_and_a_test(ionic: ModuleType) -> None:
+    splits = Counter(record["split"] for record in ionic.records())
+    assert splits == {"train": 240, "val": 60, "test": 52}
+    assert len({record["id"] for record in ionic.records()}) == 352

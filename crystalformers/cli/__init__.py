@@ -24,6 +24,7 @@ from crystalformers.cli.elements import elements_app
 from crystalformers.cli.embed import embed_command
 from crystalformers.cli.evaluate import evaluate_command
 from crystalformers.cli.explain import explain_command
+from crystalformers.cli.learning_curve import learning_curve_command
 from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
 from crystalformers.cli.reproduce import reproduce_command
@@ -67,6 +68,7 @@ app = typer.Typer(
 app.command("predict")(predict_command)
 app.command("train")(train_command)
 app.command("crossval")(crossval_command)
+app.command("learning-curve")(learning_curve_command)
 app.command("benchmark")(benchmark_command)
 app.command("evaluate")(evaluate_command)
 app.command("embed")(embed_command)

@@ -10,6 +10,7 @@ import typer
 
 from crystalformers.cli.options import Device, OneModel, Overwrite, Species, Threads, Tolerance, set_up, symbols
 from crystalformers.cli.output import check_output, print_table
+from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
     from crystalformers.explain import Explanation
@@ -28,6 +29,9 @@ def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         int | None, typer.Option(help="Block of the model, from 0. Default: all; the last in a picture.")
     ] = None,
     head: Annotated[int | None, typer.Option(help="Head to draw, from 0. Default: the mean over heads.")] = None,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Draw all blocks and heads next to each other (a picture, needs -o).")
+    ] = False,
     threshold: Annotated[float, typer.Option(help="Smallest weight (no unit, 0 to 1) that is listed.")] = 0.01,
     output: Annotated[
         Path | None,
@@ -48,8 +52,11 @@ def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     if output is not None:
         check_output(output, SUFFIXES, overwrite=overwrite)
     picture = output is not None and output.suffix in PICTURES
+    if gallery and (not picture or block is not None or head is not None):
+        remedy = f"name an output that ends in {', '.join(PICTURES)}, and neither --block nor --head"
+        raise ConfigError("it is a picture of all blocks and heads", where="--gallery", remedy=remedy)
 
-    from crystalformers.explain import draw, explain
+    from crystalformers.explain import draw, draw_gallery, explain
     from crystalformers.io import read_crystal
     from crystalformers.prediction.loading import load_model
 
@@ -58,6 +65,9 @@ def explain_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     explanation = explain(load_model(model, set_up(device, threads), tolerance), crystal, atom, block)
     if output is None:
         _print(explanation, threshold)
+    elif gallery:
+        assert atom is not None
+        draw_gallery(explanation, atom, output)
     elif picture:
         assert atom is not None
         draw(explanation, atom, output, block=block, head=head)

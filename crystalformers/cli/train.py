@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from crystalformers.errors import ConfigError
 
 if TYPE_CHECKING:
     from crystalformers.data.sets import Label
+    from crystalformers.data.table import CrystalTable
     from crystalformers.target import Target
     from crystalformers.training.recipe import Recipe
 
@@ -94,10 +97,26 @@ def run_training(
         Exit: in the other processes of a parallel run, which have nothing to say.
     """
     from crystalformers.cli.training_progress import terminal_observer
+    from crystalformers.training import fit, fit_ensemble
+    from crystalformers.training.processes import is_first_process
+
+    with resumable(run):
+        rows, observer = opened(table, targets, labels, split), terminal_observer()
+        if members > 1:
+            weights = fit_ensemble(
+                rows, targets, run, recipe, members, every_row=every_row, resume=resume, observer=observer
+            )
+        else:
+            weights = fit(rows, targets, run, recipe, resume=resume, observer=observer)
+    if not is_first_process():
+        raise typer.Exit
+    return weights
+
+
+def opened(table: Path, targets: list[Target], labels: dict[str, str] | None, split: str | None) -> CrystalTable:
+    """The table with the split that is published for the targets, unless another is named; arguments as above."""
     from crystalformers.data.sets import resolve
     from crystalformers.data.table import open_table
-    from crystalformers.training import TrainingInterrupted, fit, fit_ensemble
-    from crystalformers.training.folder import RunFolder
     from crystalformers.training.processes import is_first_process
 
     if split is None:
@@ -105,23 +124,28 @@ def run_training(
         split = resolve(table).split_for([column_of.get(target.name, target.name) for target in targets])
         if split and is_first_process():
             typer.echo(f"split: column 'split_{split}', published for this target", err=True)
+    return open_table(table, split=split, labels=labels)
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Say how to go on, if the training in the block is interrupted.
+
+    Raises:
+        KeyboardInterrupt: after SIGINT or SIGTERM, in the first process.
+    """
+    from crystalformers.training import TrainingInterrupted
+    from crystalformers.training.folder import RunFolder
+    from crystalformers.training.processes import is_first_process
+
     try:
-        rows, observer = open_table(table, split=split, labels=labels), terminal_observer()
-        if members > 1:
-            weights = fit_ensemble(
-                rows, targets, run, recipe, members, every_row=every_row, resume=resume, observer=observer
-            )
-        else:
-            weights = fit(rows, targets, run, recipe, resume=resume, observer=observer)
+        yield
     except KeyboardInterrupt as stop:
         said = f"{stop}. " if isinstance(stop, TrainingInterrupted) else ""
         if is_first_process():
             if said or RunFolder(run).state.exists():
                 stop.args = (f"{said}Run the same command with --resume to continue in {run}.",)
             raise
-    if not is_first_process():
-        raise typer.Exit
-    return weights
 
 
 def table_targets(

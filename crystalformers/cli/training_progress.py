@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from crystalformers.cli.progress import SECONDS_BETWEEN_LINES
-from crystalformers.training.observer import Observer
+from crystalformers.training.observer import Observer, latest_errors
 
 if TYPE_CHECKING:
     from crystalformers.target import Target
@@ -34,11 +34,7 @@ class Messages(Observer):
 
     def latest(self, progress: Progress) -> str:
         """Errors of the last completed epoch."""
-        if not progress.history:
-            return "no validation yet"
-        row = progress.history[-1]
-        errors = [f"{t.name} {row[f'val_mae_{t.name} ({t.unit})']:.4g} {t.unit}" for t in self._targets]
-        return "val MAE " + ", ".join(errors)
+        return latest_errors(progress, self._targets)
 
 
 class Bar(Messages):

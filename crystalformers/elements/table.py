@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crystalformers.errors import TableError
+from crystalformers.html import html_table
 from crystalformers.periodic import ELEMENTS, element_number, named
 
 Vectors = NDArray[np.float32]
@@ -102,6 +103,16 @@ class ElementTable:
 
     def __repr__(self) -> str:
         return f"ElementTable({self.name}: {len(self)} elements, dim {self.dim})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first elements."""
+        counts = self.counts_by_symbol or {}
+        rows = [
+            (symbol, counts.get(symbol, "-"), ", ".join(f"{number:.3f}" for number in vector[:4]) + ", ...")
+            for symbol, vector in zip(self.symbols[:6], self.vectors, strict=False)
+        ]
+        about = f"{len(self)} elements, {self.dim} numbers each; the first {len(rows)}:"
+        return html_table(self.name, about, ("element", "training crystals", "vector"), rows)
 
     @property
     def dim(self) -> int:

@@ -29,6 +29,7 @@ from crystalformers.explain.data import (
     Integers,
     LocalFrame,
 )
+from crystalformers.explain.gallery import draw_gallery
 from crystalformers.explain.picture import draw
 from crystalformers.images import CrystalBatch, Images, with_images
 from crystalformers.io import as_crystal
@@ -37,7 +38,16 @@ from crystalformers.models.crystalformer import InfiniteAttention
 if TYPE_CHECKING:
     from crystalformers.prediction.model import Model
 
-__all__ = ["AtomAttention", "Attention", "Explanation", "ImageAttention", "LocalFrame", "draw", "explain"]
+__all__ = [
+    "AtomAttention",
+    "Attention",
+    "Explanation",
+    "ImageAttention",
+    "LocalFrame",
+    "draw",
+    "draw_gallery",
+    "explain",
+]
 
 
 def explain(model: Model, structure: Any, atom: int | None = None, block: int | None = None) -> Explanation:

@@ -6,7 +6,6 @@ Everything is projected along one direction and painted from back to front. Shap
 from __future__ import annotations
 
 import os
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,12 @@ import numpy as np
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
-from crystalformers.files import write_atomically
 from crystalformers.io import formula
 from crystalformers.periodic import SYMBOLS
+from crystalformers.plots.style import check_suffix, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 LINE_COLOUR = "#e07b00"
 AXIS_COLOURS = ("#c81e3a", "#12843b", "#1f4fd0")
@@ -74,8 +71,7 @@ def draw(
     from matplotlib.figure import Figure
 
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", where=str(path))
+    check_suffix(path)
     attention_block, seen = _images(explanation, atom, block)
     if head is not None and head not in seen.heads:
         heads = ", ".join(map(str, seen.heads.tolist()))
@@ -88,11 +84,11 @@ def draw(
     figure = Figure(figsize=FIGURE)
     axes = figure.add_axes(PLACE)
     axes.set_axis_off()
-    camera = _camera(*view)
+    camera = camera_of(*view)
     scale = _frame_view(axes, scene, camera)
-    _paint_scene(axes, scene, camera)
+    paint_scene(axes, scene, camera)
     if frame is not None:
-        _paint_frame(axes, frame, camera, _arrow_length(seen))
+        paint_frame(axes, frame, camera, arrow_length(seen))
     _add_legend(axes, scene, scale)
     heads = f"head {head}" if head is not None else f"mean of {len(seen.heads)} heads"
     symbol = f"{explanation.crystal.symbols[atom]} (atom {atom})"
@@ -103,9 +99,7 @@ def draw(
         axes.text(
             0.5, -0.02, caption, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=CAPTION_COLOUR
         )
-    content = BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=170, facecolor="white")
-    write_atomically(path, content.getvalue())
+    save(figure, path, dpi=170)
 
 
 def _images(explanation: Explanation, atom: int, block: int | None) -> tuple[int, ImageAttention]:
@@ -122,7 +116,7 @@ def _images(explanation: Explanation, atom: int, block: int | None) -> tuple[int
     raise ConfigError(f"The explanation holds no atom {atom} with a real head, which alone has images to draw")
 
 
-def _camera(elevation: float, azimuth: float) -> Floats:
+def camera_of(elevation: float, azimuth: float) -> Floats:
     """Rotation (3, 3) with the rows right, up and towards the viewer."""
     height, turn = np.deg2rad([elevation, azimuth])
     viewer = np.array([np.cos(height) * np.cos(turn), np.cos(height) * np.sin(turn), np.sin(height)])
@@ -143,13 +137,13 @@ def _frame_view(axes: Axes, scene: Scene, camera: Floats) -> float:
     return 72 * scale
 
 
-def _arrow_length(seen: ImageAttention) -> float:
+def arrow_length(seen: ImageAttention) -> float:
     """Two thirds of the way to the nearest neighbour, at least 1.2 Å."""
     others = seen.distance[seen.distance > 0]
     return max(1.2, 0.66 * float(others.min())) if len(others) else 1.2
 
 
-def _paint_scene(axes: Axes, scene: Scene, camera: Floats) -> None:
+def paint_scene(axes: Axes, scene: Scene, camera: Floats) -> None:
     """Paint cell, lines and atoms, paler with distance from the viewer."""
     points, radii = scene.points @ camera.T, scene.radii
     nearest, farthest = points[:, 2].max(), points[:, 2].min()
@@ -209,22 +203,31 @@ def _mixed(colour: str, white: float) -> str:
     return "#" + "".join(f"{round(part + (255 - part) * white):02x}" for part in parts)
 
 
-def _paint_frame(axes: Axes, frame: LocalFrame, camera: Floats, length: float) -> None:
-    """Paint arrows along the axes of the frame with the largest share."""
+def paint_frame(axes: Axes, frame: LocalFrame, camera: Floats, length: float, size: float = 1.0) -> None:
+    """Paint arrows along the axes of the frame with the largest share.
+
+    Args:
+        axes: to paint on.
+        frame: the frame.
+        camera: rotation to right, up and towards the viewer, (3, 3).
+        length: of an arrow, Angstrom.
+        size: factor on widths of lines and letters, for small pictures.
+    """
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.patheffects import withStroke
 
     for k in _drawn_axes(frame):
         tip = length * (camera @ frame.axes[0, k])
         tail = -tip if frame.distinct is not None else np.zeros(3)
-        style: dict[str, Any] = {"color": AXIS_COLOURS[k], "lw": 2.4, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
+        style: dict[str, Any] = {"color": AXIS_COLOURS[k], "lw": 2.4 * size, "shrinkA": 0, "shrinkB": 0}
+        style["mutation_scale"] = 16 * size
         style["arrowstyle"] = "<|-|>" if frame.distinct is not None else "-|>"
         arrow = FancyArrowPatch(tuple(tail[:2]), tuple(tip[:2]), zorder=ARROW_ORDER + tip[2], **style)
-        arrow.set_path_effects([withStroke(linewidth=4.5, foreground="white")])
+        arrow.set_path_effects([withStroke(linewidth=4.5 * size, foreground="white")])
         axes.add_patch(arrow)
         x, y = tip[:2] + 0.28 * tip[:2] / max(np.linalg.norm(tip[:2]), 0.3)
-        text = axes.text(x, y, f"$e_{k + 1}$", color=AXIS_COLOURS[k], fontsize=13, ha="center", va="center")
-        text.set(zorder=LABEL_ORDER, path_effects=[withStroke(linewidth=3, foreground="white")])
+        text = axes.text(x, y, f"$e_{k + 1}$", color=AXIS_COLOURS[k], fontsize=13 * size, ha="center", va="center")
+        text.set(zorder=LABEL_ORDER, path_effects=[withStroke(linewidth=3 * size, foreground="white")])
 
 
 def _drawn_axes(frame: LocalFrame) -> list[int]:
@@ -250,21 +253,22 @@ def _add_legend(axes: Axes, scene: Scene, scale: float) -> None:
     widest = scene.weight[1:].max(initial=0)
     for share in (1, 0.5, 0.1) if widest else ():
         width = WIDEST_LINE * share * scale
-        marks.append(mark(f"weight {_percent(share * widest)}", color=LINE_COLOUR, lw=width))
-    itself = f"itself {_percent(scene.weight[0])}"
+        marks.append(mark(f"weight {percent(share * widest)}", color=LINE_COLOUR, lw=width))
+    itself = f"itself {percent(scene.weight[0])}"
     marks.append(mark(itself, ms=12, mfc="none", mec=LINE_COLOUR, mew=2, **dot))
     axes.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelspacing=0.9)
 
 
-def _percent(weight: float) -> str:
-    return f"{100 * weight:.2g} %"
+def percent(weight: float) -> str:
+    """A weight in percent, to two digits, and 100 % in three."""
+    return f"{100 * weight:.0f} %" if weight > 0.1 else f"{100 * weight:.2g} %"
 
 
 def _caption(frame: LocalFrame, head: int) -> str:
     if not len(frame.share):
         return f"head {head} has no frame: the atom has no neighbour"
     if frame.distinct is None:
-        tied = f", one of {len(frame.share)} (share {_percent(frame.share[0])})" if len(frame.share) > 1 else ""
+        tied = f", one of {len(frame.share)} (share {percent(frame.share[0])})" if len(frame.share) > 1 else ""
         return f"$e_1, e_2, e_3$: frame of head {head}{tied}"
     drawn = ", ".join(f"$e_{k + 1}$" for k in _drawn_axes(frame))
     return f"{drawn}: principal axes of head {head}, signs free" if drawn else f"no axis of head {head} is distinct"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crystalformers.checkpoint import Checkpoint
 from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, CheckpointError, ConfigError
+from crystalformers.html import html_table
 from crystalformers.images import CrystalBatch
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import Advance, Budget, no_progress
@@ -86,6 +87,21 @@ class Model(Predictor):
     def __repr__(self) -> str:
         targets = ", ".join(f"{target.name} ({target.unit})" for target in self.targets)
         return f"Model({self.name}: {targets})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: targets, units, test errors, intervals."""
+        measured = self.card.get("errors", {}).get("test", {})
+        rows = []
+        for target in self.targets:
+            mae = measured.get(target.name, {}).get("mae")
+            interval = "yes" if target.name in self.calibration else "no"
+            rows.append((target.name, target.unit, target.basis, "-" if mae is None else f"{mae:.4g}", interval))
+        about = [
+            f"{len(self.network.members)} members" if len(self.network.members) > 1 else "",
+            _training_data(self.card),
+        ]
+        header = ("property", "unit", "basis", "test error (MAE)", "intervals")
+        return html_table(self.name, "; ".join(filter(None, about)), header, rows)
 
     @overload
     def embed(self, structures: Any, *, per_atom: Literal[False] = False) -> Vectors: ...
@@ -236,6 +252,13 @@ class Model(Predictor):
         return np.stack(
             [target.physical(standardised[:, k], n_atoms) for k, target in enumerate(self.targets)], axis=-1
         )
+
+
+def _training_data(card: dict[str, Any]) -> str:
+    """Number and origin of the training crystals, as far as a card says it."""
+    data = card.get("data") or {}
+    rows = (data.get("rows") or {}).get("train")
+    return "" if rows is None else f"{rows} training crystals, {data.get('name')}"
 
 
 def scales(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crystalformers.files import replacing
+from crystalformers.html import html_table
 from crystalformers.io import Rejected
 
 if TYPE_CHECKING:
@@ -52,6 +53,19 @@ class Prediction:
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
     distance_percentile: float | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown = [column for column in columns(self.units, _doubt_of(self)) if column.title]
+        record = as_json(self)
+        cells = [column.text(record, 4) for column in shown]
+        return html_table(self.formula, "", [column.title for column in shown], [cells])
+
+
+def _doubt_of(row: Prediction) -> dict[str, list[str]]:
+    """What is known of the doubt about each target of a single prediction; see `Doubt`."""
+    known = {target: [kind for kind in ("std", "low", "high") if target in getattr(row, kind)] for target in row.units}
+    return known | ({} if row.distance_percentile is None else {"": ["distance_percentile"]})
 
 
 Row = Prediction | Rejected

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.elements.report.periodic_table import draw_table
-from crystalformers.elements.report.style import OTHER_COLOUR, SEQUENTIAL, SUBJECT_COLOUR, png, report_style
+from crystalformers.plots.style import OTHER_COLOUR, SEQUENTIAL, SUBJECT_COLOUR, plot_style, png
 from crystalformers.survey.facts import Facts
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SYSTEMS = {
 
 def pictures(facts: Facts) -> dict[str, bytes]:
     """Name -> PNG file."""
-    with report_style():
+    with plot_style():
         drawn = {"elements": elements_picture(facts), "sizes": sizes_picture(facts)}
         if facts.labels:
             drawn["labels"] = labels_picture(facts)

@@ -6,7 +6,6 @@ Shapes: C crystals, T targets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
-from crystalformers.files import write_atomically
+from crystalformers.plots import coverage_curve, save
 from crystalformers.prediction.forward import Outputs
 from crystalformers.prediction.intervals import COVERAGE, COVERAGES, Calibration, measure
 from crystalformers.prediction.model import Model, network_outputs, scales
@@ -130,21 +129,11 @@ def coverage_plot(path: Path, measured: Measured) -> None:
     """Measured against nominal coverage on test rows, with the standard error of a share; nothing without any."""
     if not any(measured.values()):
         return
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
-    panel = figure.subplots()
+    curves = {}
     for name, each in measured.items():
-        nominal, share = (np.array([one[key] for one in each], float) for key in ("coverage", "measured"))
-        error = np.sqrt(nominal * (1 - nominal) / np.array([one["n"] for one in each]))
-        panel.errorbar(nominal, share, error, marker="o", markersize=4, capsize=2, label=name)
-    panel.plot([0.45, 1], [0.45, 1], color="black", linewidth=0.8)
-    panel.set_xlabel("nominal coverage")
-    panel.set_ylabel("measured coverage on test rows")
-    panel.legend()
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_atomically(path, content.getvalue())
+        nominal, share, count = (np.array([one[key] for one in each], float) for key in ("coverage", "measured", "n"))
+        curves[name] = nominal, share, count
+    save(coverage_curve(curves), path)
 
 
 def arrays_of(model: Model) -> dict[str, NDArray[Any]]:

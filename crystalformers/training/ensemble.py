@@ -106,7 +106,7 @@ def _train(
     every_row: bool,
 ) -> None:
     dataset = Dataset.of(table, targets, recipe)
-    _begin_or_resume(folder, dataset, recipe, {"members": members, "every_row": every_row})
+    begin_or_resume(folder, IDENTITY, dataset, recipe, {"members": members, "every_row": every_row})
     apart = len(dataset.splits["val"]) >= ENOUGH_TO_CHOOSE and not every_row
     parts = ("train",) if apart else ("train", "val", "test") if every_row else ("train", "val")
     folds = list(_folds(dataset.splits, parts, members, recipe.seed_of_split))
@@ -151,13 +151,22 @@ def describe(held_out: HeldOut, errors: dict[str, Any], measured: calibration.Me
     return "\n".join([*lines, *filter(None, [calibration.describe_coverage(measured, units)])])
 
 
-def _begin_or_resume(folder: RunFolder, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]) -> None:
-    """Describe the ensemble, or refuse to go on with something else than it was started with.
+def begin_or_resume(
+    folder: RunFolder, identity_file: str, dataset: Dataset, recipe: Recipe, settings: dict[str, Any]
+) -> None:
+    """Describe several trainings, or refuse to go on with something else than they were started with.
+
+    Args:
+        folder: that of all trainings.
+        identity_file: name of the file that keeps what they were started with.
+        dataset: rows of all of them.
+        recipe: settings of all of them.
+        settings: what else must be the same.
 
     Raises:
         ConfigError: naming what differs.
     """
-    file = folder.path / IDENTITY
+    file = folder.path / identity_file
     now = json.loads(json.dumps({**settings, **identity(recipe, dataset)}))
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))

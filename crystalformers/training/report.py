@@ -6,16 +6,16 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
+from crystalformers import plots
 from crystalformers.data.split import SPLITS
 from crystalformers.elements.table import ElementTable
-from crystalformers.files import write_atomically
+from crystalformers.plots import save
 from crystalformers.prediction.domain import Domain
 from crystalformers.target import Target
 from crystalformers.training.batching import Batches
@@ -24,9 +24,6 @@ from crystalformers.training.evaluation import SplitResult
 from crystalformers.training.recipe import Recipe
 from crystalformers.training.state import Progress, TrainingState
 from crystalformers.training.wording import counted
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SHOWN = 10
 """Rows left out that are printed; the summary lists all of them."""
@@ -168,59 +165,29 @@ def summary(dataset: Dataset, progress: Progress, measured: dict[str, Errors]) -
 
 def parity_plot(path: Path, measured: dict[str, SplitResult], targets: Sequence[Target]) -> None:
     """Predicted against true values in physical units, one panel per target; of the last split, `test` if any."""
-    from matplotlib.figure import Figure
-
     split, result = list(measured.items())[-1]
-    figure = Figure(figsize=(4.2 * len(targets), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(targets), squeeze=False)[0]
-    for k, (panel, target, score) in enumerate(zip(panels, targets, result.scores, strict=True)):
+    pairs = []
+    for k, (target, score) in enumerate(zip(targets, result.scores, strict=True)):
         present = ~np.isnan(result.labels[:, k])
+        known = "" if score is None else f": MAE {score.mae:.4g} {target.unit}, {counted(score.n, 'crystal')}"
         x, y = result.labels[present, k], result.predictions[present, k]
-        panel.scatter(x, y, s=6, alpha=0.4, linewidths=0, rasterized=True)
-        if score is not None:
-            ends = [min(x.min(), y.min()), max(x.max(), y.max())]
-            panel.plot(ends, ends, color="black", linewidth=0.8)
-            panel.set_title(f"{split}: MAE {score.mae:.4g} {target.unit}, {counted(score.n, 'crystal')}")
-        panel.set_xlabel(f"true {target.name} ({target.unit})")
-        panel.set_ylabel(f"predicted {target.name} ({target.unit})")
-        panel.set_aspect("equal", adjustable="datalim")
-    _save(figure, path)
+        pairs.append(plots.Pairs(target.name, target.unit, x, y, f"{split}{known}"))
+    save(plots.parity(pairs), path)
 
 
 def loss_plot(path: Path, progress: Progress) -> None:
     """Training loss and validation error of each epoch, for standardised labels."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
     history = progress.history
-    curves = {"training loss": "train_loss", "validation error": "plain_val_loss"}
-    if "plain_val_loss" not in history[-1]:
-        curves["validation error"] = "val_loss"
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    panel = figure.subplots()
-    for label, column in curves.items():
-        panel.plot([row["epoch"] for row in history], [row[column] for row in history], label=label)
-    averaged = [row for row in history if row[curves["validation error"]] != row["val_loss"]]
+    validation = "plain_val_loss" if "plain_val_loss" in history[-1] else "val_loss"
+    columns = {"training loss": ("train_loss", history), "validation error": (validation, history)}
+    averaged = [row for row in history if row[validation] != row["val_loss"]]
     if averaged:
-        x, y = ([row[column] for row in averaged] for column in ("epoch", "val_loss"))
-        panel.plot(x, y, label="validation error of averaged weights")
-    panel.axvline(progress.best_epoch + 1, color="black", linewidth=0.8, linestyle=":", label="best by validation")
-    panel.set_yscale("log")
-    panel.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    for set_formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
-        set_formatter("{x:g}")  # the usual powers of ten need fonts that may be absent
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("error of standardised labels")
-    panel.set_title(describe_end(progress).partition(":")[0])
-    panel.legend(frameon=False)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_atomically(path, content.getvalue())
+        columns["validation error of averaged weights"] = "val_loss", averaged
+    curves = {
+        label: ([row["epoch"] for row in rows], [row[column] for row in rows])
+        for label, (column, rows) in columns.items()
+    }
+    save(plots.loss_curves(curves, progress.best_epoch + 1, describe_end(progress).partition(":")[0]), path)
 
 
 def card(dataset: Dataset, recipe: Recipe, vectors: ElementTable | None) -> dict[str, Any]:

@@ -44,3 +44,14 @@ def test_the_verb_prints_the_chosen_atom(weights: Path, tmp_path: Path) -> None:
     assert missing.exit_code == 2
     assert "There is no atom 5" in missing.stderr
     assert invoke("explain", salt, "-m", weights, "-o", tmp_path / "out.gif").exit_code == 2
+
+
+def test_the_verb_draws_a_gallery(weights: Path, tmp_path: Path) -> None:
+    salt = write_poscar(tmp_path / "salt.vasp", rock_salt())
+    drawn = invoke("explain", salt, "-m", weights, "--gallery", "-o", tmp_path / "all.png")
+    assert drawn.exit_code == 0
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    for words in ((), ("-o", tmp_path / "all.csv"), ("-o", tmp_path / "one.png", "--head", 0)):
+        refused = invoke("explain", salt, "-m", weights, "--gallery", *words)
+        assert refused.exit_code == 2
+        assert "--gallery: it is a picture of all blocks and heads" in refused.stderr

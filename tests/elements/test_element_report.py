@@ -16,8 +16,9 @@ pytest.importorskip("sklearn", reason="NOT TESTED: scikit-learn is not installed
 
 from crystalformers.elements import ElementTable, sources
 from crystalformers.elements.analysis.properties import places
-from crystalformers.elements.report import maps, periodic_table, style, write_report
+from crystalformers.elements.report import maps, periodic_table, write_report
 from crystalformers.errors import ConfigError, TableError
+from crystalformers.plots import style
 
 PICTURES = [
     *("families", "number", "map", "components", "distances", "component-1", "component-2", "correlations", "probes"),

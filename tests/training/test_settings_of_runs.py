@@ -82,7 +82,7 @@ def test_an_early_stop_is_told_on_the_card_and_in_the_log(tmp_path: Path) -> Non
 
 def test_the_curves_are_those_of_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(report, "save", lambda figure, path: drawn.append(figure))
     history = [
         {"epoch": k + 1, "train_loss": 1 / (k + 1), "plain_val_loss": 2 / (k + 1), "val_loss": (2 - k // 3) / (k + 1)}
         for k in range(4)

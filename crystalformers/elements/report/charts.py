@@ -15,7 +15,7 @@ from crystalformers.elements.analysis.properties import PROPERTIES
 from crystalformers.elements.analysis.published import PublishedFamilies
 from crystalformers.elements.analysis.spaces import Floats, Likeness
 from crystalformers.elements.analysis.study import SPLITS, ProbeResult
-from crystalformers.elements.report.style import (
+from crystalformers.plots.style import (
     CONTROL_COLOUR,
     DIVERGING,
     INK,

@@ -10,7 +10,8 @@ import numpy as np
 from crystalformers.elements.analysis.published import PublishedFamilies
 from crystalformers.elements.analysis.spaces import explained
 from crystalformers.elements.analysis.study import Study
-from crystalformers.elements.report import charts, maps, periodic_table, style
+from crystalformers.elements.report import charts, maps, periodic_table
+from crystalformers.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def pictures(study: Study) -> dict[str, bytes]:
     axes = [f"principal component {k + 1} ({100 * shares[k]:.0f} % of the variance)" for k in (0, 1)]
     blocks = {f"{block} block": colour for block, colour in style.BLOCK_COLOURS.items()}
     colours = [style.BLOCK_COLOURS[block] for block in study.places.block]
-    with style.report_style():
+    with style.plot_style():
         flat = maps.plane(groups.points, study.seed)
         drawn = {
             "families": periodic_table.families_picture(symbols, groups.labels, rare),

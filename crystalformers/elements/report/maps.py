@@ -10,7 +10,7 @@ import numpy as np
 
 from crystalformers.elements.analysis.clusters import Labels, ward_tree
 from crystalformers.elements.analysis.spaces import Floats, distances
-from crystalformers.elements.report.style import RULE, SEQUENTIAL, family_colour, ink_on
+from crystalformers.plots.style import RULE, SEQUENTIAL, family_colour, ink_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

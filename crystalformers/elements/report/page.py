@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from crystalformers.elements.analysis.study import Study
 from crystalformers.elements.report.gallery import RARE, rare_elements, typical_members
 from crystalformers.elements.report.maps import map_method
-from crystalformers.elements.report.style import DPI, family_colour, ink_on, signed
+from crystalformers.plots.style import DPI, family_colour, ink_on, signed
 
 STABLE = 0.75
 """Mean overlap above which a family counts as stable (Hennig 2007)."""

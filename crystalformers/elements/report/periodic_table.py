@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.elements.analysis.properties import places
-from crystalformers.elements.report.style import DIVERGING, PALE, RULE, family_colour, ink_on, signed
 from crystalformers.periodic import ELEMENTS, NUMBER_OF
+from crystalformers.plots.style import DIVERGING, PALE, RULE, family_colour, ink_on, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,16 +1,23 @@
-"""Colours, fonts and file format of all pictures of a report; every palette is safe for colour-blind readers."""
+"""Colours, fonts and file formats of all pictures; every palette is safe for colour-blind readers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from crystalformers.errors import ConfigError
+from crystalformers.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+SUFFIXES = (".png", ".svg", ".pdf")
+"""Formats of pictures."""
+
 INK, PALE, RULE = "#222222", "#eeeeee", "#999999"
 
 FAMILY_COLOURS = (
@@ -23,6 +30,12 @@ BLOCK_COLOURS = {"s": "#e69f00", "p": "#0072b2", "d": "#009e73", "f": "#cc79a7"}
 """For blocks of the periodic table: the palette of Okabe and Ito."""
 
 SUBJECT_COLOUR, OTHER_COLOUR, CONTROL_COLOUR = "#cc3311", "#4477aa", "#aaaaaa"
+LINE_COLOURS = (OTHER_COLOUR, SUBJECT_COLOUR, "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+"""For curves: Paul Tol's bright scheme."""
+
+LINE_STYLES = ("-", "--", "-.", ":", "-", "--", "-.")
+"""Of the curves, so that they can be told apart in grey."""
+
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis_r"
 
 FONT: dict[Any, Any] = {
@@ -42,8 +55,8 @@ FONT: dict[Any, Any] = {
 
 
 @contextmanager
-def report_style() -> Iterator[None]:
-    """Draw with the fonts and lines of a report within the block."""
+def plot_style() -> Iterator[None]:
+    """Draw with the fonts and lines of the library within the block, whatever the user has set for other pictures."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -71,8 +84,37 @@ def signed(value: float, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def check_suffix(path: Path) -> None:
+    """Refuse a file name that is not that of a picture.
+
+    Raises:
+        ConfigError: naming the formats.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", where=str(path))
+
+
+def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
+    """Write a picture, whole or not at all; the format follows from the suffix.
+
+    Raises:
+        ConfigError: if it is none of `SUFFIXES`.
+    """
+    check_suffix(path)
+    write_atomically(path, _content(figure, path.suffix[1:], dpi))
+
+
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file without date or version, so that equal figures give equal bytes."""
+    """The figure as a PNG file."""
+    return _content(figure, "png", DPI)
+
+
+def _content(figure: Figure, kind: str, dpi: int) -> bytes:
+    """A file without date or version, so that equal figures give equal bytes."""
+    import matplotlib as mpl
+
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None}, facecolor="white")
+    undated: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with mpl.rc_context({"svg.hashsalt": "crystalformers"}):  # random by default
+        figure.savefig(content, format=kind, dpi=dpi, metadata=undated, facecolor="white")
     return content.getvalue()
