@@ -27,6 +27,7 @@ from crystalformers.cli.explain import explain_command
 from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
 from crystalformers.cli.reproduce import reproduce_command
+from crystalformers.cli.screen import screen_command
 from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
 
@@ -65,6 +66,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("predict")(predict_command)
+app.command("screen")(screen_command)
 app.command("train")(train_command)
 app.command("crossval")(crossval_command)
 app.command("benchmark")(benchmark_command)
