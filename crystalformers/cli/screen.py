@@ -57,7 +57,7 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     device: Device = None,
     tolerance: Tolerance = 1e-7,
     part_size: Annotated[
-        int | None, typer.Option(min=1, help="Structures of a part, which is what a kill can cost. Default: 4096.")
+        int | None, typer.Option(min=1, help="Structures of a part, which is what a kill can cost. Default: 2048.")
     ] = None,
 ) -> None:
     """Predict millions of structures and write those that are chosen.

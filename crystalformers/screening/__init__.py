@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from crystalformers.errors import ConfigError
+from crystalformers.errors import ConfigError, InUseError
 from crystalformers.files import locked, replacing
 from crystalformers.prediction.batching import no_progress
 from crystalformers.prediction.loading import load_model
@@ -190,10 +191,20 @@ def _finish(folder: Path, manifest: Manifest, mine: Sequence[int]) -> Summary:
         with locked(folder / NAME, SECONDS_TO_PLAN):
             for one in done.values():
                 check_files(folder, one)
+            _tidy(folder)
             if manifest.about["top"]:
                 selected = _write_top(folder, manifest)
     structures, rejected = (sum(getattr(done[index], name) for index in mine) for name in ("structures", "rejected"))
     return Summary(structures, rejected, selected, len(left))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes have left."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+    for lock in (folder / "done").glob(".*.lock"):
+        with suppress(InUseError), locked(lock.with_name(lock.name[1:].removesuffix(".lock"))):
+            pass  # which deletes it
 
 
 def _write_top(folder: Path, manifest: Manifest) -> int:

@@ -150,4 +150,4 @@ def _unreadable(name: str, error: Exception) -> Rejected:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+    return any(part.startswith(".") and part.strip(".") for part in name.replace("\\", "/").split("/"))

@@ -177,7 +177,7 @@ def slurm(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[
         raise ConfigError(problem, where=f"{job.folder}/slurm", remedy="repeat the command: it goes on")
 
 
-PARTS_OF_A_JOB = 64
+PARTS_OF_A_JOB = 128
 """Parts of one job of an array by default: a quarter of a million structures."""
 
 

@@ -27,8 +27,8 @@ from crystalformers.screening.inputs import (
 
 NAME = "manifest.json"
 
-PART_SIZE = 4096
-"""Structures of a part: some ten seconds of one core, which is what a kill can cost."""
+PART_SIZE = 2048
+"""Structures of a part: about ten seconds of one core, which is what a kill can cost."""
 
 SECONDS_TO_PLAN = 3600.0
 """How long a process waits for another one that writes the manifest of the same folder."""

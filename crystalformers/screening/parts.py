@@ -117,7 +117,7 @@ class Worker:
         """Write the files of a part; call it under its lock only."""
         names = [f"{kind}/{index:06d}.parquet" for kind in ("predictions", "rejected")]
         paths = [self.folder / name for name in names]
-        for path in paths:
+        for path in (*paths, done_path(self.folder, index)):
             for left in [path, *path.parent.glob(f".{path.name}.*.tmp")]:
                 left.unlink(missing_ok=True)  # by a process that was killed
         with PartFile(paths[0], self.schema) as predictions, PartFile(paths[1], REJECTED) as rejected:
