@@ -71,6 +71,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     A run with -o keeps its finished part in OUTPUT.partial: after Ctrl-C or a kill, repeat it with --resume.
     The other structures of a run change a value by float32 rounding only.
     """
+    from crystalformers import __version__
     from crystalformers.io import Rejected
     from crystalformers.prediction.predictor import Settings
     from crystalformers.prediction.reference import FLAG_PERCENTILE
@@ -82,7 +83,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
     settings = Settings(coverage, strict, FLAG_PERCENTILE if flag_percentile is None else flag_percentile)
     job = Job(load_models(model, set_up(device, threads), tolerance), files, symbols(species), settings)
-    about = job.models.about(job.settings)
+    about = {"crystalformers": __version__, **job.models.about(job.settings)}
     if output is not None:
         _predict_to_file(job, output, about, resume=resume)
         return

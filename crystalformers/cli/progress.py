@@ -41,7 +41,7 @@ def progress(action: str, total: int | None, done: int = 0, *, rate: bool = Fals
         done += count
         report(action, done, total)
 
-    began, before = time.monotonic(), done
+    began, before = time.monotonic() if rate else 0.0, done
 
     def with_rate(what: str, done: int, total: int | None) -> str:
         seconds = max(time.monotonic() - began, 1e-3)

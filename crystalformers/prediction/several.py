@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crystalformers import __version__
 from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError
 from crystalformers.prediction.batching import Advance, no_progress
@@ -115,7 +114,6 @@ class Models(Predictor):
         doubt, first = self.doubt_columns(settings.coverage), self.models[0]
         intervals = any("low" in kinds for kinds in doubt.values())
         return {
-            "crystalformers": __version__,
             "models": [{"name": model.name, "sha256": model.fingerprint} for model in self.models],
             "units": self.units,
             "tolerance": first.tolerance,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from crystalformers import __version__
 from crystalformers.errors import ConfigError, InUseError
 from crystalformers.files import locked, replacing
 from crystalformers.prediction.batching import no_progress
@@ -149,7 +150,7 @@ def screen(
         raise ConfigError("it must be at least 1", where="part_size")
     names = [str(Path(name).absolute()) if Path(name).exists() else str(name) for name in models]
     loaded = load_model(names, with_what.device, tolerance)
-    about = {**loaded.about(Settings()), **vars(chosen)}
+    about = {"crystalformers": __version__, **loaded.about(Settings()), **vars(chosen)}
     chosen.check(numeric_columns(about))
     folder = Path(results).absolute()
     manifest = open_manifest(folder, about, [str(source) for source in sources], part_size)
