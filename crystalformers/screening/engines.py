@@ -53,12 +53,10 @@ def local(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[
     """
     no_options(options, "local")
     count = min(workers or (1 if job.device != "cpu" else usable_cores()), len(parts))
+    job = replace(job, threads=1)  # so that rounding is the same whatever their number
     if count <= 1:
-        for index in parts:
-            job.run(index)
-            yield
+        yield from _here(job, parts)
         return
-    job = replace(job, threads=1)
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in parts:
         todo.put(index)
@@ -75,6 +73,19 @@ def local(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[
     finally:
         for process in processes:
             process.stop()
+
+
+def _here(job: Job, parts: Sequence[int]) -> Iterator[None]:
+    """Run parts in this process, and leave its number of threads as it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        for index in parts:
+            job.run(index)
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Process:

@@ -98,10 +98,7 @@ class Worker:
     """The models and settings of a screen, loaded once in a process."""
 
     def __init__(self, job: Job) -> None:
-        import torch
-
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
+        self.threads = job.threads
         self.folder, self.manifest = Path(job.folder), read_manifest(Path(job.folder))
         if self.manifest.identity != job.identity:
             raise ConfigError("the manifest has changed", where=job.folder, remedy="repeat the command")
@@ -115,6 +112,10 @@ class Worker:
 
     def compute(self, index: int) -> None:
         """Write the files of a part; call it under its lock only."""
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         names = [f"{kind}/{index:06d}.parquet" for kind in ("predictions", "rejected")]
         paths = [self.folder / name for name in names]
         for path in (*paths, done_path(self.folder, index)):
