@@ -65,5 +65,9 @@ class ConfigError(CrystalformersError, ValueError):
     """A setting is unknown, out of range or contradicts another."""
 
 
+class InUseError(ConfigError):
+    """Another process has the file or folder locked."""
+
+
 class DataSetError(CrystalformersError, ValueError):
     """A public data set is unknown, cannot be fetched, or is not what was published."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crystalformers.errors import ConfigError
+from crystalformers.errors import InUseError
 
 
 @contextmanager
@@ -35,14 +35,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, seconds: float = 0) -> Iterator[None]:
     """Keep out other processes that lock the same path, while the block runs.
 
     The lock is on a hidden file next to a file, or in a folder. The operating system releases it when the process
     ends, however it ends.
 
+    Args:
+        path: the file or folder.
+        seconds: how long to wait for another process that has it.
+
     Raises:
-        ConfigError: if another process has locked the path, with the id and the host of that process.
+        InUseError: if another process has locked the path, with the id and the host of that process.
     """
     import socket
 
@@ -51,9 +55,9 @@ def locked(path: Path) -> Iterator[None]:
     lock: BaseFileLock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
     file = Path(lock.lock_file)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=seconds)
     except Timeout:
-        raise ConfigError(f"{path} is in use by {_holder(file)}", remedy="wait until it ends") from None
+        raise InUseError(f"{path} is in use by {_holder(file)}", remedy="wait until it ends") from None
     try:
         # Windows lets nobody write to a locked file. The soft lock, for file systems without locks, writes the same.
         if not isinstance(lock, SoftFileLock):

@@ -28,6 +28,7 @@ from crystalformers.cli.learning_curve import learning_curve_command
 from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
 from crystalformers.cli.reproduce import reproduce_command
+from crystalformers.cli.screen import screen_command
 from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
 
@@ -66,6 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("predict")(predict_command)
+app.command("screen")(screen_command)
 app.command("train")(train_command)
 app.command("crossval")(crossval_command)
 app.command("learning-curve")(learning_curve_command)

@@ -71,6 +71,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     A run with -o keeps its finished part in OUTPUT.partial: after Ctrl-C or a kill, repeat it with --resume.
     The other structures of a run change a value by float32 rounding only.
     """
+    from crystalformers import __version__
     from crystalformers.io import Rejected
     from crystalformers.prediction.predictor import Settings
     from crystalformers.prediction.reference import FLAG_PERCENTILE
@@ -82,7 +83,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         raise ConfigError("--resume needs the output file of the interrupted run", remedy="add -o")
     settings = Settings(coverage, strict, FLAG_PERCENTILE if flag_percentile is None else flag_percentile)
     job = Job(load_models(model, set_up(device, threads), tolerance), files, symbols(species), settings)
-    about = _about(job)
+    about = {"crystalformers": __version__, **job.models.about(job.settings)}
     if output is not None:
         _predict_to_file(job, output, about, resume=resume)
         return
@@ -115,13 +116,19 @@ def load_models(names: list[str] | None, device: str, tolerance: float) -> Model
     Raises:
         ConfigError: if none is bundled, or the models do not fit together.
     """
-    from crystalformers.prediction import bundled
     from crystalformers.prediction.loading import load_model
+
+    return load_model(model_names(names), device, tolerance)
+
+
+def model_names(names: list[str] | None) -> list[str]:
+    """The names that are given, or those of all bundled models; raises ConfigError if none is bundled."""
+    from crystalformers.prediction import bundled
 
     wanted = names or bundled.names()
     if not wanted:
         raise ConfigError("no model is bundled here", remedy="name a run folder or weight file with -m")
-    return load_model(wanted, device, tolerance)
+    return wanted
 
 
 def _predict_to_file(job: Job, output: Path, about: dict[str, Any], *, resume: bool) -> None:
@@ -191,24 +198,3 @@ def _predict(
             rows = predict_window(job.models, window, job.settings, advance)
             advance(sum(isinstance(row, Rejected) for row in window))
             yield window, rows
-
-
-def _about(job: Job) -> dict[str, Any]:
-    """How a prediction is made, which must not change when it is resumed."""
-    from crystalformers import __version__
-    from crystalformers.prediction.intervals import COVERAGE
-
-    models, settings = job.models, job.settings
-    doubt, first = models.doubt_columns(settings.coverage), models.models[0]
-    intervals = any("low" in kinds for kinds in doubt.values())
-    return {
-        "crystalformers": __version__,
-        "models": [{"name": model.name, "sha256": model.fingerprint} for model in models.models],
-        "units": models.units,
-        "tolerance": first.tolerance,
-        "dtype": str(first.dtype).removeprefix("torch."),
-        "strict": settings.strict,
-        **({"doubt": doubt} if doubt else {}),
-        **({"coverage": COVERAGE if settings.coverage is None else settings.coverage} if intervals else {}),
-        **({"flag_percentile": settings.flag_percentile} if models.knows_distances else {}),
-    }

@@ -23,13 +23,14 @@ def counted(what: str, done: int, total: int | None) -> str:
 
 
 @contextmanager
-def progress(action: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(action: str, total: int | None, done: int = 0, *, rate: bool = False) -> Iterator[Callable[[int], None]]:
     """Show the progress through many structures, and the time left, while the block runs.
 
     Args:
         action: what is being done, such as `predicting`.
         total: number of all structures; None if it is not known.
         done: number of structures that an earlier run has done.
+        rate: whether to tell how many are done in a second.
 
     Yields:
         A function to call with the number of structures each time some are done.
@@ -40,7 +41,13 @@ def progress(action: str, total: int | None, done: int = 0) -> Iterator[Callable
         done += count
         report(action, done, total)
 
-    with progress_of_several() as report:
+    began, before = time.monotonic() if rate else 0.0, done
+
+    def with_rate(what: str, done: int, total: int | None) -> str:
+        seconds = max(time.monotonic() - began, 1e-3)
+        return f"{counted(what, done, total)}, {(done - before) / seconds:.0f} a second"
+
+    with progress_of_several(with_rate if rate else counted) as report:
         advance(0)
         yield advance
 

@@ -37,11 +37,16 @@ def atomic_number(symbol: str, where: str) -> int:
 
 def formula(crystal: Crystal) -> str:
     """Reduced formula as pymatgen prints it, e.g. `SrTiO3`."""
+    return _reduced(tuple(Counter(crystal.symbols).items()))
+
+
+@lru_cache(maxsize=65536)
+def _reduced(counts: tuple[tuple[str, int], ...]) -> str:
     from pymatgen.core import Composition
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # noble gases have no electronegativity to sort by
-        return str(Composition(Counter(crystal.symbols)).reduced_formula)
+        return str(Composition(dict(counts)).reduced_formula)
 
 
 @lru_cache(maxsize=65536)

@@ -11,6 +11,7 @@ from crystalformers.errors import StructureError, TableError
 from crystalformers.io.files import checked_path, format_of, known_formats, read_file
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import TableRows
+from crystalformers.io.source import Source
 from crystalformers.io.tables import is_table, open_source
 from crystalformers.io.text import excerpt, printable
 
@@ -52,7 +53,7 @@ def count_structures(paths: Sequence[Path | str]) -> int | None:
     total = 0
     for path in map(Path, paths):
         inside = os.path.isdir(path)
-        for file in _files(path) if inside else [path]:
+        for file in files_below(path) if inside else [path]:
             n = _count(file, inside=inside)
             if n is None:
                 return None
@@ -70,36 +71,54 @@ def _count(path: Path, inside: bool) -> int | None:
     return None if known and known.many else 1
 
 
-def _files(directory: Path) -> list[Path]:
+def files_below(directory: Path) -> list[Path]:
     """Files of a directory and below, links that lead nowhere among them, sorted; hidden ones left out."""
     found = (path for path in directory.rglob("*") if not path.is_dir())
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(directory).parts))
 
 
 def _read_directory(directory: Path, species: Sequence[str]) -> Iterator[Crystal | Rejected]:
-    name, files = str(directory), _files(directory)
+    name, files = str(directory), files_below(directory)
     if not files:
         yield Rejected(name, f"the directory holds no files; known formats are {known_formats()}", where=name)
     for path in files:
-        if is_table(path) and format_of(path) is None:
-            problem = "a table inside a directory is not read"
-            yield Rejected(str(path), problem, where=str(path), remedy="give its path instead")
-        else:
-            yield from read_file(path, species)
+        yield from read_file_of_directory(path, species)
+
+
+def read_file_of_directory(path: Path, species: Sequence[str] = ()) -> Iterator[Crystal | Rejected]:
+    """Every structure of a file, as `read_file` gives them; a table is refused."""
+    if is_table(path) and format_of(path) is None:
+        problem = "a table inside a directory is not read"
+        yield Rejected(str(path), problem, where=str(path), remedy="give its path instead")
+    else:
+        yield from read_file(path, species)
 
 
 def _read_table(path: Path) -> Iterator[Crystal | Rejected]:
-    first = 0
     try:
-        for batch in open_source(path).batches(()):
-            rows = TableRows(batch, str(path), first)
-            for row in range(len(rows)):
-                try:
-                    yield rows[row]
-                except StructureError as error:
-                    yield Rejected.of(rows.name(row), error)
-            first += len(rows)
-        if first == 0:
-            raise TableError("the table has no rows", where=str(path))
+        yield from structures_of(open_source(path))
     except TableError as error:
         yield Rejected.of(str(path), error)
+
+
+def structures_of(source: Source, first: int = 0) -> Iterator[Crystal | Rejected]:
+    """The structures of a table, row by row.
+
+    Args:
+        source: the table, or consecutive rows of it.
+        first: number of the first of these rows in the table.
+
+    Raises:
+        TableError: if the table has no rows, or cannot be read to its end.
+    """
+    row = first
+    for batch in source.batches(()):
+        rows = TableRows(batch, str(source.path), row)
+        for k in range(len(rows)):
+            try:
+                yield rows[k]
+            except StructureError as error:
+                yield Rejected.of(rows.name(k), error)
+        row += len(rows)
+    if row == first:
+        raise TableError("the table has no rows", where=str(source.path))

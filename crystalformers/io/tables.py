@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,11 +80,26 @@ def _kind(path: Path) -> TableKind | None:
 # Parquet
 
 
-def _open_parquet(path: Path) -> Source:
-    file = pq.ParquetFile(path)
+def open_parquet(path: Path, rows: range | None = None, file: IO[bytes] | None = None) -> Source:
+    """A Parquet table, or some of its rows; only the row groups that hold them are read.
+
+    Args:
+        path: the file; a name for messages if it is open already.
+        rows: consecutive rows, counted from 0; all by default.
+        file: the file, open for reading, wherever it is.
+
+    Raises:
+        TableError: if it cannot be read or lacks a column.
+    """
+    return _opened(path, partial(_open_parquet, rows=rows, opened=file))
+
+
+def _open_parquet(path: Path, rows: range | None = None, opened: IO[bytes] | None = None) -> Source:
+    file = pq.ParquetFile(path if opened is None else opened)
+    rows = range(file.metadata.num_rows) if rows is None else rows
     names = file.schema_arrow.names
     if not set(STRUCTURE) <= set(names) and set(STRUCTURE_COLUMNS) & set(names):
-        return _open_parquet_of_structures(path, file)
+        return _open_parquet_of_structures(path, file, rows)
     id_column = next((name for name in ID_COLUMNS if name in names), None)
     missing = ([] if id_column else ["id"]) + [name for name in STRUCTURE if name not in names]
     if missing:
@@ -95,7 +112,7 @@ def _open_parquet(path: Path) -> Source:
 
     def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         columns = [name for name in names if name in {id_column, "formula", *STRUCTURE, *wanted}]
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+        for batch in batches_of_rows(file, rows, columns):
             nothing = pa.nulls(batch.num_rows, pa.string())
             ids, problems = _texts(batch.column(id_column), nothing)
             formulas, problems = (
@@ -109,10 +126,10 @@ def _open_parquet(path: Path) -> Source:
             fields = [batch.schema.field(name) for name in wanted]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*SCHEMA, *fields]))
 
-    return Source(path, labels, batches, file.metadata.num_rows)
+    return Source(path, labels, batches, len(rows))
 
 
-def _open_parquet_of_structures(path: Path, file: pq.ParquetFile) -> Source:
+def _open_parquet_of_structures(path: Path, file: pq.ParquetFile, rows: range) -> Source:
     """Parquet with a column of structures: text of CIFs, or pymatgen dictionaries."""
     labels = [
         field.name for field in file.schema_arrow if field.name not in NO_LABELS and not pa.types.is_nested(field.type)
@@ -120,10 +137,27 @@ def _open_parquet_of_structures(path: Path, file: pq.ParquetFile) -> Source:
 
     def batches(wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         columns = [name for name in file.schema_arrow.names if name in {*NO_LABELS, *wanted}]
-        rows = (row for batch in file.iter_batches(BATCH_ROWS, columns=columns) for row in batch.to_pylist())
-        return batches_of((record(k, row, crystal_of_row, wanted) for k, row in enumerate(rows)), wanted)
+        listed = (row for batch in batches_of_rows(file, rows, columns) for row in batch.to_pylist())
+        return batches_of((record(k, row, crystal_of_row, wanted) for k, row in enumerate(listed, rows.start)), wanted)
 
-    return Source(path, labels, batches, file.metadata.num_rows)
+    return Source(path, labels, batches, len(rows))
+
+
+def batches_of_rows(file: pq.ParquetFile, rows: range, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Consecutive rows of a Parquet file in batches; row groups without any of them are not read."""
+    lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = list(accumulate(lengths))
+    groups = [
+        k for k, (end, n) in enumerate(zip(ends, lengths, strict=True)) if end > rows.start and end - n < rows.stop
+    ]
+    first = ends[groups[0]] - lengths[groups[0]] if groups else 0
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns)):
+        start, stop = max(rows.start - first, 0), min(rows.stop - first, batch.num_rows)
+        if start < stop:
+            yield batch.slice(start, stop - start)
+        first += batch.num_rows
+        if first >= rows.stop:
+            return
 
 
 def _texts(column: pa.Array, problems: pa.Array) -> tuple[pa.Array, pa.Array]:

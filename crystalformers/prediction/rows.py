@@ -23,6 +23,7 @@ from crystalformers.io import Rejected
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -205,19 +206,32 @@ def _write_json(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Ro
 
 
 def _write_parquet(path: Path, about: dict[str, Any], windows: Iterable[Sequence[Row]]) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     shown = columns(about["units"], about.get("doubt"))
+    schema = arrow_schema(shown, about)
+    with pq.ParquetWriter(path, schema) as writer:
+        for window in windows:
+            writer.write_table(arrow_table(window, shown, schema))
+
+
+def arrow_schema(shown: Sequence[Column], about: dict[str, Any]) -> pa.Schema:
+    """The columns with their units, and `about` in the metadata."""
+    import pyarrow as pa
+
     fields = [
         pa.field(column.name, pa.type_for_alias(column.type), metadata={"unit": column.unit} if column.unit else None)
         for column in shown
     ]
-    schema = pa.schema(fields, metadata={"crystalformers": json.dumps(about)})
-    with pq.ParquetWriter(path, schema) as writer:
-        for window in windows:
-            records = [{column.name: column.value(row) for column in shown} for row in map(as_json, window)]
-            writer.write_table(pa.Table.from_pylist(records, schema=schema))
+    return pa.schema(fields, metadata={"crystalformers": json.dumps(about)})
+
+
+def arrow_table(rows: Iterable[Row], shown: Sequence[Column], schema: pa.Schema) -> pa.Table:
+    """Rows as an Arrow table with the columns of `arrow_schema`."""
+    import pyarrow as pa
+
+    records = list(map(as_json, rows))
+    return pa.table([[column.value(record) for record in records] for column in shown], schema=schema)
 
 
 def _records(windows: Iterable[Sequence[Row]]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ Shapes: C crystals, T targets of all models together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from crystalformers.errors import BatchMemoryError, ConfigError
 from crystalformers.prediction.batching import Advance, no_progress
 from crystalformers.prediction.intervals import COVERAGE, union_level
 from crystalformers.prediction.model import Model, network_outputs
-from crystalformers.prediction.predictor import Estimates, Predictor
+from crystalformers.prediction.predictor import Estimates, Predictor, Settings
 from crystalformers.prediction.reference import FLAG_PERCENTILE
 from crystalformers.target import Target
 
@@ -107,6 +108,21 @@ class Models(Predictor):
     def knows_distances(self) -> bool:
         """As of `Predictor`: whether a model does."""
         return any(model.knows_distances for model in self.models)
+
+    def about(self, settings: Settings) -> dict[str, Any]:
+        """How the models predict: all that an interrupted run must find unchanged, as JSON."""
+        doubt, first = self.doubt_columns(settings.coverage), self.models[0]
+        intervals = any("low" in kinds for kinds in doubt.values())
+        return {
+            "models": [{"name": model.name, "sha256": model.fingerprint} for model in self.models],
+            "units": self.units,
+            "tolerance": first.tolerance,
+            "dtype": str(first.dtype).removeprefix("torch."),
+            "strict": settings.strict,
+            **({"doubt": doubt} if doubt else {}),
+            **({"coverage": COVERAGE if settings.coverage is None else settings.coverage} if intervals else {}),
+            **({"flag_percentile": settings.flag_percentile} if self.knows_distances else {}),
+        }
 
     def _levels(self, coverage: float | None) -> dict[str, float]:
         """Coverage of the intervals that each model gives for a target, as far as all of its models have any."""

@@ -187,9 +187,9 @@ def optimade_parquet(id_column: str, labels: Sequence[Label]) -> Reader:
                 file = pq.ParquetFile(path)
                 names = [name for name in (*OPTIMADE_STRUCTURE, *wanted) if name in file.schema_arrow.names]
                 for number, batch in enumerate(file.iter_batches(PARQUET_ROWS, columns=names)):
-                    rows = [_optimade_row(_text(entry.get(id_column)), entry) for entry in batch.to_pylist()]
+                    rows = [optimade_row(_text(entry.get(id_column)), entry) for entry in batch.to_pylist()]
                     if number == 0:
-                        _check_axes(rows, path)
+                        check_axes(rows, path)
                     yield from rows
             except (OSError, pa.ArrowException) as error:
                 raise SourceFileError(
@@ -199,7 +199,7 @@ def optimade_parquet(id_column: str, labels: Sequence[Label]) -> Reader:
     return read
 
 
-def _check_axes(rows: Sequence[Row], path: Path) -> None:
+def check_axes(rows: Sequence[Row], path: Path) -> None:
     """Refuse a file whose lattice vectors are the columns of `lattice_vectors`; OPTIMADE has them as rows."""
     if vectors_are_columns(_usable(rows)):
         raise SourceFileError(
@@ -221,10 +221,11 @@ def optimade_pages(paths: Sequence[Path]) -> Iterator[Row]:
     with reading(path), path.open("rb") as file:
         for line in file:
             for entry in (_object(entry, path) for entry in json.loads(line)["data"]):
-                yield _optimade_row(_text(entry.get("id")), _object(entry.get("attributes") or {}, path))
+                yield optimade_row(_text(entry.get("id")), _object(entry.get("attributes") or {}, path))
 
 
-def _optimade_row(name: str, attributes: Mapping[str, Any]) -> Row:
+def optimade_row(name: str, attributes: Mapping[str, Any]) -> Row:
+    """The row of an OPTIMADE structure."""
     return Row(name, partial(from_optimade, attributes, name), attributes)
 
 

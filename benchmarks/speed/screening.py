@@ -1,0 +1,208 @@
+"""Screening many structures: rate, memory, and the same rows after kills and with 1, 2 and 4 parts at once.
+
+The structures are those of a table, repeated with a random strain each until there are as many as asked for. Every run
+is the command `crystalformers screen` in a process of its own. In the disturbed run either the command or one of its
+processes gets SIGKILL at random times, and the command is repeated until it ends by itself. The kernel's own rate is
+that of image lists and network for crystals held in memory, in as many processes at once, each with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.harness import RESULTS, ROOT, parser, print_table, shared, usable_cores, write_results
+
+LARGEST_STRAIN = 0.03
+ROWS_OF_A_FILE = 200_000
+KERNEL_SAMPLE = 1_000
+
+KERNEL = """
+import sys, time
+import torch
+from itertools import islice
+from pathlib import Path
+from crystalformers.io import read_structures
+from crystalformers.prediction.loading import load_model
+torch.set_num_threads(1)
+crystals = list(islice(read_structures([Path(sys.argv[1])]), int(sys.argv[2])))
+model = load_model()
+model.values(crystals[:100])
+print("ready", flush=True)
+sys.stdin.readline()
+begin = time.perf_counter()
+model.values(crystals)
+print(sum(map(len, crystals)) / (time.perf_counter() - begin), flush=True)
+"""
+
+
+def strained(table: pa.Table, rng: np.random.Generator) -> pa.Table:
+    """The same structures with another lattice each: a random symmetric strain."""
+    lattices = np.array(table["lattice"].to_pylist()).reshape(-1, 3, 3)
+    strain = rng.uniform(-LARGEST_STRAIN, LARGEST_STRAIN, lattices.shape)
+    lattices += lattices @ (strain + strain.swapaxes(1, 2)) / 2
+    column = pa.array(lattices.reshape(-1, 9).tolist(), table["lattice"].type)
+    return table.set_column(table.column_names.index("lattice"), "lattice", column)
+
+
+def write_tables(source: Path, folder: Path, count: int, seed: int) -> int:
+    """Write `count` structures to a folder of Parquet files; the number of their atoms."""
+    table, rng = pq.read_table(source), np.random.default_rng(seed)
+    folder.mkdir()
+    done = atoms = 0
+    for file in range(-(-count // ROWS_OF_A_FILE)):
+        with pq.ParquetWriter(folder / f"{file:04d}.parquet", table.schema) as writer:
+            while done < min(count, (file + 1) * ROWS_OF_A_FILE):
+                part = strained(table, rng).slice(0, min(count, (file + 1) * ROWS_OF_A_FILE) - done)
+                writer.write_table(part, row_group_size=10_000)
+                done += part.num_rows
+                atoms += sum(part["n_atoms"].to_pylist())
+    return atoms
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all that it has started (Linux)."""
+    found = [process]
+    for one in found:
+        path = Path(f"/proc/{one}/task/{one}/children")
+        found += [int(child) for child in path.read_text().split()] if path.exists() else []
+    return found
+
+
+def resident(process: int) -> int:
+    """Resident memory of a process, bytes; 0 once it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def run(folder: Path, results: Path, workers: int, kills: Iterator[float]) -> dict[str, Any]:
+    """Screen the tables of a folder, with a SIGKILL after each of these seconds; seconds, peak memory, kills, files."""
+    command = [sys.executable, "-c", "from crystalformers.cli import main; main()"]
+    command += ["screen", str(folder), "-o", str(results), "--workers", str(workers)]
+    begin, peak, killed, rng = time.perf_counter(), 0, 0, random.Random(0)
+    for wait in kills:
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+            until = time.perf_counter() + wait
+            while time.perf_counter() < until and process.poll() is None:
+                time.sleep(0.05)
+                peak = max(peak, sum(map(resident, descendants(process.pid))))
+            if process.poll() is None and (victims := descendants(process.pid)):
+                os.kill(rng.choice(victims), signal.SIGKILL)
+                killed += 1
+                process.kill()  # a process that was lost alone is replaced: this ends the command as well
+    code: int | None = None
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while (code := process.poll()) is None:
+            time.sleep(0.2)
+            peak = max(peak, sum(map(resident, descendants(process.pid))))
+    if code not in (0, 1):
+        raise SystemExit(f"screening ended with exit code {code}")
+    return {"seconds": time.perf_counter() - begin, "peak_bytes": peak, "kills": killed, "exit_code": code}
+
+
+def kernel_rate(table: Path, workers: int) -> float:
+    """Atoms per second of image lists and network, in so many processes at once."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", KERNEL, str(table), str(KERNEL_SAMPLE)]
+    children = [subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(workers)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    total = 0.0
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    for child in children:
+        total += float(child.communicate()[0])
+    return total
+
+
+def difference(results: Path, reference: Path) -> dict[str, Any]:
+    """Whether two results hold the same rows once each, and how far numbers differ at most."""
+    one, other = (pq.read_table(path / "predictions").to_pandas() for path in (results, reference))
+    numbers = one.select_dtypes("number").columns
+    return {
+        "rows": len(one),
+        "same_structures": bool(one[["file", "row", "name"]].equals(other[["file", "row", "name"]])),
+        "twice": int(one.duplicated(["file", "row"]).sum()),
+        "identical": bool(one.equals(other)),
+        "largest_difference": float(np.nanmax(np.abs(one[numbers].to_numpy(float) - other[numbers].to_numpy(float)))),
+    }
+
+
+def options() -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument("--table", type=Path, default=shared() / "data" / "mp2025_structures_20k.parquet")
+    made.add_argument("--structures", type=int, default=1_000_000)
+    made.add_argument(
+        "--workers", type=int, nargs="+", default=[2, 1, 4], help="parts at once; the first is compared with"
+    )
+    made.add_argument("--kills", type=int, default=10, help="SIGKILLs in the disturbed run")
+    made.add_argument(
+        "--seconds", type=float, nargs=2, default=[15, 120], help="shortest and longest time between kills"
+    )
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--scratch", type=Path, help="folder for tables and results; default: that of temporary files")
+    made.add_argument("--output", type=Path, default=RESULTS / "screening.json")
+    return made.parse_args()
+
+
+def main() -> None:
+    given, rows = options(), []
+    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+        folder = Path(scratch)
+        atoms = write_tables(given.table, folder / "tables", given.structures, given.seed)
+        rng, first = random.Random(given.seed), given.workers[0]
+        kernel = kernel_rate(folder / "tables" / "0000.parquet", min(first, usable_cores()))
+        waits = [rng.uniform(*given.seconds) for _ in range(given.kills)]
+        runs = [(f"{count} at once", count, []) for count in given.workers]
+        for name, workers, kills in [*runs, (f"{first} at once, {given.kills} kills", first, waits)]:
+            place = folder / name.replace(" ", "-")
+            found = run(folder / "tables", place, workers, iter(kills))
+            found |= {"run": name, "workers": workers, **difference(place, folder / f"{first}-at-once")}
+            found["structures_per_second"] = given.structures / found["seconds"]
+            found["share_of_kernel_rate"] = atoms / found["seconds"] / kernel
+            rows.append(found)
+    results = {
+        "structures": given.structures,
+        "atoms": atoms,
+        "table": given.table.name,
+        "largest_strain": LARGEST_STRAIN,
+        "seed": given.seed,
+        "kernel_atoms_per_second": kernel,
+        "runs": rows,
+    }
+    write_results(given.output, results, "pyarrow")
+    print_table(
+        ("run", "structures/s", "of kernel rate", "memory (GB)", "identical rows"),
+        [
+            (
+                row["run"],
+                f"{row['structures_per_second']:.0f}",
+                f"{row['share_of_kernel_rate']:.0%}",
+                f"{row['peak_bytes'] / 1e9:.2f}",
+                str(row["identical"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Structure files in zip and tar archives, read one by one within limits and never unpacked as a whole.
+
+A piece of a zip archive is a range of its entries, a piece of a tar archive a range of bytes of the unpacked stream, so
+that reading can begin anywhere. Entries go by their names in the archive; none is written to a path that it names.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import IO
+
+from crystalformers.crystal import Crystal
+from crystalformers.data.sets.archives import FREE_BYTES, MAX_RATIO
+from crystalformers.errors import StructureError
+from crystalformers.io import Rejected
+from crystalformers.io.files import format_of, known_formats, read_file
+from crystalformers.io.text import check_length, printable
+
+MAX_NAME = 200
+"""Longest name of a file in an archive, bytes without its folders; file systems allow 255."""
+
+Found = Iterator[Crystal | Rejected]
+
+
+def zip_cuts(file: IO[bytes], size: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Begin, end and number of files of each piece of a zip archive.
+
+    Args:
+        file: the archive.
+        size: files in a piece, at most.
+        length: of the archive, bytes.
+
+    Raises:
+        StructureError: if it would unpack to more than `MAX_RATIO` times its length.
+    """
+    entries = _entries(file)
+    _check_unpacked(sum(entry.file_size for entry in entries), length)
+    for start in range(0, len(entries), size):
+        stop = min(start + size, len(entries))
+        yield start, stop, stop - start
+
+
+def read_zip(file: IO[bytes], start: int, stop: int, length: int) -> Found:
+    """The structures of a piece of a zip archive."""
+    entries = _entries(file)
+    _check_unpacked(sum(entry.file_size for entry in entries), length)
+    with zipfile.ZipFile(file) as archive, TemporaryDirectory() as folder:
+        for entry in entries[start:stop]:
+            try:
+                content = _content(archive.open(entry), entry.file_size, entry.filename)
+            except (StructureError, RuntimeError, NotImplementedError, EOFError, OSError, zipfile.BadZipFile) as error:
+                yield _unreadable(entry.filename, error)  # encrypted, damaged, compressed in an unknown way
+                continue
+            yield from _structures(entry.filename, content, Path(folder))
+
+
+def _entries(file: IO[bytes]) -> list[zipfile.ZipInfo]:
+    with zipfile.ZipFile(file) as archive:
+        return [entry for entry in archive.infolist() if not entry.is_dir() and not _hidden(entry.filename)]
+
+
+def tar_cuts(file: IO[bytes], size: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Begin, end and number of files of each piece of a tar archive, gzip-compressed or not, as `zip_cuts`."""
+    start, stop, count = 0, 0, 0
+    for _, member in _members(file, 0, length):
+        if count == size:
+            yield start, member.offset, count
+            start, count = member.offset, 0
+        count += 1
+        stop = member.offset + 1
+    if count:
+        yield start, stop, count
+
+
+def read_tar(file: IO[bytes], start: int, stop: int, length: int) -> Found:
+    """The structures of a piece of a tar archive."""
+    with TemporaryDirectory() as folder:
+        for archive, member in _members(file, start, length):
+            if member.offset >= stop:
+                return
+            opened = archive.extractfile(member) if member.isreg() else None
+            if opened is None:
+                yield Rejected(printable(member.name), "it is a link or device, no file", printable(member.name))
+                continue
+            try:
+                content = _content(opened, member.size, member.name)
+            except StructureError as error:
+                yield _unreadable(member.name, error)
+                continue
+            yield from _structures(member.name, content, Path(folder))
+
+
+def _members(file: IO[bytes], start: int, length: int) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of a tar archive from a byte on, with the archive that reads them."""
+    compressed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment]
+    stream.seek(start)
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined] # so that memory does not grow
+            _check_unpacked(member.offset_data + (member.size if compressed else 0), length)
+            if not member.isdir() and not _hidden(member.name):
+                yield archive, member
+
+
+def _check_unpacked(unpacked: int, length: int) -> None:
+    limit = max(FREE_BYTES, MAX_RATIO * length)
+    if unpacked > limit:
+        problem = f"the archive unpacks to more than {limit >> 20} MB"
+        raise StructureError(problem, remedy="unpack it first, if it is sound")
+
+
+def _content(file: IO[bytes], size: int, name: str) -> bytes:
+    check_length(size, "the file", Path(name))
+    with file:
+        return file.read(size)
+
+
+def _structures(name: str, content: bytes, folder: Path) -> Found:
+    """The structures of one file of an archive."""
+    name, short = printable(name), PurePosixPath(printable(name).replace("\\", "/")).name
+    if format_of(Path(short)) is None or len(short.encode()) > MAX_NAME or not short.isprintable():
+        problem = f"not a structure file by its name; known are {known_formats()}"
+        yield Rejected(name, problem, where=name)
+        return
+    path = folder / short
+    path.write_bytes(content)
+    for found in read_file(path):
+        yield renamed(found, str(path), name)
+    path.unlink()
+
+
+def renamed(found: Crystal | Rejected, old: str, new: str) -> Crystal | Rejected:
+    """The same with another name for the file that it was read from."""
+    if isinstance(found, Rejected):
+        return Rejected(*(text.replace(old, new) for text in (found.name, found.problem, found.where, found.remedy)))
+    return replace(found, name=found.name.replace(old, new))
+
+
+def _unreadable(name: str, error: Exception) -> Rejected:
+    problem = error.problem if isinstance(error, StructureError) else f"the file cannot be read ({error})"
+    return Rejected(printable(name), problem, where=printable(name))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") and part.strip(".") for part in name.replace("\\", "/").split("/"))

@@ -1,0 +1,31 @@
+"""A process of the local engine: runs the parts whose numbers it reads on stdin, and answers each in a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+from crystalformers.errors import CrystalformersError
+from crystalformers.screening.parts import Job
+
+
+def main() -> None:
+    """Run parts until stdin ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no temporary file is left
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    job = Job(**json.loads(sys.argv[1]))
+    for line in sys.stdin:
+        try:
+            job.run(int(line))
+            answer = {}
+        except (CrystalformersError, OSError) as error:
+            answer = {"error": str(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
