@@ -15,6 +15,7 @@ from crystalformers.elements.analysis import clusters, spaces
 from crystalformers.elements.analysis.properties import PROPERTIES, places, values
 from crystalformers.elements.library import bundled_names
 from crystalformers.elements.report.periodic_table import tiles
+from crystalformers.elements.report.style import BLOCK_COLOURS, FAMILY_COLOURS
 from crystalformers.elements.similarity import cosines, nearest, oxidation_states, substitutes, substitutions
 from crystalformers.errors import TableError
 from crystalformers.periodic import ELEMENTS
@@ -85,6 +86,8 @@ def table_data(name: str = DEFAULT) -> dict[str, Any]:
         "elements": elements,
         "unknown": empty,
         "properties": properties,
+        "family_colours": FAMILY_COLOURS,
+        "block_colours": BLOCK_COLOURS,
         "cosines": np.round(cosines(table), 4).tolist(),
     }
 
