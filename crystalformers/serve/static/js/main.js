@@ -61,7 +61,7 @@ function showSelected() {
   const atoms = `${row.n_atoms} atom${row.n_atoms === 1 ? "" : "s"} in the cell`;
   byId("title").replaceChildren(row.formula, make("small", { text: `${row.name} · ${atoms}` }));
   showPredictions(row);
-  show(row.atoms, row.formula, showAtom);
+  show(row.atoms, row.formula);
   offerAtoms(row);
   showKnown(row);
 }

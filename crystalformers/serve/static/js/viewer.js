@@ -18,6 +18,8 @@ let drawn = []; // [{ site, x, y, z }]
 let chosen = null; // one of them
 let lines = []; // what the chosen atom attends to
 let fitted = false; // whether the view was fitted to these lines
+let stale = false; // whether something changed while the view was hidden, where nothing can be drawn
+let pickAtom = () => {}; // called with the number of an atom that is clicked
 const EDGE = 0.03; // radius of the edges of the cell, Å
 
 /** Radius of an atom, Å; it grows with the period. */
@@ -36,6 +38,7 @@ const point = ([x, y, z]) => ({ x, y, z });
 
 /** Start the view; `pick(site)` is called with the number of an atom that is clicked. */
 export function startViewer(pick) {
+  pickAtom = pick;
   const box = byId("viewer");
   try {
     viewer = globalThis.$3Dmol.createViewer(box, { antialias: true });
@@ -46,9 +49,21 @@ export function startViewer(pick) {
     return;
   }
   box.addEventListener("keydown", turn);
-  new ResizeObserver(() => box.clientWidth && viewer.resize()).observe(box);
+  new ResizeObserver(appear).observe(box);
   byId("reset").addEventListener("click", fit);
-  byId("cells").addEventListener("change", () => draw(pick));
+  byId("cells").addEventListener("change", draw);
+}
+
+const hidden = () => !byId("viewer").clientWidth;
+
+/** Draw what changed while the view was hidden. */
+function appear() {
+  if (hidden()) return;
+  viewer.resize();
+  if (!stale) return;
+  stale = false;
+  draw();
+  fit();
 }
 
 function turn(event) {
@@ -63,6 +78,7 @@ function turn(event) {
 }
 
 function fit() {
+  if (!shown || hidden()) return;
   viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
   viewer.zoomTo();
   viewer.rotate(-72, "x");
@@ -83,14 +99,14 @@ function reach() {
 const end = ({ vector }) => ({ x: chosen.x + vector[0], y: chosen.y + vector[1], z: chosen.z + vector[2] });
 
 /** Show a structure. */
-export function show(atoms, formula, pick) {
+export function show(atoms, formula) {
   shown = atoms;
   lines = [], chosen = null, fitted = false;
   const symbols = [...new Set(atoms.symbols)];
   byId("viewer").setAttribute("aria-label", `${formula} in 3D, ${atoms.symbols.length} atoms of ${symbols.join(", ")}`);
   if (!viewer) return;
   byId("cells").value = "1";
-  draw(pick);
+  draw();
   fit();
 }
 
@@ -104,7 +120,7 @@ function* copies(frac, cells) {
   for (const a of along[0]) for (const b of along[1]) for (const c of along[2]) yield [a, b, c];
 }
 
-function draw(pick) {
+function draw() {
   if (!shown) return;
   const cells = Number(byId("cells").value);
   drawn = [];
@@ -113,6 +129,12 @@ function draw(pick) {
       if (drawn.length < MOST_ATOMS) drawn.push({ site, elem: shown.symbols[site], ...point(cartesian(copy, shown.lattice)) });
     }
   });
+  if (chosen) chosen = drawn.find((atom) => atom.site === chosen.site);
+  if (hidden()) {
+    stale = true;
+    return;
+  }
+  if (!viewer.getCanvas().width) viewer.resize(); // it was hidden until now
   viewer.removeAllModels();
   const model = viewer.addModel();
   model.addAtoms(drawn.map((atom, serial) => ({ ...atom, serial, bonds: [], bondOrder: [] })));
@@ -121,11 +143,10 @@ function draw(pick) {
   }
   viewer.setClickable({}, true, (atom) => {
     chosen = drawn[atom.serial];
-    pick(chosen.site);
+    pickAtom(chosen.site);
   });
   viewer.setHoverable({}, true,
     () => (byId("viewer").style.cursor = "pointer"), () => (byId("viewer").style.cursor = ""));
-  if (chosen) chosen = drawn.find((atom) => atom.site === chosen.site);
   drawShapes();
 }
 
@@ -136,11 +157,15 @@ export function attend(site, images, self) {
   if (chosen?.site !== site) chosen = drawn.find((atom) => atom.site === site) ?? null;
   drawShapes();
   if (!fitted) fit();
-  fitted = true;
+  fitted = true; // or it will be, when it is seen
   showLegend(self);
 }
 
 function drawShapes() {
+  if (hidden()) {
+    stale = true;
+    return;
+  }
   viewer.removeAllShapes();
   const { lattice } = shown;
   const { color: ink, backgroundColor } = getComputedStyle(byId("viewer"));
