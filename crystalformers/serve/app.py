@@ -101,7 +101,8 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     """The first thing that is wrong with a body, without the input itself, which may be long."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])[:200]
-    return refusal(RefusedError(422, str(first["msg"]).removeprefix("Value error, ")[:300], where=where, remedy="/docs describes the request"))
+    problem = str(first["msg"]).removeprefix("Value error, ")[:300]
+    return refusal(RefusedError(422, problem, where=where, remedy="/docs describes the request"))
 
 
 async def _not_found(request: Request, error: Any) -> JSONResponse:
