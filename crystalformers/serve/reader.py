@@ -12,8 +12,7 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +36,19 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     found: list[dict[str, Any]] = []
     atoms = 0
-    with _file(folder / request["name"], base64.b64decode(request["base64"])) as path:
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # a library may leave a lock or a journal beside the file
+        path = Path(own) / request["name"]
+        path.write_bytes(base64.b64decode(request["base64"]))
         try:
             for one in read_structures([path]):
                 if isinstance(one, Crystal):
                     atoms += len(one)
                 if len(found) == request["structures"] or atoms > request["atoms"]:
                     return {"too_many": "atoms" if atoms > request["atoms"] else "structures"}
-                found.append(_plain(one, f"{folder}{os.sep}"))
+                found.append(_plain(one, f"{own}{os.sep}"))
         except MemoryError:
             found = [vars(Rejected(request["name"], "reading it takes too much memory", request["name"]))]
     return {"structures": found}
-
-
-@contextmanager
-def _file(path: Path, data: bytes) -> Iterator[Path]:
-    try:
-        path.write_bytes(data)
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _plain(one: Crystal | Rejected, folder: str) -> dict[str, Any]:
@@ -85,6 +77,7 @@ def main() -> None:
     # What a library prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    os.chdir(folder)  # some readers look for other files in the working directory
     limit_memory(most)
     for line in sys.stdin.buffer:
         answers.write(json.dumps(answer(json.loads(line), folder)).encode() + b"\n")

@@ -157,6 +157,14 @@ def test_no_name_leaves_the_folder_and_nothing_stays_in_it(tmp_path: Path, model
     assert not folder.exists()
 
 
+def test_a_table_reads_no_file_of_the_server(client: TestClient) -> None:
+    rows = "".join(f"{name},1\n" for name in (EXAMPLES / "NaCl.cif", EXAMPLES / "NaCl", f"../..{EXAMPLES}/NaCl"))
+    table = {"name": "table.csv", "text": f"id,label\n{rows}"}
+    found = client.post("/api/predict", json=body(table)).json()["rows"]
+    assert len(found) == 3
+    assert all("leads out of the folder" in row["error"] for row in found)
+
+
 def test_a_zip_bomb_costs_its_request_only(client: TestClient) -> None:
     bomb = base64.b64encode(gzip.compress(b"data_x\n" + b"# \n" * 60_000_000)).decode()
     assert len(bomb) < 1 << 20

@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -220,8 +221,8 @@ def test_heads_blocks_and_atoms_change_what_is_drawn(wide: Page) -> None:
     assert "Å wide" in wide.locator("#attention-note").inner_text()
     box = wide.locator("#viewer").bounding_box()
     before = wide.input_value("#atom")
-    for x in range(20, 80, 3):  # along a line through the middle, until an atom is hit
-        wide.mouse.click(box["x"] + box["width"] * x / 100, box["y"] + box["height"] / 2)
+    for x, y in product(range(20, 80, 3), (0.3, 0.4, 0.5)):  # until another atom is hit
+        wide.mouse.click(box["x"] + box["width"] * x / 100, box["y"] + box["height"] * y)
         wide.wait_for_timeout(60)
         if wide.input_value("#atom") != before:
             break

@@ -6,6 +6,9 @@ const api = await (await fetch("/openapi.json")).json();
 
 const resolve = (schema) => (schema?.$ref ? api.components.schemas[schema.$ref.split("/").at(-1)] : schema);
 
+/** A text with its parts between backticks as code. */
+const prose = (text) => text.split("`").map((part, k) => (k % 2 ? make("code", { text: part }) : part));
+
 function type(schema) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
   if (schema.anyOf) return schema.anyOf.map(type).join(" or ");
@@ -31,7 +34,7 @@ function example(schema) {
 }
 
 function operation(path, method, about) {
-  const parts = [make("p", { text: about.description ?? about.summary ?? "" })];
+  const parts = [make("p", {}, ...prose(about.description ?? about.summary ?? ""))];
   if (about.parameters) {
     parts.push(make("h3", { text: "Parameters" }), table(about.parameters.map((p) => [p.name, type(p.schema), p.description ?? ""])));
   }
@@ -54,6 +57,6 @@ function operation(path, method, about) {
   return make("details", { class: "card" }, title, ...parts);
 }
 
-byId("about").textContent = api.info.description;
+byId("about").replaceChildren(...prose(api.info.description));
 byId("paths").replaceChildren(...Object.entries(api.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, about]) => operation(path, method, about))));

@@ -94,7 +94,7 @@ async function showExamples() {
 }
 
 function showList() {
-  const listed = store.rows.slice(-MOST_LISTED).toReversed();
+  const listed = store.rows.slice(-MOST_LISTED);
   const items = listed.map((row) => {
     if (row.error) {
       return make("li", { class: "failed" }, make("strong", { text: row.name }), make("span", { text: row.error.replace(`${row.name}: `, "") }));
@@ -112,8 +112,11 @@ function showList() {
 }
 
 function markSelected() {
-  for (const button of byId("list").querySelectorAll("button")) {
-    button.setAttribute("aria-current", String(Number(button.dataset.id) === store.selected?.id));
+  const list = byId("list");
+  for (const button of list.querySelectorAll("button")) {
+    const current = Number(button.dataset.id) === store.selected?.id;
+    button.setAttribute("aria-current", String(current));
+    if (current) list.scrollTop = button.offsetTop - list.offsetTop - list.clientHeight / 2; // the page itself stays
   }
 }
 

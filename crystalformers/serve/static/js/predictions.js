@@ -23,15 +23,25 @@ function range(row, target) {
   return svg("svg", { class: "range", viewBox: "0 0 300 26", "aria-hidden": "true", preserveAspectRatio: "none" }, ...parts);
 }
 
+/** Writes values with as many decimals as half the interval needs for two digits; four digits without one. */
+function precision(row, name) {
+  if (row.low?.[name] === undefined) return number;
+  const half = (row.high[name] - row.low[name]) / 2;
+  const decimals = Math.min(Math.max(1 - Math.floor(Math.log10(half)), 0), 8);
+  return (value) => value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }).replace("-", "−");
+}
+
 function target(row, name) {
   const unit = store.about.units[name];
-  const digits = 4;
-  const value = make("p", { class: "value number" }, `${number(row.values[name], digits)} `, make("small", { text: unit }));
-  const parts = [make("h3", { text: words(name) }), value];
-  parts.push(range(row, name));
+  const shown = precision(row, name);
+  const parts = [
+    make("h3", { text: words(name) }),
+    make("p", { class: "value number" }, `${shown(row.values[name])} `, make("small", { text: unit })),
+  ];
+  if (store.rows.filter((other) => !other.error).length > 1) parts.push(range(row, name));
   if (row.low?.[name] !== undefined) {
     const share = Math.round(100 * store.about.coverage);
-    parts.push(make("p", { class: "note number", text: `${share} % interval: ${number(row.low[name])} to ${number(row.high[name])} ${unit}` }));
+    parts.push(make("p", { class: "note number", text: `${share} % interval: ${shown(row.low[name])} to ${shown(row.high[name])} ${unit}` }));
   }
   if (row.std?.[name] !== undefined) {
     parts.push(make("p", { class: "note number", text: `standard deviation over models: ${number(row.std[name], 2)} ${unit}` }));

@@ -16,6 +16,7 @@ let viewer = null;
 let shown = null; // { symbols, frac_coords, lattice }
 let drawn = []; // [{ site, x, y, z }]
 let chosen = null; // one of them
+let images = null; // the model of 3Dmol.js with the images beyond the cell
 let lines = []; // what the chosen atom attends to
 let fitted = false; // whether the view was fitted to these lines
 let stale = false; // whether something changed while the view was hidden, where nothing can be drawn
@@ -84,19 +85,8 @@ function fit() {
   viewer.rotate(-72, "x");
   viewer.rotate(-24, "vy");
   viewer.rotate(8, "vx");
-  const box = byId("viewer");
-  viewer.zoom((box.clientHeight > box.clientWidth ? 0.9 : 1.1) * reach());
+  viewer.zoom(byId("viewer").clientHeight > byId("viewer").clientWidth ? 0.95 : 1.1);
 }
-
-/** Radius of the atoms about their centre, in units of that with the lines: how much smaller the view must be. */
-function reach() {
-  const centre = ["x", "y", "z"].map((axis) => drawn.reduce((sum, atom) => sum + atom[axis], 0) / drawn.length);
-  const far = ({ x, y, z }) => Math.hypot(x - centre[0], y - centre[1], z - centre[2]) + 1;
-  const own = Math.max(...drawn.map(far));
-  return Math.max(0.55, own / Math.max(own, ...(chosen ? lines.map(end).map(far) : [])));
-}
-
-const end = ({ vector }) => ({ x: chosen.x + vector[0], y: chosen.y + vector[1], z: chosen.z + vector[2] });
 
 /** Show a structure. */
 export function show(atoms, formula) {
@@ -129,32 +119,44 @@ function draw() {
       if (drawn.length < MOST_ATOMS) drawn.push({ site, elem: shown.symbols[site], ...point(cartesian(copy, shown.lattice)) });
     }
   });
-  if (chosen) chosen = drawn.find((atom) => atom.site === chosen.site);
+  if (chosen) chosen = mostCentral(chosen.site);
   if (hidden()) {
     stale = true;
     return;
   }
   if (!viewer.getCanvas().width) viewer.resize(); // it was hidden until now
   viewer.removeAllModels();
+  images = null;
   const model = viewer.addModel();
   model.addAtoms(drawn.map((atom, serial) => ({ ...atom, serial, bonds: [], bondOrder: [] })));
   for (const symbol of new Set(shown.symbols)) {
     model.setStyle({ elem: symbol }, { sphere: { radius: radius(symbol), color: colour(symbol) } });
   }
-  viewer.setClickable({}, true, (atom) => {
-    chosen = drawn[atom.serial];
-    pickAtom(chosen.site);
-  });
-  viewer.setHoverable({}, true,
-    () => (byId("viewer").style.cursor = "pointer"), () => (byId("viewer").style.cursor = ""));
   drawShapes();
 }
 
-/** Draw lines from an atom to images, `[{ vector, symbol, weight }]`; `self` is the weight of the atom itself. */
-export function attend(site, images, self) {
-  lines = images;
+function setClicks() {
+  viewer.setClickable({}, true, (atom) => {
+    chosen = drawn[atom.serial] ?? null; // null for an image beyond the cell
+    pickAtom(atom.site);
+  });
+  viewer.setHoverable({}, true,
+    () => (byId("viewer").style.cursor = "pointer"), () => (byId("viewer").style.cursor = ""));
+}
+
+/** The copy of an atom that is nearest to the centre of what is drawn. */
+function mostCentral(site) {
+  const centre = ["x", "y", "z"].map((axis) => drawn.reduce((sum, atom) => sum + atom[axis], 0) / drawn.length);
+  const far = ({ x, y, z }) => Math.hypot(x - centre[0], y - centre[1], z - centre[2]);
+  const copies = drawn.filter((atom) => atom.site === site);
+  return copies.length ? copies.reduce((best, copy) => (far(copy) < far(best) - 1e-6 ? copy : best)) : null;
+}
+
+/** Draw lines from an atom to images, `[{ source, symbol, vector, weight }]`; `self` is the weight of the atom itself. */
+export function attend(site, seen, self) {
+  lines = seen;
   if (!viewer) return;
-  if (chosen?.site !== site) chosen = drawn.find((atom) => atom.site === site) ?? null;
+  if (chosen?.site !== site) chosen = mostCentral(site);
   drawShapes();
   if (!fitted) fit();
   fitted = true; // or it will be, when it is seen
@@ -180,19 +182,31 @@ function drawShapes() {
       viewer.addCylinder({ ...ends, radius: EDGE, color: hex(ink), fromCap: 1, toCap: 1 });
     }
   }
+  if (images) viewer.removeModel(images);
+  images = viewer.addModel();
   if (chosen) {
     viewer.addSphere({ center: chosen, radius: radius(shown.symbols[chosen.site]) * 1.25, color: LINE, opacity: 0.45 });
-    const largest = Math.max(...lines.map((line) => line.weight));
-    const start = { x: chosen.x, y: chosen.y, z: chosen.z };
-    for (const line of lines) {
-      const image = end(line);
-      const width = Math.max(0.012, (WIDEST * line.weight) / largest);
-      viewer.addCylinder({ start, end: image, radius: width, color: LINE, fromCap: 1, toCap: 1 });
-      const there = drawn.some((atom) => Math.hypot(atom.x - image.x, atom.y - image.y, atom.z - image.z) < 0.05);
-      if (!there) viewer.addSphere({ center: image, radius: radius(line.symbol) * 0.85, color: colour(line.symbol), opacity: 0.75 });
-    }
+    drawLines();
   }
+  setClicks();
   viewer.render();
+}
+
+function drawLines() {
+  const { x, y, z } = chosen;
+  const largest = Math.max(...lines.map((line) => line.weight));
+  const beyond = [];
+  for (const { source, symbol, vector, weight } of lines) {
+    const end = { x: x + vector[0], y: y + vector[1], z: z + vector[2] };
+    const width = Math.max(0.012, (WIDEST * weight) / largest);
+    viewer.addCylinder({ start: { x, y, z }, end, radius: width, color: LINE, fromCap: 1, toCap: 1 });
+    const there = drawn.some((atom) => Math.hypot(atom.x - end.x, atom.y - end.y, atom.z - end.z) < 0.05);
+    if (!there) beyond.push({ ...end, elem: symbol, site: source, serial: -1, bonds: [], bondOrder: [] });
+  }
+  images.addAtoms(beyond);
+  for (const symbol of new Set(beyond.map((atom) => atom.elem))) {
+    images.setStyle({ elem: symbol }, { sphere: { radius: radius(symbol) * 0.85, color: colour(symbol), opacity: 0.7 } });
+  }
 }
 
 /** Redraw in the colours of the theme. */
