@@ -28,7 +28,7 @@ LEVELS = (
     ("prediction",),
     ("elements", "testing", "explain", "calculator", "screening"),
     ("training", "survey"),
-    ("benchmark", "reproduction"),
+    ("benchmark", "reproduction", "serve"),
     ("cli", "estimators"),
 )
 """From the lowest up; a module imports from the levels below its own, and from its own without a cycle."""

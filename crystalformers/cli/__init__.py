@@ -29,6 +29,7 @@ from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
 from crystalformers.cli.reproduce import reproduce_command
 from crystalformers.cli.screen import screen_command
+from crystalformers.cli.serve import mcp_command, serve_command
 from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
 
@@ -80,6 +81,8 @@ app.add_typer(data_app, name="data")
 app.command("reproduce")(reproduce_command)
 app.command("convert")(convert_command)
 app.command("models")(models_command)
+app.command("serve")(serve_command)
+app.command("mcp")(mcp_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -88,6 +88,9 @@ def open_cgcnn(folder: Path) -> Source:
 
 def _structure_of(folder: Path, name: str) -> Crystal:
     """The structure that an id of a CSV means: a file of that name, or of that name and a known ending."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:  # a table of a stranger must not reach other folders
+        problem = f"the id {excerpt(name)} leads out of the folder of the table"
+        raise StructureError(problem, remedy="put the structure files beside the table, or below it")
     endings = known_endings()
     candidates = [folder / name] + [folder / f"{name}{ending}{gz}" for ending in endings for gz in ("", ".gz")]
     found = [path for path in candidates if os.path.isfile(path) and format_of(path)]  # a name may be too long

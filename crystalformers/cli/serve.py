@@ -1,0 +1,89 @@
+"""`crystalformers serve`: a local page and an HTTP service; `crystalformers mcp`: tools for AI assistants."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crystalformers.cli.options import Device, Threads, set_up
+from crystalformers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crystalformers.serve.service import Service
+
+ModelNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Bundled name, run folder or weight file; repeat for several. Default: all bundled models.",
+    ),
+]
+
+
+def serve_command(
+    model: ModelNames = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Other machines can reach any but the default, and need a token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str | None,
+        typer.Option(help="Token that requests need. Default: CRYSTALFORMERS_TOKEN of the environment."),
+    ] = None,
+    threads: Threads = None,
+    device: Device = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser, from an interactive terminal.")] = True,
+) -> None:
+    """Open a local page to predict and look at structures; it is an HTTP service as well.
+
+    Nothing is loaded from elsewhere, and no upload is stored. Ctrl-C or SIGTERM finishes what runs.
+    """
+    _need("fastapi", "uvicorn", "prometheus_client", extra="serve")
+    from crystalformers.serve.run import bound_socket, checked_token, run
+
+    token = checked_token(host, token)
+    with bound_socket(host, port) as listening:
+        service = _service(model, device, threads)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+
+        def tell() -> None:
+            typer.echo(f"crystalformers is at {address} (API: {address}/docs). Ctrl-C stops it.", err=True)
+            if browser and sys.stdout.isatty():
+                import webbrowser
+
+                webbrowser.open(address)
+
+        run(service, listening, token, tell)
+
+
+def mcp_command(model: ModelNames = None, threads: Threads = None, device: Device = None) -> None:
+    """Offer the models to an AI assistant by the Model Context Protocol, on standard input and output."""
+    _need("mcp", extra="mcp")
+    from crystalformers.serve.assistant import create_server
+
+    service = _service(model, device, threads)
+    try:
+        create_server(service).run("stdio")
+    finally:
+        service.close()
+
+
+def _service(model: list[str] | None, device: str | None, threads: int | None) -> Service:
+    from crystalformers.cli.predict import load_models
+    from crystalformers.serve.service import Service
+
+    return Service(load_models(model, set_up(device, threads), 1e-7))
+
+
+def _need(*modules: str, extra: str) -> None:
+    """Raise a ConfigError if a package of an extra is not installed."""
+    from importlib.util import find_spec
+
+    missing = next((name for name in modules if find_spec(name) is None), None)
+    if missing is not None:
+        problem = f"this command needs the package {missing.replace('_', '-')}"
+        raise ConfigError(problem, remedy=f"pip install 'crystalformers[{extra}]'")

@@ -1,0 +1,184 @@
+"""The paths of the HTTP service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Path as PathParameter
+
+from crystalformers.crystal import Crystal
+from crystalformers.serve import elements
+from crystalformers.serve.limits import RefusedError
+from crystalformers.serve.schemas import EmbedBody, ExplainBody, PredictBody, SearchBody, StructureText
+from crystalformers.serve.service import Allowance, Index, Service
+from crystalformers.serve.work import Embed, Explain, Predict, Result, Structure, Work
+
+EXAMPLES = Path(__file__).parent / "examples"
+"""Textbook crystals, of the project's own making: rock salt, diamond, perovskite..."""
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "The token is missing or wrong."},
+    408: {"description": "The request did not arrive in time."},
+    413: {"description": "The request is too large: bytes, structures, atoms."},
+    422: {"description": "The request, or its only structure, cannot be used."},
+    429: {"description": "Too many requests at once."},
+    503: {"description": "The server is stopping, or the answer took too long."},
+}
+
+router = APIRouter(prefix="/api", responses=ANSWERS)
+
+
+class Desk:
+    """Takes requests to the reader and the worker of a service, within their time.
+
+    Args:
+        service: the models.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._executor = ThreadPoolExecutor(1, "crystalformers-reading")
+
+    async def results(self, given: Sequence[StructureText], work: Work) -> tuple[list[list[Structure]], list[Result]]:
+        """The structures of each entry of a request, and the results of all of them in one list.
+
+        Raises:
+            RefusedError: if the request holds too much or takes too long.
+        """
+        seconds = self.service.limits.seconds
+        try:
+            async with asyncio.timeout(seconds):
+                entries = await self.structures(given)
+                future = self.service.submit(work, list(chain.from_iterable(entries)))
+                return entries, await asyncio.wrap_future(future)
+        except TimeoutError:
+            problem = f"the request took longer than {seconds:g} s"
+            raise RefusedError(503, problem, remedy="send fewer or smaller structures") from None
+
+    async def structures(self, given: Sequence[StructureText]) -> list[list[Structure]]:
+        """The structures of each entry of a request."""
+        allowance, loop = Allowance(self.service.limits), asyncio.get_running_loop()
+        return [await loop.run_in_executor(self._executor, self.service.read, one, allowance) for one in given]
+
+    def close(self) -> None:
+        """End the thread that waits for the reader."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+AtDesk = Annotated[Desk, Depends(_desk)]
+
+
+@router.post("/predict")
+async def predict(body: PredictBody, desk: AtDesk) -> dict[str, Any]:
+    """Predict properties of structures, with units, intervals and a flag for those unlike the training data.
+
+    Every structure has a row, in the order of the request; `entry` says which entry it comes from, since a file may
+    hold many. One that cannot be used has an `error` instead of values.
+    """
+    service = desk.service
+    work = Predict(service.models, service.settings(body.coverage))
+    entries, results = await desk.results(body.structures, work)
+    rows = _rows(entries, results)
+    if body.atoms:
+        for row, one in zip(rows, chain.from_iterable(entries), strict=True):
+            if isinstance(one, Crystal):
+                row["atoms"] = _atoms(one)
+    return {**service.about_predictions(body.coverage), "rows": rows}
+
+
+@router.post("/embed")
+async def embed(body: EmbedBody, desk: AtDesk) -> dict[str, Any]:
+    """Vectors of structures or of their atoms, as the network computes them before its last layers."""
+    model = desk.service.model(body.model)
+    entries, results = await desk.results(body.structures, Embed(model, body.per_atom))
+    return {"model": model.name, "dim": model.dim, "rows": _rows(entries, results)}
+
+
+@router.post("/explain")
+async def explain(body: ExplainBody, desk: AtDesk) -> dict[str, Any]:
+    """The periodic images that an atom attends to: weights by block and head, distances and vectors in Å."""
+    work = Explain(desk.service.model(body.model), body.atom, body.block, body.threshold)
+    _, results = await desk.results([body.structure], work)
+    if len(results) > 1:
+        problem = f"it holds {len(results)} structures, one is needed"
+        raise RefusedError(422, problem, where=body.structure.name, remedy="split it")
+    if "error" in results[0]:
+        raise RefusedError(422, results[0]["error"])
+    return results[0]
+
+
+@router.get("/models")
+async def models(desk: AtDesk) -> dict[str, Any]:
+    """The loaded models: what they predict, in which unit, from which data, and how far they are off."""
+    limits = desk.service.limits
+    shown = {name: getattr(limits, name) for name in ("body_bytes", "structures", "atoms", "seconds")}
+    return {"models": desk.service.about_models(), "limits": shown, "search": desk.service.index is not None}
+
+
+TableOfElements = Annotated[str, Query(max_length=100, description="A bundled table of element vectors.")]
+
+
+@router.get("/elements")
+def element_table(table: TableOfElements = elements.DEFAULT) -> dict[str, Any]:
+    """Element vectors: families, properties with units, and the cosines of the angles between all pairs."""
+    return elements.table_data(elements.bundled(table))
+
+
+@router.get("/elements/{symbol}")
+def element(
+    symbol: Annotated[str, PathParameter(max_length=3)],
+    table: TableOfElements = elements.DEFAULT,
+    count: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> dict[str, Any]:
+    """The elements most similar to one, and those of them that could replace it in a compound."""
+    return elements.neighbours(symbol, elements.bundled(table), count)
+
+
+@router.get("/examples")
+async def examples() -> list[dict[str, str]]:
+    """Textbook crystals, as name and text of a CIF."""
+    return [{"name": path.name, "text": path.read_text(encoding="utf-8")} for path in sorted(EXAMPLES.glob("*.cif"))]
+
+
+def search_router(index: Index) -> APIRouter:
+    """The path of the search for known crystals, for a service with an index."""
+    searching = APIRouter(prefix="/api", responses=ANSWERS)
+
+    @searching.post("/search")
+    async def search(body: SearchBody, desk: AtDesk) -> dict[str, Any]:
+        """The nearest known crystals of each structure."""
+        entries = await desk.structures(body.structures)
+        crystals = [one for one in chain.from_iterable(entries) if isinstance(one, Crystal)]
+        found = iter(await asyncio.to_thread(index.search, crystals, body.count))
+        results = [
+            {"name": one.name, "nearest": next(found)}
+            if isinstance(one, Crystal)
+            else {"name": one.name, "error": one.reason}
+            for one in chain.from_iterable(entries)
+        ]
+        return {"rows": _rows(entries, results)}
+
+    return searching
+
+
+def _rows(entries: Sequence[Sequence[Structure]], results: Sequence[Result]) -> list[Result]:
+    """The results, each with the number of the entry that its structure comes from."""
+    numbers = [number for number, entry in enumerate(entries) for _ in entry]
+    return [{"entry": number, **result} for number, result in zip(numbers, results, strict=True)]
+
+
+def _atoms(crystal: Crystal) -> dict[str, Any]:
+    """The crystal as `schemas.Atoms`."""
+    coordinates = {"frac_coords": crystal.frac_coords.tolist(), "lattice": crystal.lattice.tolist()}
+    return {"symbols": crystal.symbols, **coordinates}

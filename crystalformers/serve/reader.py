@@ -1,0 +1,88 @@
+"""The process that reads structure files of requests: `python -m crystalformers.serve.reader FOLDER BYTES`.
+
+A file that crashes a parser, keeps it busy for ever or asks for all memory ends this process and no other. It reads
+one request per line, JSON, from standard input, and answers with one line each.
+
+An uploaded file is in FOLDER while it is read, under its own name, by which its format is known.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from crystalformers.crystal import Crystal
+from crystalformers.io import Rejected, read_structures
+
+MOST_TEXT = "20"
+"""Million characters of text that a file may hold, unpacked (`CRYSTALFORMERS_MAX_TEXT`)."""
+
+
+def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a file holds.
+
+    Args:
+        request: `name` of the file, without any folder; `base64`, its bytes; the limits `structures` and `atoms`.
+        folder: where it may lie while it is read.
+
+    Returns:
+        `structures`, each as `name`, `numbers`, `frac_coords` and `lattice`, or as the fields of a `Rejected`; or
+        `too_many`, the name of the limit that is exceeded.
+    """
+    found: list[dict[str, Any]] = []
+    atoms = 0
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # a library may leave a lock or a journal beside the file
+        path = Path(own) / request["name"]
+        path.write_bytes(base64.b64decode(request["base64"]))
+        try:
+            for one in read_structures([path]):
+                if isinstance(one, Crystal):
+                    atoms += len(one)
+                if len(found) == request["structures"] or atoms > request["atoms"]:
+                    return {"too_many": "atoms" if atoms > request["atoms"] else "structures"}
+                found.append(_plain(one, f"{own}{os.sep}"))
+        except MemoryError:
+            found = [vars(Rejected(request["name"], "reading it takes too much memory", request["name"]))]
+    return {"structures": found}
+
+
+def _plain(one: Crystal | Rejected, folder: str) -> dict[str, Any]:
+    """Plain types; where a text names the file, without the folder."""
+    if isinstance(one, Rejected):
+        return {key: value.replace(folder, "") for key, value in vars(one).items()}
+    arrays = {"numbers": one.numbers, "frac_coords": one.frac_coords, "lattice": one.lattice}
+    return {"name": one.name.replace(folder, ""), **{key: array.tolist() for key, array in arrays.items()}}
+
+
+def limit_memory(most: int) -> None:
+    """Let this process take that many bytes more than it has, where the system can say so."""
+    try:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # Windows; macOS
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (used + most, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    folder, most = Path(sys.argv[1]), int(sys.argv[2])
+    os.environ["CRYSTALFORMERS_MAX_TEXT"] = MOST_TEXT
+    # What a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    os.chdir(folder)  # some readers look for other files in the working directory
+    limit_memory(most)
+    for line in sys.stdin.buffer:
+        answers.write(json.dumps(answer(json.loads(line), folder)).encode() + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Structures of requests: text, bytes of a file of any format, or atoms and lattice, to crystals.
+
+Uploads are never stored: while a file is read, by `reader.py`, it lies in a private folder in memory (`/dev/shm`), or
+in the folder for temporary files where a system has none.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from crystalformers.crystal import Crystal
+from crystalformers.errors import StructureError
+from crystalformers.io import Rejected
+from crystalformers.serve.limits import Limits, RefusedError
+
+MEMORY_FOLDER = Path("/dev/shm")
+LONGEST_NAME = 120
+"""Characters of the name of a file that are used, its last ones."""
+
+
+def plain_name(name: str, text: str | None) -> str:
+    """The last part of a path, without characters that no file name should have; guessed from a text without name."""
+    last = re.split(r"[/\\]", name)[-1]
+    clean = "".join(c if c.isprintable() else "_" for c in last).encode("utf-8", "replace").decode()
+    clean = clean.strip()[-LONGEST_NAME:].lstrip(".~ ")
+    while len(clean.encode()) > 2 * LONGEST_NAME:
+        clean = clean[1:]
+    return clean or guessed_name(text or "")
+
+
+def guessed_name(text: str) -> str:
+    """A name for a text without one, by which its format is known: CIF, JSON, extended XYZ, else POSCAR."""
+    start = text.lstrip("\ufeff \t\r\n")
+    if start.startswith(("{", "[")):
+        return "pasted.json"
+    if re.search(r"^\s*(data_|_cell_length_a|_atom_site)", start, re.MULTILINE):
+        return "pasted.cif"
+    if re.match(r"\d+\s*\n.*(Lattice|lattice)\s*=", start):
+        return "pasted.extxyz"
+    return "pasted.poscar"
+
+
+class Reader:
+    """The process that reads files, started when it is needed, and again after a file has ended it.
+
+    Args:
+        limits: time and memory of one file.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        parent = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else None
+        self._folder = Path(tempfile.mkdtemp(prefix="crystalformers-", dir=parent))
+
+    def read(self, name: str, data: bytes, structures: int, atoms: int) -> list[Crystal | Rejected]:
+        """The structures of a file, at least one item.
+
+        Args:
+            name: of the file, from `plain_name`.
+            data: its bytes.
+            structures: most structures that it may hold.
+            atoms: most atoms that they may have together.
+
+        Raises:
+            RefusedError: if it holds more.
+        """
+        request = {"name": name, "base64": base64.b64encode(data).decode(), "structures": structures, "atoms": atoms}
+        with self._lock:
+            reply = self._ask(json.dumps(request).encode() + b"\n")
+        if reply is None:
+            problem = f"it could not be read within {self._limits.reader_seconds:g} s, or stopped its reader"
+            return [Rejected(name, problem, where=name, remedy="check the file; if it is sound, use the command line")]
+        if "too_many" in reply:
+            raise too_many(reply["too_many"], self._limits)
+        return [_structure(fields) for fields in reply["structures"]]
+
+    def _ask(self, line: bytes) -> dict[str, Any] | None:
+        """The answer of the process; None if it ended, or had to be ended, without one."""
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(self._limits.reader_seconds, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            reply = process.stdout.readline()
+        except OSError:  # it ended while it was written to
+            reply = b""
+        finally:
+            timer.cancel()
+        if reply.endswith(b"\n"):
+            return dict(json.loads(reply))
+        self._end()
+        return None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._end()
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        module = ["-W", "ignore", "-m", "crystalformers.serve.reader"]
+        command = [sys.executable, *module, str(self._folder), str(self._limits.reader_bytes)]
+        # One thread for each library: more would only take memory.
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **threads, "ARROW_DEFAULT_MEMORY_POOL": "system"},
+            start_new_session=True,  # Ctrl-C is for the server, which ends its reader itself
+        )
+        return self._process
+
+    def _end(self) -> None:
+        """End the process, and remove what it left."""
+        if self._process is not None:
+            self._process.kill()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        with self._lock:
+            self._end()
+
+
+def too_many(what: str, limits: Limits) -> RefusedError:
+    """The error for a request with too many `structures` or `atoms`."""
+    most = getattr(limits, what)
+    return RefusedError(413, f"the request holds more than {most} {what}", remedy="send several smaller requests")
+
+
+def _structure(fields: dict[str, Any]) -> Crystal | Rejected:
+    if "problem" in fields:
+        return Rejected(**fields)
+    try:
+        return Crystal(**fields)
+    except StructureError as error:
+        return Rejected.of(fields["name"], error)

@@ -1,0 +1,289 @@
+"""The page in a browser: every path through it, wide and narrow, light and dark, without any other host."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from served import EXAMPLES, entry, running
+
+from crystalformers.prediction.several import Models
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("NOT TESTED: the page, since chromium is not installed", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="NOT TESTED: the page, without playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="NOT TESTED: the page, without axe")
+
+ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+"""A drawing of three dimensions in software."""
+
+SIZES = {"wide": (1400, 900), "narrow": (390, 844)}
+VIEWS = {
+    f"{name} {scheme}": {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+    for name, (width, height) in SIZES.items()
+    for scheme in ("light", "dark")
+}
+
+BAD = {"name": "broken.cif", "mimeType": "text/plain", "buffer": b"data_x\n_cell_length_a 3\n"}
+Page = Any
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=VIEWS)
+def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Page]:
+    """The page in one of the views; errors of its scripts and requests to other hosts fail the test."""
+    yield from opened(browser, address, **VIEWS[request.param])
+
+
+@pytest.fixture
+def wide(browser: Any, address: str) -> Iterator[Page]:
+    yield from opened(browser, address, **VIEWS["wide light"])
+
+
+def opened(browser: Any, address: str, **options: Any) -> Iterator[Page]:
+    context = browser.new_context(**options, accept_downloads=True)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type in {"error", "warning"} else None)
+
+    def check_host(request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in {"blob", "data"} and f"{parts.scheme}://{parts.netloc}" != address:
+            wrong.append(f"request to {request.url}")
+
+    page.on("request", check_host)
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    page.wait_for_selector("#examples button")
+    yield page
+    context.close()
+    wrong = [text for text in wrong if "GPU stall" not in text]
+    assert wrong == []
+
+
+def add_example(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+    page.wait_for_selector(f"#title:has-text('{name}')")
+    page.wait_for_selector("#images tbody tr")
+
+
+def drawn(page: Page) -> bytes:
+    """The picture of the 3D view."""
+    page.wait_for_timeout(200)
+    return bytes(page.locator("#viewer canvas").first.screenshot())
+
+
+def accessible(page: Page) -> None:
+    found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_an_example_is_predicted_drawn_and_explained(page: Page) -> None:
+    accessible(page)
+    add_example(page, "SrTiO3")
+    text = page.locator("#predictions").inner_text()
+    assert "−3.575 eV/atom" in text
+    assert "90 % interval: −3.652 to −3.499 eV/atom" in text
+    assert "held-out crystals are nearer" in text
+    assert "5 atoms" in page.locator("#title").inner_text()
+    first = drawn(page)
+    page.select_option("#atom", "1")
+    page.wait_for_selector("#attention-note:has-text('Atom 2 (Ti)')")
+    assert drawn(page) != first, "lines from another atom"
+    accessible(page)
+
+
+def test_all_views_are_accessible_and_fit_the_screen(page: Page) -> None:
+    add_example(page, "NaCl")
+    page.set_input_files("#files", files=[BAD])
+    page.wait_for_selector(".failed")
+    page.wait_for_selector("#status:empty", state="attached", timeout=15_000)
+    width = page.viewport_size["width"]
+    for view in ("structures", "table", "elements"):
+        page.click(f"#tab-{view}")
+        if view == "elements":
+            page.wait_for_selector("#periodic button")
+            page.click("#periodic button[aria-label^='Fe,']")
+            page.wait_for_selector("#element h3:has-text('Could replace it')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        accessible(page)
+    page.goto(page.url.split("#")[0] + "docs")
+    page.wait_for_selector("details")
+    page.click("summary >> nth=0")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    accessible(page)
+
+
+def test_the_theme_follows_the_system_and_the_switch(page: Page) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark, light = "rgb(20, 23, 28)", "rgb(245, 246, 248)"
+    before = page.evaluate(ground)
+    assert before == (dark if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else light)
+    page.click("#theme")
+    after = page.evaluate(ground)
+    assert {before, after} == {dark, light}
+    assert page.get_attribute("#theme", "aria-pressed") == str(after == dark).lower()
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.evaluate(ground) == after, "it is remembered"
+
+
+def test_files_that_are_dropped_or_pasted(wide: Page) -> None:
+    files = [{"name": f"{name}.cif", "text": entry(name)["text"]} for name in ("NaCl", "Si")]
+    files.append({"name": "note.txt", "text": "hello"})
+    transfer = wide.evaluate_handle(
+        """files => { const data = new DataTransfer();
+        for (const { name, text } of files) data.items.add(new File([text], name));
+        return data; }""",
+        files,
+    )
+    wide.dispatch_event("body", "dragenter", {"dataTransfer": transfer})
+    assert "dropping" in wide.get_attribute("body", "class")
+    wide.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    wide.wait_for_selector("#list li >> nth=2")
+    assert wide.locator("#list .failed").inner_text().startswith("note.txt\nnot a structure file by its name")
+    wide.click("#paste-open")
+    wide.fill("#paste-text", (EXAMPLES / "ZnO.cif").read_text(encoding="utf-8"))
+    wide.click("#paste button")
+    wide.wait_for_selector("#title:has-text('ZnO')")
+    assert wide.locator("#tab-table .count").inner_text() == "4"
+    wide.click("#clear")
+    wide.wait_for_selector("#welcome", state="visible")
+    assert wide.locator("#list li").count() == 0
+
+
+def test_the_table_is_sorted_opened_and_downloaded(page: Page) -> None:
+    frames = "".join(f'1\nLattice="{a} 0 0 0 {a} 0 0 0 {a}" \nPo 0 0 0\n' for a in (3.2, 3.3, 3.4))
+    files = [
+        {"name": f"{name}.cif", "mimeType": "text/plain", "buffer": entry(name)["text"].encode()}
+        for name in ("NaCl", "Cu", "SrTiO3")
+    ]
+    files += [{"name": "three.extxyz", "mimeType": "text/plain", "buffer": frames.encode()}, BAD]
+    page.set_input_files("#files", files=files)
+    page.wait_for_selector(".failed")
+    page.click("#tab-table")
+    names = "[...document.querySelectorAll('#rows tbody tr td:first-child')].map(cell => cell.innerText)"
+    header = page.get_by_role("button", name="band gap (eV)")
+    header.click()
+    up = page.evaluate(names)
+    cells = "[...document.querySelectorAll('#rows tbody tr')].map(row => row.cells[6]?.innerText ?? '')"
+    gaps = [float(text.replace("−", "-")) for text in page.evaluate(cells) if text]
+    assert len(gaps) == 6
+    assert gaps == sorted(gaps)
+    assert page.get_attribute("th:has-text('band gap')", "aria-sort") == "ascending"
+    header = page.get_by_role("button", name="band gap (eV)")
+    header.click()
+    down = page.evaluate(names)
+    assert up[-1] == down[-1] == "broken.cif", "what has no value comes last"
+    assert down[:-1] == up[:-1][::-1]
+    assert "the CIF lists no atoms" in page.locator("#rows .error").inner_text()
+    assert "no training crystal holds Po" in page.locator("#rows .flagged").first.inner_text()
+    with page.expect_download() as download:
+        page.click("#download")
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"))))
+    assert [row["name"] for row in rows] == down
+    assert float(rows[0]["band_gap (eV)"]) > float(rows[1]["band_gap (eV)"])
+    assert "lists no atoms" in rows[-1]["error"]
+    page.get_by_role("button", name="Cu.cif").click()
+    page.wait_for_selector("#title:has-text('Cu')", state="visible")
+    page.click("#tab-table")
+    page.get_by_role("button", name="three.extxyz#2").click()
+    page.wait_for_selector(".flag:has-text('Unlike the training data')")
+
+
+def test_heads_blocks_and_atoms_change_what_is_drawn(wide: Page) -> None:
+    add_example(wide, "NaCl")
+    seen = [drawn(wide)]
+    for slider, key in (("#block", "ArrowLeft"), ("#head", "ArrowRight"), ("#head", "ArrowRight")):
+        before = wide.locator("#images").inner_text()
+        wide.focus(slider)
+        wide.keyboard.press(key)
+        assert wide.locator("#images").inner_text() != before
+        seen.append(drawn(wide))
+    assert len(set(seen)) == len(seen)
+    assert wide.locator("#block-value").inner_text() == "3 of 4"
+    assert wide.locator("#head-value").inner_text() == "2 of 8"
+    assert "Å wide" in wide.locator("#attention-note").inner_text()
+    box = wide.locator("#viewer").bounding_box()
+    before = wide.input_value("#atom")
+    for x, y in product(range(20, 80, 3), (0.3, 0.4, 0.5)):  # until another atom is hit
+        wide.mouse.click(box["x"] + box["width"] * x / 100, box["y"] + box["height"] * y)
+        wide.wait_for_timeout(60)
+        if wide.input_value("#atom") != before:
+            break
+    assert wide.input_value("#atom") != before, "an atom that is clicked is chosen"
+
+
+def test_the_view_turns_by_keyboard(wide: Page) -> None:
+    add_example(wide, "TiO2")
+    wide.focus("#viewer")
+    seen = [drawn(wide)]
+    for key in ("ArrowLeft", "ArrowUp", "+", "-"):
+        wide.keyboard.press(key)
+        seen.append(drawn(wide))
+    assert len(set(seen[:4])) == 4
+    wide.select_option("#cells", "2")
+    more = drawn(wide)
+    assert more not in seen
+
+
+def test_the_page_works_without_a_mouse(wide: Page) -> None:
+    wide.keyboard.press("Tab")
+    assert wide.evaluate("document.activeElement.className") == "skip"
+    wide.focus("#tab-structures")
+    wide.keyboard.press("ArrowRight")
+    assert wide.locator("#table").is_visible()
+    wide.keyboard.press("ArrowRight")
+    wide.wait_for_selector("#periodic button")
+    wide.focus("#periodic button[aria-label^='H,']")
+    for key in ("ArrowDown", "ArrowRight", "ArrowDown"):
+        wide.keyboard.press(key)
+    wide.keyboard.press("Enter")
+    wide.wait_for_selector("#element .big:has-text('Mg')")
+    assert wide.get_attribute("#periodic button[aria-label^='Mg,']", "aria-pressed") == "true"
+
+
+def test_elements_are_coloured_by_what_is_chosen(wide: Page) -> None:
+    wide.click("#tab-elements")
+    wide.wait_for_selector("#periodic button")
+    colours = "[...document.querySelectorAll('#periodic button')].map(tile => tile.style.backgroundColor).join()"
+    wide.click("#periodic button[aria-label^='O,']")
+    seen = set()
+    options = wide.eval_on_selector_all("#colour option", "options => options.map(option => option.value)")
+    assert {"family", "block", "crystals", "similarity", "electronegativity"} <= set(options)
+    for option in options:
+        wide.select_option("#colour", option)
+        seen.add(wide.evaluate(colours))
+    assert len(seen) == len(options)
+    wide.select_option("#colour", "electronegativity")
+    assert "3.44" in wide.get_attribute("#periodic button[aria-label^='O,']", "aria-label")
+    first = wide.locator("#element ol strong").first.inner_text()
+    wide.select_option("#vectors", "crystalformer-mp36k-seed0")
+    wide.wait_for_selector("#element:has-text('Choose an element')")
+    wide.click("#periodic button[aria-label^='O,']")
+    assert wide.locator("#element ol strong").count() == 10
+    assert first
+
+
+def test_a_server_that_has_stopped_is_told(browser: Any, models: Models) -> None:
+    with running(models) as address:
+        pages = opened(browser, address, **VIEWS["wide light"])
+        page = next(pages)
+    page.get_by_role("button", name="NaCl", exact=True).click()
+    page.wait_for_selector(".failed:has-text('The server does not answer')")
+    page.context.close()
