@@ -15,10 +15,10 @@ from crystalformers.elements.analysis import clusters, spaces
 from crystalformers.elements.analysis.properties import PROPERTIES, places, values
 from crystalformers.elements.library import bundled_names
 from crystalformers.elements.report.periodic_table import tiles
-from crystalformers.elements.report.style import BLOCK_COLOURS, FAMILY_COLOURS
 from crystalformers.elements.similarity import cosines, nearest, oxidation_states, substitutes, substitutions
 from crystalformers.errors import TableError
 from crystalformers.periodic import ELEMENTS
+from crystalformers.plots.style import BLOCK_COLOURS, FAMILY_COLOURS
 
 DEFAULT = "crystaltransformer7-mp36k-seed0"
 """The table that is shown first: learned from seven properties."""
