@@ -28,7 +28,6 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import read_crystal
 from crystalformers.models import architecture_of, build_model
 from crystalformers.models.presets import preset
-from crystalformers.prediction import bundled
 from crystalformers.prediction.bundled import find_weights
 from crystalformers.testing import CONTROL, E3, SE3, Row, Transformation, invariance_report, network_predictor, table
 
@@ -112,7 +111,7 @@ def high_symmetry(most: int) -> list[Crystal]:
 def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> tuple[str, Any]:
     """The model named, the bundled one, or a random one of this variant, calibrated on the crystals."""
     if variant is None:
-        path = find_weights(weights or bundled.names()[0])
+        path = find_weights(weights)
         return path.name, load_checkpoint(path).model
     torch.manual_seed(0)
     config = replace(preset(variant), **SMALL)

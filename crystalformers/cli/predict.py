@@ -32,7 +32,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
             "--model",
             "-m",
             help="Bundled name, run folder or weight file; repeat for several. Models of the same target are an "
-            "ensemble. Default: all bundled models.",
+            "ensemble. Default: materials-project.",
         ),
     ] = None,
     output: Annotated[
@@ -111,7 +111,7 @@ class Job:
 
 
 def load_models(names: list[str] | None, device: str, tolerance: float) -> Models:
-    """The models that are named, or all bundled ones.
+    """The models that are named, or the default one.
 
     Raises:
         ConfigError: if none is bundled, or the models do not fit together.
@@ -122,13 +122,12 @@ def load_models(names: list[str] | None, device: str, tolerance: float) -> Model
 
 
 def model_names(names: list[str] | None) -> list[str]:
-    """The names that are given, or those of all bundled models; raises ConfigError if none is bundled."""
+    """The names that are given, or that of the default model; raises ConfigError if none is bundled."""
     from crystalformers.prediction import bundled
 
-    wanted = names or bundled.names()
-    if not wanted:
+    if not names and not bundled.names():
         raise ConfigError("no model is bundled here", remedy="name a run folder or weight file with -m")
-    return wanted
+    return names or [bundled.default()]
 
 
 def _predict_to_file(job: Job, output: Path, about: dict[str, Any], *, resume: bool) -> None:

@@ -11,6 +11,9 @@ from crystalformers.errors import CheckpointError
 FOLDER = Path(__file__).parents[1] / "bundled"
 """Every `NAME.safetensors` in it is the bundled model NAME, which describes itself in its header."""
 
+DEFAULT = "materials-project"
+"""The bundled model that predicts where none is named."""
+
 WEIGHTS = "model.safetensors"
 """The weight file that training writes into its run folder."""
 
@@ -20,18 +23,28 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
+def default() -> str:
+    """The bundled model that predicts where none is named: `DEFAULT`, or the only one there is.
+
+    Raises:
+        CheckpointError: if there is neither.
+    """
+    found = names()
+    if DEFAULT in found or len(found) == 1:
+        return DEFAULT if DEFAULT in found else found[0]
+    problem = f"a model must be named: {len(found)} are bundled ({', '.join(found) or 'none'})"
+    raise CheckpointError(problem, remedy="give its name, run folder or weight file")
+
+
 def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The weight file of a bundled model, a run folder or a path; None stands for the only bundled model.
+    """The weight file of a bundled model, a run folder or a path; None stands for the default one.
 
     Raises:
         CheckpointError: if there is none, with a similar name if one is known, or if a bundled name is also a path.
     """
     bundled = names()
     if name_or_path is None:
-        if len(bundled) != 1:
-            found = f"{len(bundled)} are bundled ({', '.join(bundled) or 'none'})"
-            raise CheckpointError(f"a model must be named: {found}", remedy="give its name, run folder or weight file")
-        return FOLDER / f"{bundled[0]}.safetensors"
+        return FOLDER / f"{default()}.safetensors"
     name, path = str(name_or_path), Path(name_or_path)
     if name in bundled and path.exists():
         problem = f"'{name}' is a bundled model and a path here"
