@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from crystalformers import CrystalBatch, read_crystal
 from crystalformers.attention.backends.triton.operators import NEGLIGIBLE, TILING
 from crystalformers.images import radius_for, with_images
+from crystalformers.plots import plot_style, save
+from crystalformers.plots.style import LINE_COLOURS
 
 ROOT = Path(__file__).parents[1]
 SIGMAS = {"narrow head": 1.1, "average head": 1.4, "widest head": 1.98}
@@ -45,7 +47,7 @@ def draw_images(ax: Axes) -> None:
     assert images is not None
     distance = images.distance[: int(images.ptr[1])].numpy()
     floor = np.exp(-NEGLIGIBLE)
-    for (name, sigma), color in zip(SIGMAS.items(), ("#4c72b0", "#55a868", "#c44e52"), strict=True):
+    for (name, sigma), color in zip(SIGMAS.items(), LINE_COLOURS, strict=False):
         weight = np.exp(-(distance**2) / (2 * sigma**2))
         summed = weight > floor
         label = f"{name}, σ = {sigma} Å: {summed.sum()} images"
@@ -84,11 +86,12 @@ def draw_passes(ax: Axes) -> None:
 
 def main() -> None:
     """Draw and save."""
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.9), width_ratios=(1.1, 1))
-    draw_images(axes[0])
-    draw_passes(axes[1])
-    figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "kernels.png", dpi=150)
+    with plot_style():
+        figure = Figure(figsize=(10.5, 3.9), layout="tight")
+        left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+        draw_images(left)
+        draw_passes(right)
+        save(figure, ROOT / "docs" / "kernels.png")
 
 
 if __name__ == "__main__":

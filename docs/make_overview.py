@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
-from crystalformers import CrystalBatch, load_model, open_table, read_crystal
+from crystalformers import CrystalBatch, load_model, open_table, plots, read_crystal
 from crystalformers.images import with_images
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def draw_images(ax: Axes) -> None:
         chosen = plane & (numbers == z)
         ax.scatter(*vectors[chosen, :2].T, s=size, c=color, ec="0.25", lw=0.6, label=label, zorder=2)
     for multiple in (1, 2, 4):
-        ax.add_patch(plt.Circle((0, 0), multiple * SIGMA, fill=False, ls=":", color="0.4", lw=0.8, zorder=3))
+        ax.add_patch(Circle((0, 0), multiple * SIGMA, fill=False, ls=":", color="0.4", lw=0.8, zorder=3))
         x, y = multiple * SIGMA * np.sin(LABEL_ANGLE), multiple * SIGMA * np.cos(LABEL_ANGLE)
         label = rf"{multiple}$\sigma$"
         ax.text(
@@ -59,12 +60,9 @@ def draw_parity(ax: Axes, path: Path) -> None:
     name = "formation_energy_per_atom"
     truth = table.labels(name)[rows]
     predicted = np.array([p.values[name] for p in model.predict([table[row] for row in rows])])
-    ax.scatter(truth, predicted, s=6, alpha=0.5, color="#4c72b0", lw=0)
-    ends = [truth.min(), truth.max()]
-    ax.plot(ends, ends, color="0.3", lw=0.8)
-    mae = np.abs(truth - predicted).mean()
-    ax.set(aspect="equal", xlabel="DFT, eV/atom", ylabel="predicted, eV/atom")
-    ax.set_title(f"formation energy, {len(rows)} test crystals: MAE {mae:.3f} eV/atom", fontsize=10)
+    title = f"formation energy, {len(rows)} test crystals: MAE {np.abs(truth - predicted).mean():.3f} eV/atom"
+    plots.draw_parity(ax, plots.Pairs("formation energy", "eV/atom", truth, predicted, title))
+    ax.set(xlabel="DFT (eV/atom)", ylabel="predicted (eV/atom)")
 
 
 def main() -> None:
@@ -72,10 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, required=True, help="mp36k.parquet")
     arguments = parser.parse_args()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.5), layout="constrained")
-    draw_images(left)
-    draw_parity(right, arguments.table)
-    figure.savefig(ROOT / "docs" / "overview.png", dpi=130)
+    with plots.plot_style():
+        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_images(left)
+        draw_parity(right, arguments.table)
+        plots.save(figure, ROOT / "docs" / "overview.png", dpi=130)
 
 
 if __name__ == "__main__":

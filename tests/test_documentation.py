@@ -93,6 +93,13 @@ def documentation() -> ModuleType:
         return importlib.import_module("documentation")
 
 
+def test_pages_that_are_not_written_yet_are_left_out(documentation: ModuleType) -> None:
+    nav = ["index.md", {"Guides": [{"Predict": "predict.md"}, {"Later": "not-written.md"}]}, {"API": []}]
+    (home, guides, api) = documentation.on_config({"nav": nav, "markdown_extensions": []})["nav"]
+    assert (home, guides) == ("index.md", {"Guides": [{"Predict": "predict.md"}]})
+    assert {"crystalformers.explain": "api/crystalformers.explain.md"} in api["API"]
+
+
 def test_every_public_name_is_in_the_reference(site: Path, documentation: ModuleType) -> None:
     *_, content = (site / "objects.inv").read_bytes().split(b"\n", 4)
     listed = {line.split(" ")[0] for line in zlib.decompress(content).decode().splitlines()}

@@ -15,7 +15,7 @@ TESTS = re.findall(r"`([\w/]*test_\w+\.py)?((?:::\w+)*)`", DIFFERENCES)
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *(p for folder in ("docs", "benchmarks", "recipes", "examples") for p in (ROOT / folder).glob("*.md")),
+        *(p for folder in ("docs", "benchmarks", "recipes", "examples") for p in (ROOT / folder).rglob("*.md")),
     ]
 )
 

@@ -86,6 +86,7 @@ def test_a_notebook_is_made_from_its_page_and_runs(path: Path, checkout: Path, m
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CRYSTALFORMERS_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as tests/conftest.py has it
     (folder := checkout / "docs" / "tutorials").mkdir(parents=True)
     client = nbclient.NotebookClient(
         nbformat.reads(text, as_version=4), timeout=300, resources={"metadata": {"path": str(folder)}}

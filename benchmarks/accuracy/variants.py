@@ -102,21 +102,27 @@ def draw() -> None:
     """One panel for each variant, its curve in front of those of all others."""
     from matplotlib.figure import Figure
 
+    from crystalformers.plots import plot_style, save
+    from crystalformers.plots.style import LINE_COLOURS
+
     results = json.loads(FILE.read_text())["variants"]
     curves = {name: results[name]["mae"] for name in VARIANTS if name in results}
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
-    panels = figure.subplots(3, 4, sharex=True, sharey=True).ravel()
-    for panel, (name, curve) in zip(panels, curves.items(), strict=False):
-        for other in curves.values():
-            panel.plot(range(1, len(other) + 1), other, color="0.88", lw=0.6)
-        panel.plot(range(1, len(curve) + 1), curve, color="C0", lw=1.3)
-        panel.axhline(GOAL, color="0.4", lw=0.8, ls=":")
-        panel.set_title(f"{name}: {len(curve)} epochs", fontsize=10)
-        panel.set(yscale="log", ylim=(0.07, 0.9), yticks=(0.1, 0.2, 0.4, 0.8), yticklabels=("0.1", "0.2", "0.4", "0.8"))
-        panel.minorticks_off()
-    figure.supxlabel("epoch")
-    figure.supylabel("mean absolute error on the training crystals / their standard deviation")
-    figure.savefig(ROOT / "docs" / "variants.png", dpi=130)
+    with plot_style():
+        figure = Figure(figsize=(10, 6.6), layout="constrained")
+        panels = figure.subplots(3, 4, sharex=True, sharey=True).ravel()
+        for panel, (name, curve) in zip(panels, curves.items(), strict=False):
+            for other in curves.values():
+                panel.plot(range(1, len(other) + 1), other, color="0.88", lw=0.6)
+            panel.plot(range(1, len(curve) + 1), curve, color=LINE_COLOURS[0], lw=1.3)
+            panel.axhline(GOAL, color="0.4", lw=0.8, ls=":")
+            panel.set_title(f"{name}: {len(curve)} epochs", fontsize=10)
+            panel.set(
+                yscale="log", ylim=(0.07, 0.9), yticks=(0.1, 0.2, 0.4, 0.8), yticklabels=("0.1", "0.2", "0.4", "0.8")
+            )
+            panel.minorticks_off()
+        figure.supxlabel("epoch")
+        figure.supylabel("mean absolute error on the training crystals / their standard deviation")
+        save(figure, ROOT / "docs" / "variants.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -90,25 +90,39 @@ def exponent(points: list[dict[str, Any]], quantity: str) -> float:
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Time and memory against atoms."""
-    from matplotlib.figure import Figure  # not in the processes whose memory is measured
+    # Not in the processes whose memory is measured.
+    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for number, (name, title) in enumerate(MODELS.items()):
-        own = [p for p in points if p["model"] == name]
-        atoms = [p["atoms"] for p in own]
-        left.plot(atoms, [p["predict_seconds"] for p in own], "o-", ms=4, color=f"C{number}", label=title)
-        left.plot(atoms, [p["images_seconds"] for p in own], "o:", ms=3, color=f"C{number}", label="its image lists")
-        right.plot(atoms, [p["peak_rss_bytes"] / 1e9 for p in own], "o-", ms=4, color=f"C{number}", label=title)
-    last = max((p for p in points if p["model"] == "crystalformer"), key=lambda p: p["atoms"])
-    line = [last["predict_seconds"] * n / last["atoms"] for n in (100, last["atoms"])]
-    left.plot([100, last["atoms"]], line, "k--", lw=0.8, label="twice the atoms, twice the time")
-    right.axhline(MEMORY_BOUND / 1e9, color="k", ls="--", lw=0.8, label="bound for 10,000 atoms")
-    left.set(xscale="log", yscale="log", xlabel="atoms in the cell", ylabel="processor seconds, one core")
-    right.set(xscale="log", xlabel="atoms in the cell", ylabel="peak memory of the process (GB)", ylim=(0, 2.9))
-    for axes in (left, right):
-        axes.legend(fontsize=8, frameon=False, loc="upper left")
-    figure.savefig(path, dpi=130)
+    from crystalformers.plots import plot_style, save
+    from crystalformers.plots.style import LINE_COLOURS
+
+    with plot_style():
+        figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for number, (name, title) in enumerate(MODELS.items()):
+            own = [p for p in points if p["model"] == name]
+            atoms = [p["atoms"] for p in own]
+            left.plot(atoms, [p["predict_seconds"] for p in own], "o-", ms=4, color=LINE_COLOURS[number], label=title)
+            left.plot(
+                atoms,
+                [p["images_seconds"] for p in own],
+                "o:",
+                ms=3,
+                color=LINE_COLOURS[number],
+                label="its image lists",
+            )
+            right.plot(
+                atoms, [p["peak_rss_bytes"] / 1e9 for p in own], "o-", ms=4, color=LINE_COLOURS[number], label=title
+            )
+        last = max((p for p in points if p["model"] == "crystalformer"), key=lambda p: p["atoms"])
+        line = [last["predict_seconds"] * n / last["atoms"] for n in (100, last["atoms"])]
+        left.plot([100, last["atoms"]], line, "k--", lw=0.8, label="twice the atoms, twice the time")
+        right.axhline(MEMORY_BOUND / 1e9, color="k", ls="--", lw=0.8, label="bound for 10,000 atoms")
+        left.set(xscale="log", yscale="log", xlabel="atoms in the cell", ylabel="processor seconds, one core")
+        right.set(xscale="log", xlabel="atoms in the cell", ylabel="peak memory of the process (GB)", ylim=(0, 2.9))
+        for axes in (left, right):
+            axes.legend(fontsize=8, frameon=False, loc="upper left")
+        save(figure, path, dpi=130)
 
 
 def arguments() -> argparse.Namespace:

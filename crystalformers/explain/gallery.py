@@ -10,7 +10,7 @@ import numpy as np
 
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention
-from crystalformers.explain.picture import arrow_length, camera_of, paint_frame, paint_scene, percent
+from crystalformers.explain.picture import arrow_length, camera_of, extent, paint_frame, paint_scene, percent
 from crystalformers.explain.scene import Scene
 from crystalformers.io import formula
 from crystalformers.plots.style import check_suffix, plot_style, save
@@ -59,15 +59,15 @@ def draw_gallery(
     with plot_style():
         figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * len(blocks) + 0.4), layout="constrained")
         panels = figure.subplots(len(blocks), columns, squeeze=False, sharex=True, sharey=True)
-        ends = []
+        corners: list[Floats] = []
         for row, (block, seen) in zip(panels, blocks, strict=True):
             for column, panel in enumerate(row):
                 panel.set_axis_off()
                 if column < len(seen.heads):
                     scene = Scene.around(explanation.crystal, atom, seen, seen.weight[:, column])
-                    ends.append(scene.points @ camera[:2].T)
+                    corners += extent(scene, camera)
                     _draw(panel, scene, seen, column, camera, f"block {block}, head {seen.heads[column]}")
-        low, high = np.concatenate(ends).min(0) - 0.7, np.concatenate(ends).max(0) + 0.7
+        low, high = np.min(corners, axis=0), np.max(corners, axis=0)
         for panel in panels.ravel():
             panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         name = Path(explanation.crystal.name).name or formula(explanation.crystal)

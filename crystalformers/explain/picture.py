@@ -126,15 +126,20 @@ def camera_of(elevation: float, azimuth: float) -> Floats:
 
 def _frame_view(axes: Axes, scene: Scene, camera: Floats) -> float:
     """Fit the scene into the axes; returns the length of 1 Å in points."""
-    cell = scene.edges if len(scene.crystal) <= CELL_ATOMS else ()
-    ends = np.concatenate([scene.points, *map(np.array, cell)]) @ camera[:2].T
-    low, high = ends.min(0) - 0.7, ends.max(0) + 0.7
+    low, high = extent(scene, camera)
     size = np.array(FIGURE) * PLACE[2:]
     scale = float((size / (high - low)).min())
     half, middle = size / scale / 2, (low + high) / 2
     (left, bottom), (right, top) = middle - half, middle + half
     axes.set(xlim=(left, right), ylim=(bottom, top))
     return 72 * scale
+
+
+def extent(scene: Scene, camera: Floats) -> tuple[Floats, Floats]:
+    """Lower left and upper right corner of what is drawn, with a margin, both (2,), Angstrom."""
+    cell = scene.edges if len(scene.crystal) <= CELL_ATOMS else ()
+    ends = np.concatenate([scene.points, *map(np.array, cell)]) @ camera[:2].T
+    return ends.min(0) - 0.7, ends.max(0) + 0.7
 
 
 def arrow_length(seen: ImageAttention) -> float:

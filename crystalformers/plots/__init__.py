@@ -5,7 +5,17 @@
 """
 
 from crystalformers.plots.curves import coverage_curve, learning_curve, loss_curves, power_law
-from crystalformers.plots.parity import Pairs, parity
+from crystalformers.plots.parity import Pairs, draw_parity, parity
 from crystalformers.plots.style import plot_style, save
 
-__all__ = ["Pairs", "coverage_curve", "learning_curve", "loss_curves", "parity", "plot_style", "power_law", "save"]
+__all__ = [
+    "Pairs",
+    "coverage_curve",
+    "draw_parity",
+    "learning_curve",
+    "loss_curves",
+    "parity",
+    "plot_style",
+    "power_law",
+    "save",
+]

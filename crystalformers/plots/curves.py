@@ -79,7 +79,7 @@ def learning_curve(
             panel.plot(sizes, means, "_", markersize=16, markeredgewidth=2, color=INK, label="mean over seeds")
             if (law := power_law(rows, errors)) is not None:
                 exponent, factor = law
-                label = f"error ∝ rows$^{{{-exponent:.2f}}}$"
+                label = f"error ∝ rows^{-exponent:.2f}".replace("-", "−")  # mathtext needs fonts that may be absent
                 panel.plot(sizes, factor * sizes**-exponent, linestyle="--", color=LINE_COLOURS[1], label=label)
             panel.set(
                 xscale="log", yscale="log", xlabel="training rows", ylabel=f"test error, MAE ({unit})", title=name

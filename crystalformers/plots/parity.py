@@ -48,11 +48,12 @@ def parity(pairs: Sequence[Pairs]) -> Figure:
     with plot_style():
         figure = Figure(figsize=(4.6 * len(pairs), 4.6), layout="constrained")
         for panel, one in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-            _draw(panel, one)
+            draw_parity(panel, one)
     return figure
 
 
-def _draw(panel: Axes, pairs: Pairs) -> None:
+def draw_parity(panel: Axes, pairs: Pairs) -> None:
+    """The panel of one target, in a figure with other panels."""
     x, y = pairs.truth, pairs.predicted
     panel.scatter(x, y, s=7, alpha=0.4, linewidths=0, color=OTHER_COLOUR, rasterized=True)
     panel.set_xlabel(f"true {pairs.name} ({pairs.unit})")
