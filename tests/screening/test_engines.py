@@ -135,7 +135,9 @@ def test_processes_end_with_their_parent(weights: Path, table: Path, tmp_path: P
 def test_a_stopped_run_ends_its_processes_and_leaves_no_temporary_file(
     stop: signal.Signals, weights: Path, table: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    broken(monkeypatch, tmp_path, f"open(r'{tmp_path}/' + str(os.getpid()) + '.pid', 'w'); import time; time.sleep(0.3)")
+    broken(
+        monkeypatch, tmp_path, f"open(r'{tmp_path}/' + str(os.getpid()) + '.pid', 'w'); import time; time.sleep(0.3)"
+    )
     reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{reset}; from crystalformers.cli import main; main()", "screen"]
     given = [str(table), "-o", str(tmp_path / "r"), "-m", str(weights), "--workers", "2", "--part-size", "1"]
