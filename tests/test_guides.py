@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["scikit-learn.md", "fine-tuning.md", "tables.md", "screening.md"])
+@pytest.mark.parametrize("name", ["scikit-learn.md", "fine-tuning.md", "tables.md", "screening.md", "search.md"])
 def test_the_examples_of_a_guide_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
