@@ -4,7 +4,7 @@ A projection onto orthonormal axes never makes a distance longer, so a vector wh
 k-th nearest found so far is not among the k nearest. With the axes of largest variance some hundreds of a million
 vectors are left, whose distances are computed in full. Only the projections are built, and a filter costs nothing.
 
-Shapes: N vectors of V numbers, P axes.
+Shapes: N vectors of V numbers, P axes, Q = P + 1: projections and their squared length.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ AXES = 32
 
 BLOCK = 65_536
 """Vectors that are read at once while the projections are computed."""
+
+SAMPLE = 131_072
+"""Vectors of which the nearest are looked for first."""
 
 FIRST = 256
 """Vectors nearest along the axes whose distances give the first bound."""
@@ -72,8 +75,10 @@ class Neighbours:
         shape = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
         self.mean_V, self.axes_VP = np.array(shape["mean"]), np.array(shape["axes"])
         self.vectors_NV = _mapped(folder / VECTORS, len(self.mean_V))
-        self.projected_NP = np.fromfile(folder / PROJECTED, np.float32).reshape(len(self.vectors_NV), -1)
-        self.squares_N = np.einsum("np,np->n", self.projected_NP, self.projected_NP)
+        projected_NP = np.fromfile(folder / PROJECTED, np.float32).reshape(len(self.vectors_NV), -1)
+        squares_N = np.einsum("np,np->n", projected_NP, projected_NP)
+        self.largest = float(squares_N.max())
+        self.table_NQ = np.column_stack([projected_NP, squares_N])
 
     def __len__(self) -> int:
         return len(self.vectors_NV)
@@ -89,15 +94,15 @@ class Neighbours:
             rows: among these only.
         """
         point_P = ((vector_V - self.mean_V) @ self.axes_VP).astype(np.float32)
-        squares = self.squares_N if rows is None else self.squares_N[rows]
-        projected = self.projected_NP if rows is None else self.projected_NP[rows]
         length = float(point_P @ point_P)
-        bound = squares - 2 * (projected @ point_P) + length  # below the squared distance
+        # |x - y|^2 = |x|^2 - 2 x.y + |y|^2 along the axes: with |y|^2 not more than the squared distance.
+        bound = (self.table_NQ if rows is None else self.table_NQ[rows]) @ np.append(-2 * point_P, np.float32(1))
         chosen = np.arange(len(bound))
         if len(bound) > max(k, FIRST):
-            first = np.argpartition(bound, max(k, FIRST))[: max(k, FIRST)]
+            step = max(1, len(bound) // max(k, SAMPLE))  # the nearest of a sample give a bound that is good enough
+            first = step * np.argpartition(bound[::step], max(k, FIRST) - 1)[: max(k, FIRST)]
             farthest = np.partition(self._squared(vector_V, rows, first), k - 1)[k - 1]
-            chosen = np.flatnonzero(bound <= farthest + ROUNDING * (length + float(squares.max())))
+            chosen = np.flatnonzero(bound <= farthest - length + ROUNDING * (length + self.largest))
         found = self._squared(vector_V, rows, chosen)
         best = np.argsort(found, kind="stable")[:k]
         return chosen[best] if rows is None else rows[chosen[best]], np.sqrt(found[best])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -43,7 +44,8 @@ def test_the_nearest_are_those_of_brute_force(
     rows = np.flatnonzero(rng.random(count) < 0.3) if some else None
     found = neighbours(tmp_path_factory.mktemp("index"), vectors)
     point = vectors[rng.integers(count)] + rng.normal(size=width).astype(np.float32) * rng.choice([0.0, 0.1, 3.0])
-    chosen, distances = found.nearest(point.astype(np.float32), k, rows)
+    with patch("crystalformers.search.nearest.SAMPLE", 16), patch("crystalformers.search.nearest.FIRST", 4):
+        chosen, distances = found.nearest(point.astype(np.float32), k, rows)
     allowed = np.arange(count) if rows is None else rows
     all_of_them = np.linalg.norm(vectors[allowed].astype(float) - point.astype(np.float32), axis=1)
     assert distances == pytest.approx(np.sort(all_of_them)[:k], rel=1e-9, abs=1e-12)
