@@ -26,7 +26,7 @@ LEVELS = (
     ("checkpoint", "io"),
     ("paper_checkpoints", "data"),
     ("prediction",),
-    ("elements", "testing", "explain", "calculator", "screening"),
+    ("elements", "testing", "explain", "calculator", "screening", "search"),
     ("training", "survey"),
     ("benchmark", "reproduction", "serve"),
     ("cli", "estimators"),

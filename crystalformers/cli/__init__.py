@@ -29,6 +29,7 @@ from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
 from crystalformers.cli.reproduce import reproduce_command
 from crystalformers.cli.screen import screen_command
+from crystalformers.cli.search import search_app
 from crystalformers.cli.serve import mcp_command, serve_command
 from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
@@ -69,6 +70,7 @@ app = typer.Typer(
 )
 app.command("predict")(predict_command)
 app.command("screen")(screen_command)
+app.add_typer(search_app, name="search")
 app.command("train")(train_command)
 app.command("crossval")(crossval_command)
 app.command("learning-curve")(learning_curve_command)

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from crystalformers.crystal import Crystal
 from crystalformers.data.sets.formats import OPTIMADE_STRUCTURE, check_axes, optimade_row
 from crystalformers.errors import ConfigError, CrystalformersError, StructureError, TableError
-from crystalformers.io import Rejected, check, count_structures, read_structures
+from crystalformers.io import Rejected, count_structures, read_structures
+from crystalformers.io.source import Record, Source, batches_of
 from crystalformers.io.stream import read_file_of_directory, structures_of
 from crystalformers.io.tables import batches_of_rows, open_parquet
 from crystalformers.screening.addresses import (
@@ -246,12 +247,11 @@ def _read_optimade(address: str, start: int, stop: int) -> Iterator[Structure]:
         columns = _optimade_columns(opened)
         identity = next((name for name in OPTIMADE_IDS if name in columns), None)
         batches = batches_of_rows(opened, range(start, stop), columns)
-        for row, entry in enumerate((entry for batch in batches for entry in batch.to_pylist()), start):
-            name = str(entry.get(identity) or f"row {row}")
-            try:
-                found: Crystal | Rejected = check(optimade_row(name, entry).crystal())
-            except StructureError as error:
-                found = Rejected.of(name, error)
+        entries = enumerate((entry for batch in batches for entry in batch.to_pylist()), start)
+        rows = (optimade_row(str(entry.get(identity) or f"row {row}"), entry) for row, entry in entries)
+        records: Iterator[Record] = ((row.name, row.crystal, None, []) for row in rows)
+        source = Source(Path(address), [], lambda wanted: batches_of(records, wanted))
+        for row, found in enumerate(structures_of(source, start), start):
             yield Structure(address, row, found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -128,6 +129,28 @@ def test_processes_end_with_their_parent(weights: Path, table: Path, tmp_path: P
     while any(alive(int(path.stem)) for path in tmp_path.glob("*.pid")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_its_processes_and_leaves_no_temporary_file(
+    stop: signal.Signals, weights: Path, table: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    broken(
+        monkeypatch, tmp_path, f"open(r'{tmp_path}/' + str(os.getpid()) + '.pid', 'w'); import time; time.sleep(0.3)"
+    )
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{reset}; from crystalformers.cli import main; main()", "screen"]
+    given = [str(table), "-o", str(tmp_path / "r"), "-m", str(weights), "--workers", "2", "--part-size", "1"]
+    with subprocess.Popen([*command, *given], stderr=subprocess.PIPE, text=True) as process:
+        while len(list(tmp_path.glob("r/done/*.json"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(stop)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + stop
+    assert "Traceback" not in stderr
+    assert not any(alive(int(path.stem)) for path in tmp_path.glob("*.pid"))
+    assert not list((tmp_path / "r").rglob(".*"))
 
 
 def alive(process: int) -> bool:
