@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,10 @@ from fastapi import Path as PathParameter
 
 from crystalformers.crystal import Crystal
 from crystalformers.serve import elements
-from crystalformers.serve.limits import RefusedError
+from crystalformers.serve.limits import Limits, RefusedError
+from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import EmbedBody, ExplainBody, PredictBody, SearchBody, StructureText
-from crystalformers.serve.service import Allowance, Index, Service
+from crystalformers.serve.service import Index, Service
 from crystalformers.serve.work import Embed, Explain, Predict, Result, Structure, Work
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -45,8 +47,15 @@ class Desk:
         self.service = service
         self._executor = ThreadPoolExecutor(1, "crystalformers-reading")
 
-    async def results(self, given: Sequence[StructureText], work: Work) -> tuple[list[list[Structure]], list[Result]]:
+    async def results(
+        self, given: Sequence[StructureText], work: Work, limits: Limits | None = None
+    ) -> tuple[list[list[Structure]], list[Result]]:
         """The structures of each entry of a request, and the results of all of them in one list.
+
+        Args:
+            given: the entries.
+            work: what to compute.
+            limits: other ones than those of the service.
 
         Raises:
             RefusedError: if the request holds too much or takes too long.
@@ -54,16 +63,16 @@ class Desk:
         seconds = self.service.limits.seconds
         try:
             async with asyncio.timeout(seconds):
-                entries = await self.structures(given)
+                entries = await self.structures(given, limits)
                 future = self.service.submit(work, list(chain.from_iterable(entries)))
                 return entries, await asyncio.wrap_future(future)
         except TimeoutError:
             problem = f"the request took longer than {seconds:g} s"
             raise RefusedError(503, problem, remedy="send fewer or smaller structures") from None
 
-    async def structures(self, given: Sequence[StructureText]) -> list[list[Structure]]:
-        """The structures of each entry of a request."""
-        allowance, loop = Allowance(self.service.limits), asyncio.get_running_loop()
+    async def structures(self, given: Sequence[StructureText], limits: Limits | None = None) -> list[list[Structure]]:
+        """The structures of each entry of a request; arguments as of `results`."""
+        allowance, loop = Allowance(limits or self.service.limits), asyncio.get_running_loop()
         return [await loop.run_in_executor(self._executor, self.service.read, one, allowance) for one in given]
 
     def close(self) -> None:
@@ -100,15 +109,18 @@ async def predict(body: PredictBody, desk: AtDesk) -> dict[str, Any]:
 @router.post("/embed")
 async def embed(body: EmbedBody, desk: AtDesk) -> dict[str, Any]:
     """Vectors of structures or of their atoms, as the network computes them before its last layers."""
-    model = desk.service.model(body.model)
-    entries, results = await desk.results(body.structures, Embed(model, body.per_atom))
+    model, limits = desk.service.model(body.model), desk.service.limits
+    if body.per_atom:
+        limits = replace(limits, atoms=min(limits.atoms, limits.atom_vectors))
+    entries, results = await desk.results(body.structures, Embed(model, body.per_atom), limits)
     return {"model": model.name, "dim": model.dim, "rows": _rows(entries, results)}
 
 
 @router.post("/explain")
 async def explain(body: ExplainBody, desk: AtDesk) -> dict[str, Any]:
     """The periodic images that an atom attends to: weights by block and head, distances and vectors in Å."""
-    work = Explain(desk.service.model(body.model), body.atom, body.block, body.threshold)
+    model, images = desk.service.model(body.model), desk.service.limits.explained_images
+    work = Explain(model, body.atom, body.block, body.threshold, images)
     _, results = await desk.results([body.structure], work)
     if len(results) > 1:
         problem = f"it holds {len(results)} structures, one is needed"

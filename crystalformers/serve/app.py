@@ -45,6 +45,7 @@ def create_app(service: Service, token: str | None = None, hosts: tuple[str, ...
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.reader.start()
         yield
         app.state.desk.close()
         service.close()

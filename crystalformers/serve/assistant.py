@@ -16,8 +16,9 @@ from pydantic import Field
 from crystalformers import __version__
 from crystalformers.errors import CrystalformersError
 from crystalformers.serve import elements
+from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import StructureText
-from crystalformers.serve.service import Allowance, Service
+from crystalformers.serve.service import Service
 from crystalformers.serve.work import Explain, Predict, Result, Work
 
 INSTRUCTIONS = """Predictions of properties of crystals by trained Transformer models.
@@ -89,7 +90,7 @@ def create_server(service: Service) -> MCPServer:
 
         The weights of an atom, block and head add up to 1. They show what a model attends to, not how it uses it.
         """
-        work = Explain(service.model(model), atom, block, threshold)
+        work = Explain(service.model(model), atom, block, threshold, service.limits.explained_images)
         found = results(structure, name, work)
         if len(found) > 1:
             raise ToolError(f"The text holds {len(found)} structures, one is needed.")
