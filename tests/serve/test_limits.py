@@ -346,3 +346,21 @@ def test_requests_beyond_those_that_may_wait_get_429_and_then_go_through(models:
             statuses = list(threads.map(ask, range(12)))
         assert set(statuses) == {200, 429}
         assert http.post(f"{address}/api/predict", json=body(entry("Cu"))).status_code == 200
+
+
+def test_the_guide_states_the_limits_of_the_code() -> None:
+    guide = (EXAMPLES.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    limits = Limits()
+    for words in (
+        f"larger than {limits.body_bytes >> 20} MiB",
+        f"more than {limits.structures:,} structures",
+        f"more than {limits.atoms:,} atoms",
+        f"{limits.atom_vectors:,} if each is to have a vector",
+        f"{limits.waiting} requests are being served",
+        f"more than {limits.held_bytes >> 20} MiB together",
+        f"longer than {limits.seconds:g} s",
+        f"did not arrive within {limits.body_seconds:g} s",
+        f"closed after {run.HEAD_SECONDS:g} s",
+        f"may take {limits.reader_seconds:g} s and {limits.reader_bytes >> 30} GB",
+    ):
+        assert words in guide
