@@ -28,10 +28,10 @@ def entry(name: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(models: Models, **limits: Any) -> Iterator[str]:
+def running(models: Models, token: str | None = None, **limits: Any) -> Iterator[str]:
     """The address of a server in a thread of this process."""
     listening = bound_socket("127.0.0.1", 0)
-    app = create_app(Service(models, Limits(**limits)))
+    app = create_app(Service(models, Limits(**limits)), token)
     server = uvicorn.Server(configuration(app))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

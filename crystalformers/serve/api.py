@@ -36,7 +36,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/api", responses=ANSWERS)
 
 
-class Desk:
+class Handler:
     """Takes requests to the reader and the worker of a service, within their time.
 
     Args:
@@ -80,24 +80,24 @@ class Desk:
         self._executor.shutdown(cancel_futures=True)
 
 
-def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _handler(request: Request) -> Handler:
+    handler: Handler = request.app.state.handler
+    return handler
 
 
-AtDesk = Annotated[Desk, Depends(_desk)]
+CurrentHandler = Annotated[Handler, Depends(_handler)]
 
 
 @router.post("/predict")
-async def predict(body: PredictBody, desk: AtDesk) -> dict[str, Any]:
+async def predict(body: PredictBody, handler: CurrentHandler) -> dict[str, Any]:
     """Predict properties of structures, with units, intervals and a flag for those unlike the training data.
 
     Every structure has a row, in the order of the request; `entry` says which entry it comes from, since a file may
     hold many. One that cannot be used has an `error` instead of values.
     """
-    service = desk.service
+    service = handler.service
     work = Predict(service.models, service.settings(body.coverage))
-    entries, results = await desk.results(body.structures, work)
+    entries, results = await handler.results(body.structures, work)
     rows = _rows(entries, results)
     if body.atoms:
         for row, one in zip(rows, chain.from_iterable(entries), strict=True):
@@ -107,21 +107,21 @@ async def predict(body: PredictBody, desk: AtDesk) -> dict[str, Any]:
 
 
 @router.post("/embed")
-async def embed(body: EmbedBody, desk: AtDesk) -> dict[str, Any]:
+async def embed(body: EmbedBody, handler: CurrentHandler) -> dict[str, Any]:
     """Vectors of structures or of their atoms, as the network computes them before its last layers."""
-    model, limits = desk.service.model(body.model), desk.service.limits
+    model, limits = handler.service.model(body.model), handler.service.limits
     if body.per_atom:
         limits = replace(limits, atoms=min(limits.atoms, limits.atom_vectors))
-    entries, results = await desk.results(body.structures, Embed(model, body.per_atom), limits)
+    entries, results = await handler.results(body.structures, Embed(model, body.per_atom), limits)
     return {"model": model.name, "dim": model.dim, "rows": _rows(entries, results)}
 
 
 @router.post("/explain")
-async def explain(body: ExplainBody, desk: AtDesk) -> dict[str, Any]:
+async def explain(body: ExplainBody, handler: CurrentHandler) -> dict[str, Any]:
     """The periodic images that an atom attends to: weights by block and head, distances and vectors in Å."""
-    model, images = desk.service.model(body.model), desk.service.limits.explained_images
+    model, images = handler.service.model(body.model), handler.service.limits.explained_images
     work = Explain(model, body.atom, body.block, body.threshold, images)
-    _, results = await desk.results([body.structure], work)
+    _, results = await handler.results([body.structure], work)
     if len(results) > 1:
         problem = f"it holds {len(results)} structures, one is needed"
         raise RefusedError(422, problem, where=body.structure.name, remedy="split it")
@@ -131,11 +131,11 @@ async def explain(body: ExplainBody, desk: AtDesk) -> dict[str, Any]:
 
 
 @router.get("/models")
-async def models(desk: AtDesk) -> dict[str, Any]:
+async def models(handler: CurrentHandler) -> dict[str, Any]:
     """The loaded models: what they predict, in which unit, from which data, and how far they are off."""
-    limits = desk.service.limits
+    limits = handler.service.limits
     shown = {name: getattr(limits, name) for name in ("body_bytes", "structures", "atoms", "seconds")}
-    return {"models": desk.service.about_models(), "limits": shown, "search": desk.service.index is not None}
+    return {"models": handler.service.about_models(), "limits": shown, "search": handler.service.index is not None}
 
 
 TableOfElements = Annotated[str, Query(max_length=100, description="A bundled table of element vectors.")]
@@ -168,9 +168,9 @@ def search_router(index: Index) -> APIRouter:
     searching = APIRouter(prefix="/api", responses=ANSWERS)
 
     @searching.post("/search")
-    async def search(body: SearchBody, desk: AtDesk) -> dict[str, Any]:
+    async def search(body: SearchBody, handler: CurrentHandler) -> dict[str, Any]:
         """The nearest known crystals of each structure."""
-        entries = await desk.structures(body.structures)
+        entries = await handler.structures(body.structures)
         crystals = [one for one in chain.from_iterable(entries) if isinstance(one, Crystal)]
         found = iter(await asyncio.to_thread(index.search, crystals, body.count))
         results = [
