@@ -18,7 +18,7 @@ from crystalformers.serve import elements
 from crystalformers.serve.limits import Limits, RefusedError
 from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import EmbedBody, ExplainBody, PredictBody, SearchBody, StructureText
-from crystalformers.serve.service import Index, Service
+from crystalformers.serve.service import Index, Service, the_only
 from crystalformers.serve.work import Embed, Explain, Predict, Result, Structure, Work
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -48,7 +48,7 @@ class Handler:
         self._executor = ThreadPoolExecutor(1, "crystalformers-reading")
 
     async def results(
-        self, given: Sequence[StructureText], work: Work, limits: Limits | None = None
+        self, given: Sequence[StructureText], work: Work, limits: Limits | None = None, *, single: bool = False
     ) -> tuple[list[list[Structure]], list[Result]]:
         """The structures of each entry of a request, and the results of all of them in one list.
 
@@ -56,14 +56,18 @@ class Handler:
             given: the entries.
             work: what to compute.
             limits: other ones than those of the service.
+            single: whether only one structure is allowed, which must be usable.
 
         Raises:
             RefusedError: if the request holds too much or takes too long.
+            StructureError: if the single structure cannot be used.
         """
         seconds = self.service.limits.seconds
         try:
             async with asyncio.timeout(seconds):
                 entries = await self.structures(given, limits)
+                if single:
+                    the_only(entries[0])
                 future = self.service.submit(work, list(chain.from_iterable(entries)))
                 return entries, await asyncio.wrap_future(future)
         except TimeoutError:
@@ -121,13 +125,10 @@ async def explain(body: ExplainBody, handler: CurrentHandler) -> dict[str, Any]:
     """The periodic images that an atom attends to: weights by block and head, distances and vectors in Å."""
     model, images = handler.service.model(body.model), handler.service.limits.explained_images
     work = Explain(model, body.atom, body.block, body.threshold, images)
-    _, results = await handler.results([body.structure], work)
-    if len(results) > 1:
-        problem = f"it holds {len(results)} structures, one is needed"
-        raise RefusedError(422, problem, where=body.structure.name, remedy="split it")
-    if "error" in results[0]:
-        raise RefusedError(422, results[0]["error"])
-    return results[0]
+    _, [found] = await handler.results([body.structure], work, single=True)
+    if "error" in found:  # no such atom, too many images...
+        raise RefusedError(422, found["error"])
+    return found
 
 
 @router.get("/models")

@@ -115,6 +115,22 @@ class Service:
         return [_about(model) for model in self.models.models]
 
 
+def the_only(structures: Sequence[Structure]) -> Crystal:
+    """The one crystal of an entry that must hold no more.
+
+    Raises:
+        RefusedError: if it holds several.
+        StructureError: if it cannot be used.
+    """
+    one = structures[0]
+    if len(structures) > 1:
+        problem = f"it holds {len(structures)} structures, one is needed"
+        raise RefusedError(422, problem, where=one.name.partition("#")[0], remedy="split it")
+    if isinstance(one, Rejected):
+        raise one.error()
+    return one
+
+
 def crystal_of(atoms: Atoms, name: str) -> Structure:
     """A checked crystal, or why it cannot be used."""
     try:
