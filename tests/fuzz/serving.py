@@ -121,7 +121,8 @@ def finding(path: str, status: int, answer: bytes) -> str:
 
 def resident(pid: int) -> int:
     """Memory of a process and its children, bytes (Linux)."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a process belongs to the thread that started it
+    children = [one for task in tasks for one in task.read_text(encoding="ascii").split()]
     pages = 0
     for one in (str(pid), *children):
         try:
