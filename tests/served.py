@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from crystalformers.prediction.several import Models
 from crystalformers.serve.app import create_app
 from crystalformers.serve.limits import Limits
-from crystalformers.serve.run import bound_socket
+from crystalformers.serve.run import bound_socket, configuration
 from crystalformers.serve.service import Service
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -28,11 +28,11 @@ def entry(name: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(models: Models, **limits: Any) -> Iterator[str]:
+def running(models: Models, token: str | None = None, **limits: Any) -> Iterator[str]:
     """The address of a server in a thread of this process."""
     listening = bound_socket("127.0.0.1", 0)
-    app = create_app(Service(models, Limits(**limits)))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    app = create_app(Service(models, Limits(**limits)), token)
+    server = uvicorn.Server(configuration(app))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     while not server.started:

@@ -189,7 +189,8 @@ def run_load(given: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, 
 
 def resident(pid: int) -> int:
     """Memory of a process and its reader, bytes (Linux)."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a process belongs to the thread that started it
+    children = [one for task in tasks for one in task.read_text(encoding="ascii").split()]
     pages = [int(Path(f"/proc/{one}/statm").read_text(encoding="ascii").split()[1]) for one in (str(pid), *children)]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 

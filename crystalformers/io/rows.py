@@ -74,7 +74,7 @@ class TableRows:
         where = f"{self.source} row {self.first + row} ({self.name(row)})"
         problem, remedy = (self.batch.column(name)[row].as_py() for name in ("_problem", "_remedy"))
         if problem is not None:
-            raise StructureError(problem, where=where, remedy=remedy)
+            raise StructureError(problem, where=where, remedy=remedy or "")
         if len(lattice) != 9 or len(frac) != 3 * len(numbers):
             raise StructureError(
                 f"{len(numbers)} atomic numbers, {len(frac)} coordinates and {len(lattice)} lattice numbers do not fit "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,10 @@ from fastapi import Path as PathParameter
 
 from crystalformers.crystal import Crystal
 from crystalformers.serve import elements
-from crystalformers.serve.limits import RefusedError
+from crystalformers.serve.limits import Limits, RefusedError
+from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import EmbedBody, ExplainBody, PredictBody, SearchBody, StructureText
-from crystalformers.serve.service import Allowance, Index, Service
+from crystalformers.serve.service import Index, Service, the_only
 from crystalformers.serve.work import Embed, Explain, Predict, Result, Structure, Work
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -34,7 +36,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 router = APIRouter(prefix="/api", responses=ANSWERS)
 
 
-class Desk:
+class Handler:
     """Takes requests to the reader and the worker of a service, within their time.
 
     Args:
@@ -45,25 +47,36 @@ class Desk:
         self.service = service
         self._executor = ThreadPoolExecutor(1, "crystalformers-reading")
 
-    async def results(self, given: Sequence[StructureText], work: Work) -> tuple[list[list[Structure]], list[Result]]:
+    async def results(
+        self, given: Sequence[StructureText], work: Work, limits: Limits | None = None, *, single: bool = False
+    ) -> tuple[list[list[Structure]], list[Result]]:
         """The structures of each entry of a request, and the results of all of them in one list.
+
+        Args:
+            given: the entries.
+            work: what to compute.
+            limits: other ones than those of the service.
+            single: whether only one structure is allowed, which must be usable.
 
         Raises:
             RefusedError: if the request holds too much or takes too long.
+            StructureError: if the single structure cannot be used.
         """
         seconds = self.service.limits.seconds
         try:
             async with asyncio.timeout(seconds):
-                entries = await self.structures(given)
+                entries = await self.structures(given, limits)
+                if single:
+                    the_only(entries[0])
                 future = self.service.submit(work, list(chain.from_iterable(entries)))
                 return entries, await asyncio.wrap_future(future)
         except TimeoutError:
             problem = f"the request took longer than {seconds:g} s"
             raise RefusedError(503, problem, remedy="send fewer or smaller structures") from None
 
-    async def structures(self, given: Sequence[StructureText]) -> list[list[Structure]]:
-        """The structures of each entry of a request."""
-        allowance, loop = Allowance(self.service.limits), asyncio.get_running_loop()
+    async def structures(self, given: Sequence[StructureText], limits: Limits | None = None) -> list[list[Structure]]:
+        """The structures of each entry of a request; arguments as of `results`."""
+        allowance, loop = Allowance(limits or self.service.limits), asyncio.get_running_loop()
         return [await loop.run_in_executor(self._executor, self.service.read, one, allowance) for one in given]
 
     def close(self) -> None:
@@ -71,24 +84,24 @@ class Desk:
         self._executor.shutdown(cancel_futures=True)
 
 
-def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _handler(request: Request) -> Handler:
+    handler: Handler = request.app.state.handler
+    return handler
 
 
-AtDesk = Annotated[Desk, Depends(_desk)]
+CurrentHandler = Annotated[Handler, Depends(_handler)]
 
 
 @router.post("/predict")
-async def predict(body: PredictBody, desk: AtDesk) -> dict[str, Any]:
+async def predict(body: PredictBody, handler: CurrentHandler) -> dict[str, Any]:
     """Predict properties of structures, with units, intervals and a flag for those unlike the training data.
 
     Every structure has a row, in the order of the request; `entry` says which entry it comes from, since a file may
     hold many. One that cannot be used has an `error` instead of values.
     """
-    service = desk.service
+    service = handler.service
     work = Predict(service.models, service.settings(body.coverage))
-    entries, results = await desk.results(body.structures, work)
+    entries, results = await handler.results(body.structures, work)
     rows = _rows(entries, results)
     if body.atoms:
         for row, one in zip(rows, chain.from_iterable(entries), strict=True):
@@ -98,32 +111,32 @@ async def predict(body: PredictBody, desk: AtDesk) -> dict[str, Any]:
 
 
 @router.post("/embed")
-async def embed(body: EmbedBody, desk: AtDesk) -> dict[str, Any]:
+async def embed(body: EmbedBody, handler: CurrentHandler) -> dict[str, Any]:
     """Vectors of structures or of their atoms, as the network computes them before its last layers."""
-    model = desk.service.model(body.model)
-    entries, results = await desk.results(body.structures, Embed(model, body.per_atom))
+    model, limits = handler.service.model(body.model), handler.service.limits
+    if body.per_atom:
+        limits = replace(limits, atoms=min(limits.atoms, limits.atom_vectors))
+    entries, results = await handler.results(body.structures, Embed(model, body.per_atom), limits)
     return {"model": model.name, "dim": model.dim, "rows": _rows(entries, results)}
 
 
 @router.post("/explain")
-async def explain(body: ExplainBody, desk: AtDesk) -> dict[str, Any]:
+async def explain(body: ExplainBody, handler: CurrentHandler) -> dict[str, Any]:
     """The periodic images that an atom attends to: weights by block and head, distances and vectors in Å."""
-    work = Explain(desk.service.model(body.model), body.atom, body.block, body.threshold)
-    _, results = await desk.results([body.structure], work)
-    if len(results) > 1:
-        problem = f"it holds {len(results)} structures, one is needed"
-        raise RefusedError(422, problem, where=body.structure.name, remedy="split it")
-    if "error" in results[0]:
-        raise RefusedError(422, results[0]["error"])
-    return results[0]
+    model, images = handler.service.model(body.model), handler.service.limits.explained_images
+    work = Explain(model, body.atom, body.block, body.threshold, images)
+    _, [found] = await handler.results([body.structure], work, single=True)
+    if "error" in found:  # no such atom, too many images...
+        raise RefusedError(422, found["error"])
+    return found
 
 
 @router.get("/models")
-async def models(desk: AtDesk) -> dict[str, Any]:
+async def models(handler: CurrentHandler) -> dict[str, Any]:
     """The loaded models: what they predict, in which unit, from which data, and how far they are off."""
-    limits = desk.service.limits
+    limits = handler.service.limits
     shown = {name: getattr(limits, name) for name in ("body_bytes", "structures", "atoms", "seconds")}
-    return {"models": desk.service.about_models(), "limits": shown, "search": desk.service.index is not None}
+    return {"models": handler.service.about_models(), "limits": shown, "search": handler.service.index is not None}
 
 
 TableOfElements = Annotated[str, Query(max_length=100, description="A bundled table of element vectors.")]
@@ -156,9 +169,9 @@ def search_router(index: Index) -> APIRouter:
     searching = APIRouter(prefix="/api", responses=ANSWERS)
 
     @searching.post("/search")
-    async def search(body: SearchBody, desk: AtDesk) -> dict[str, Any]:
+    async def search(body: SearchBody, handler: CurrentHandler) -> dict[str, Any]:
         """The nearest known crystals of each structure."""
-        entries = await desk.structures(body.structures)
+        entries = await handler.structures(body.structures)
         crystals = [one for one in chain.from_iterable(entries) if isinstance(one, Crystal)]
         found = iter(await asyncio.to_thread(index.search, crystals, body.count))
         results = [

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from crystalformers import __version__
 from crystalformers.errors import CrystalformersError
-from crystalformers.serve.api import Desk, router, search_router
+from crystalformers.serve.api import Handler, router, search_router
 from crystalformers.serve.limits import RefusedError
 from crystalformers.serve.metrics import Metrics
 from crystalformers.serve.protection import LOCAL, Admission, Protection, refusal
@@ -45,15 +45,16 @@ def create_app(service: Service, token: str | None = None, hosts: tuple[str, ...
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.reader.start()
         yield
-        app.state.desk.close()
+        app.state.handler.close()
         service.close()
 
     # FastAPI's own pages of the description load scripts from another host.
     app = FastAPI(
         title="crystalformers", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.state.desk, app.state.admission, app.state.metrics = Desk(service), admission, metrics
+    app.state.handler, app.state.admission, app.state.metrics = Handler(service), admission, metrics
     app.add_middleware(Protection, admission=admission, metrics=metrics, token=token, hosts=hosts)
     app.include_router(router)
     if service.index is not None:

@@ -16,8 +16,9 @@ from pydantic import Field
 from crystalformers import __version__
 from crystalformers.errors import CrystalformersError
 from crystalformers.serve import elements
+from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import StructureText
-from crystalformers.serve.service import Allowance, Service
+from crystalformers.serve.service import Service, the_only
 from crystalformers.serve.work import Explain, Predict, Result, Work
 
 INSTRUCTIONS = """Predictions of properties of crystals by trained Transformer models.
@@ -46,9 +47,11 @@ def create_server(service: Service) -> MCPServer:
     """
     server = MCPServer("crystalformers", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
 
-    def results(structure: str, name: str, work: Work) -> list[Result]:
+    def results(structure: str, name: str, work: Work, *, single: bool = False) -> list[Result]:
         given = StructureText(name=name, text=structure, base64=None, atoms=None)
         structures = service.read(given, Allowance(service.limits))
+        if single:
+            the_only(structures)
         return service.submit(work, structures).result(service.limits.seconds)
 
     @_tool(server)
@@ -89,11 +92,9 @@ def create_server(service: Service) -> MCPServer:
 
         The weights of an atom, block and head add up to 1. They show what a model attends to, not how it uses it.
         """
-        work = Explain(service.model(model), atom, block, threshold)
-        found = results(structure, name, work)
-        if len(found) > 1:
-            raise ToolError(f"The text holds {len(found)} structures, one is needed.")
-        return found[0]
+        work = Explain(service.model(model), atom, block, threshold, service.limits.explained_images)
+        [found] = results(structure, name, work, single=True)
+        return found
 
     @_tool(server)
     def nearest_elements(

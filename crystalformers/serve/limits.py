@@ -17,6 +17,8 @@ class Limits:
         structures: in a request.
         atoms: in all structures of a request together.
         images: that a model takes into account for one structure; they decide over time and memory.
+        explained_images: the same of a structure whose attention is shown, which holds the weights of all heads.
+        atom_vectors: that one answer may hold.
         seconds: from the end of the body to the answer.
         body_seconds: in which the body must arrive.
         waiting: requests that are served or wait at once.
@@ -29,7 +31,9 @@ class Limits:
     held_bytes: int = 128 << 20
     structures: int = 2_000
     atoms: int = 50_000
-    images: float = 2e7
+    images: float = 1e7
+    explained_images: float = 1e6
+    atom_vectors: int = 10_000
     seconds: float = 60.0
     body_seconds: float = 20.0
     waiting: int = 128

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crystalformers.errors import CrystalformersError
+from crystalformers.io.text import printable
 from crystalformers.serve.limits import Limits, RefusedError
 from crystalformers.serve.metrics import Metrics
 
@@ -37,7 +38,7 @@ PROTECTED = ("/api/", "/metrics")
 def error_body(error: CrystalformersError) -> dict[str, Any]:
     """An error as JSON: the sentence, and its parts."""
     parts = {"message": str(error), "problem": error.problem, "where": error.where, "remedy": error.remedy}
-    return {"error": parts}
+    return {"error": {name: printable(text) for name, text in parts.items()}}
 
 
 class Admission:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -82,6 +83,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         answers.write(json.dumps(answer(json.loads(line), folder)).encode() + b"\n")
         answers.flush()
+    shutil.rmtree(folder, ignore_errors=True)  # the server has ended, perhaps without time to do so itself
 
 
 if __name__ == "__main__":

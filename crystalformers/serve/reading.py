@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,29 @@ def guessed_name(text: str) -> str:
     return "pasted.poscar"
 
 
+class Allowance:
+    """How many structures and atoms a request may still bring.
+
+    Args:
+        limits: of the request.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self.structures, self.atoms = limits, limits.structures, limits.atoms
+
+    def take(self, found: Sequence[Crystal | Rejected]) -> None:
+        """Count structures; raises RefusedError if they are too many."""
+        self.structures -= len(found)
+        self.atoms -= sum(len(one) for one in found if isinstance(one, Crystal))
+        if self.structures < 0 or self.atoms < 0:
+            raise self.exceeded("structures" if self.structures < 0 else "atoms")
+
+    def exceeded(self, what: str) -> RefusedError:
+        """The error for too many `structures` or `atoms`."""
+        problem = f"the request holds more than {getattr(self._limits, what)} {what}"
+        return RefusedError(413, problem, remedy="send several smaller requests")
+
+
 class Reader:
     """The process that reads files, started when it is needed, and again after a file has ended it.
 
@@ -64,26 +88,31 @@ class Reader:
         parent = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else None
         self._folder = Path(tempfile.mkdtemp(prefix="crystalformers-", dir=parent))
 
-    def read(self, name: str, data: bytes, structures: int, atoms: int) -> list[Crystal | Rejected]:
+    def start(self) -> None:
+        """Start the process now, so that the first file need not wait for it."""
+        with self._lock:
+            self._running()
+
+    def read(self, name: str, data: bytes, allowance: Allowance) -> list[Crystal | Rejected]:
         """The structures of a file, at least one item.
 
         Args:
             name: of the file, from `plain_name`.
             data: its bytes.
-            structures: most structures that it may hold.
-            atoms: most atoms that they may have together.
+            allowance: of the request; it is not changed.
 
         Raises:
             RefusedError: if it holds more.
         """
-        request = {"name": name, "base64": base64.b64encode(data).decode(), "structures": structures, "atoms": atoms}
+        most = {"structures": allowance.structures, "atoms": allowance.atoms}
+        request = {"name": name, "base64": base64.b64encode(data).decode(), **most}
         with self._lock:
             reply = self._ask(json.dumps(request).encode() + b"\n")
         if reply is None:
             problem = f"it could not be read within {self._limits.reader_seconds:g} s, or stopped its reader"
             return [Rejected(name, problem, where=name, remedy="check the file; if it is sound, use the command line")]
         if "too_many" in reply:
-            raise too_many(reply["too_many"], self._limits)
+            raise allowance.exceeded(reply["too_many"])
         return [_structure(fields) for fields in reply["structures"]]
 
     def _ask(self, line: bytes) -> dict[str, Any] | None:
@@ -139,12 +168,6 @@ class Reader:
         """End the process and remove its folder."""
         with self._lock:
             self._end()
-
-
-def too_many(what: str, limits: Limits) -> RefusedError:
-    """The error for a request with too many `structures` or `atoms`."""
-    most = getattr(limits, what)
-    return RefusedError(413, f"the request holds more than {most} {what}", remedy="send several smaller requests")
 
 
 def _structure(fields: dict[str, Any]) -> Crystal | Rejected:

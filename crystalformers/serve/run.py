@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
@@ -12,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crystalformers.errors import ConfigError
 from crystalformers.serve.app import create_app
@@ -23,6 +25,9 @@ LEAST_TOKEN = 16
 
 STOP_SECONDS = 60.0
 """How long requests that run may take after the server was told to stop."""
+
+HEAD_SECONDS = 10.0
+"""In which the head of a request must arrive; a connection without one is closed."""
 
 CONNECTIONS = 512
 """Open connections; more are answered with 503."""
@@ -53,6 +58,36 @@ def checked_token(host: str, token: str | None) -> str | None:
         problem = f"a token has {LEAST_TOKEN} characters or more, all of them printable ASCII"
         raise ConfigError(problem, where="--token", remedy=f"use for example {secrets.token_urlsafe(24)}")
     return token
+
+
+class Protocol(H11Protocol):
+    """HTTP whose connections are closed if the head of a request does not come in time."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """As of uvicorn; the first head is awaited."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """As of uvicorn; no longer waits for a head that is complete, and begins to wait for one that is not."""
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._await_head()
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As of uvicorn."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
 
 class Server(uvicorn.Server):
@@ -111,12 +146,18 @@ def run(service: Service, listening: socket.socket, token: str | None, started: 
     """
     local = is_loopback(listening.getsockname()[0])
     app = create_app(service, token) if local else create_app(service, token, hosts=None)
-    config = uvicorn.Config(
+    Server(configuration(app), app, started).run([listening])
+
+
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
         app,
+        http=Protocol,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=10,
     )
-    Server(config, app, started).run([listening])

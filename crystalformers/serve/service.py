@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from crystalformers.prediction.predictor import Settings
 from crystalformers.prediction.several import Models
 from crystalformers.serve.batches import Worker
 from crystalformers.serve.limits import Limits, RefusedError
-from crystalformers.serve.reading import Reader, plain_name, too_many
+from crystalformers.serve.reading import Allowance, Reader, plain_name
 from crystalformers.serve.schemas import Atoms, StructureText
 from crystalformers.serve.work import Result, Structure, Work, affordable
 
@@ -28,20 +27,6 @@ class Index(Protocol):
 
     def search(self, crystals: Sequence[Crystal], count: int) -> list[list[dict[str, Any]]]:
         """For each crystal its nearest known ones: name, formula, distance and whatever else is known of them."""
-
-
-class Allowance:
-    """How many structures and atoms a request may still bring."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits, self.structures, self.atoms = limits, limits.structures, limits.atoms
-
-    def take(self, found: Sequence[Structure]) -> None:
-        """Count structures; raises RefusedError if they are too many."""
-        self.structures -= len(found)
-        self.atoms -= sum(len(one) for one in found if isinstance(one, Crystal))
-        if self.structures < 0 or self.atoms < 0:
-            raise too_many("structures" if self.structures < 0 else "atoms", self.limits)
 
 
 class Service:
@@ -79,20 +64,20 @@ class Service:
         """
         name = plain_name(given.name, given.text)
         if given.atoms is not None:
-            found: list[Structure] = [crystal_of(given.atoms, given.name or "structure")]
+            found: list[Structure] = [crystal_of(given.atoms, name if given.name else "structure")]
         elif given.text is not None:
             found = self._read_file(name, given.text.encode("utf-8", "replace"), allowance)
         else:
             try:
                 data = base64.b64decode(given.base64 or "", validate=True)
-            except binascii.Error as error:
+            except ValueError as error:  # or characters beyond ASCII
                 raise RefusedError(422, f"the bytes are no base64 ({error})", where=name) from None
             found = self._read_file(name, data, allowance)
         allowance.take(found)
         return [affordable(one, self.radius, self.limits.images) for one in found]
 
     def _read_file(self, name: str, data: bytes, allowance: Allowance) -> list[Structure]:
-        return list(self.reader.read(name, data, allowance.structures, allowance.atoms))
+        return list(self.reader.read(name, data, allowance))
 
     def submit(self, work: Work, structures: Sequence[Structure]) -> Future[list[Result]]:
         """The results of work, as soon as they are there."""
@@ -128,6 +113,22 @@ class Service:
     def about_models(self) -> list[dict[str, Any]]:
         """What each model predicts, from which data, and how far it is off."""
         return [_about(model) for model in self.models.models]
+
+
+def the_only(structures: Sequence[Structure]) -> Crystal:
+    """The one crystal of an entry that must hold no more.
+
+    Raises:
+        RefusedError: if it holds several.
+        StructureError: if it cannot be used.
+    """
+    one = structures[0]
+    if len(structures) > 1:
+        problem = f"it holds {len(structures)} structures, one is needed"
+        raise RefusedError(422, problem, where=one.name.partition("#")[0], remedy="split it")
+    if isinstance(one, Rejected):
+        raise one.error()
+    return one
 
 
 def crystal_of(atoms: Atoms, name: str) -> Structure:

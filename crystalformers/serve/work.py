@@ -87,12 +87,14 @@ class Explain(Work):
         atom: from 0; None for all.
         block: from 0; None for all.
         threshold: smallest weight that is listed.
+        images: most that a structure may have.
     """
 
     model: Model
     atom: int | None
     block: int | None
     threshold: float
+    images: float
 
     def results(self, structures: Sequence[Structure]) -> list[Result]:
         """`Explanation.to_dict` of each structure."""
@@ -100,7 +102,7 @@ class Explain(Work):
         def of_crystal(crystal: Crystal) -> Result:
             return explain(self.model, crystal, self.atom, self.block).to_dict(self.threshold)
 
-        return _each(structures, of_crystal)
+        return _each([affordable(one, self.model.radius, self.images) for one in structures], of_crystal)
 
 
 def _each(structures: Sequence[Structure], of_crystal: Callable[[Crystal], Result]) -> list[Result]:
@@ -125,4 +127,4 @@ def affordable(structure: Structure, radius: float, images: float) -> Structure:
     if isinstance(structure, Rejected) or (count := expected_images(structure, radius)) <= images:
         return structure
     problem = f"it has about {count:.2g} periodic images within {radius:.3g} Å, more than {images:.2g}"
-    return Rejected(structure.name, problem, structure.name, "use `crystalformers predict` for so large a structure")
+    return Rejected(structure.name, problem, structure.name, "use the command line for so large a structure")

@@ -125,7 +125,7 @@ def test_attention_is_that_of_the_library(client: TestClient, models: Models) ->
         ({"structure": {"text": "no crystal"}}, "a POSCAR needs at least 8 lines"),
         ({"structure": entry("NaCl"), "atom": 99}, "There is no atom 99"),
         ({"structure": entry("NaCl"), "model": "other"}, "there is no model 'other' here"),
-        ({"structure": {"name": "a.extxyz", "text": 2 * XYZ}}, "it holds 2 structures, one is needed"),
+        ({"structure": {"name": "a.extxyz", "text": 2 * XYZ}}, "a.extxyz: it holds 2 structures, one is needed"),
     ],
 )
 def test_what_cannot_be_explained_is_said(client: TestClient, body: dict[str, Any], sentence: str) -> None:

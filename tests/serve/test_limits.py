@@ -22,8 +22,9 @@ from served import EXAMPLES, Clients, entry, running
 
 from crystalformers.io import Rejected
 from crystalformers.prediction.several import Models
+from crystalformers.serve import run
 from crystalformers.serve.limits import Limits
-from crystalformers.serve.reading import LONGEST_NAME, Reader, plain_name
+from crystalformers.serve.reading import LONGEST_NAME, Allowance, Reader, plain_name
 from crystalformers.serve.service import Service
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
@@ -61,6 +62,20 @@ def test_a_structure_with_too_many_images_is_refused_alone(limited: Clients) -> 
     assert "values" in molybdenite
 
 
+def test_vectors_of_atoms_and_attention_have_limits_of_their_own(limited: Clients) -> None:
+    client = limited(atom_vectors=10, explained_images=3300)
+    few, many = body(entry("NaCl"), per_atom=True), body(entry("NaCl"), entry("Si"), per_atom=True)
+    assert client.post("/api/embed", json=few).status_code == 200
+    answer = client.post("/api/embed", json=many)
+    assert answer.status_code == 413
+    assert "more than 10 atoms" in answer.json()["error"]["message"]
+    assert client.post("/api/embed", json=body(entry("NaCl"), entry("Si"))).status_code == 200
+    assert client.post("/api/explain", json={"structure": entry("MoS2")}).status_code == 200
+    answer = client.post("/api/explain", json={"structure": entry("Si")})
+    assert answer.status_code == 422
+    assert "periodic images" in answer.json()["error"]["message"]
+
+
 def test_a_file_with_many_structures_counts_them(limited: Clients) -> None:
     frame = '1\nLattice="4 0 0 0 4 0 0 0 4"\nCu 0 0 0\n'
     client = limited(structures=10)
@@ -77,6 +92,7 @@ def test_a_file_with_many_structures_counts_them(limited: Clients) -> None:
         {"structures": [{}]},
         {"structures": [{"text": "x", "base64": "eA=="}]},
         {"structures": [{"base64": "no base64!"}]},
+        {"structures": [{"base64": "\x80"}]},
         {"structures": [{"text": "x"}], "coverage": 1.5},
         {"structures": [{"text": "x"}], "coverage": 0.999999},
         {"structures": [{"text": "x"}], "unknown": 1},
@@ -87,6 +103,24 @@ def test_a_body_that_cannot_be_used_is_refused_with_a_sentence(client: TestClien
     answer = client.post("/api/predict", json=wrong)
     assert answer.status_code == 422
     assert answer.json()["error"]["message"].endswith(".")
+
+
+HALF = "\\ud800"
+"""Half of a character, as JSON can hold it."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"structures": [{{"name": "{HALF}", "text": "x"}}]}}',
+        f'{{"structures": [{{"text": "{HALF}"}}]}}',
+        f'{{"structures": [{{"text": "x"}}], "{HALF}": 1}}',
+    ],
+)
+def test_half_a_character_is_no_bug(client: TestClient, text: str) -> None:
+    answer = client.post("/api/predict", content=text, headers={"content-type": "application/json"})
+    assert answer.status_code in {200, 422}
+    assert "error" in answer.text
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"structures": [{"text": NaN}]}'])
@@ -146,7 +180,7 @@ def test_no_name_leaves_the_folder_and_nothing_stays_in_it(tmp_path: Path, model
         reader = service.reader
         folder = reader._folder
         for name in ("../out.cif", "/tmp/out.cif", f"{tmp_path}/out.cif", "a\0.cif", "..", "\udcff.cif", "é" * 300):
-            found = reader.read(plain_name(name, None), (EXAMPLES / "Cu.cif").read_bytes(), 10, 100)
+            found = reader.read(plain_name(name, None), (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
             assert found
             assert list(folder.iterdir()) == []
         assert list(tmp_path.iterdir()) == []
@@ -179,15 +213,15 @@ def test_a_reader_that_is_too_slow_is_ended_and_replaced() -> None:
     limits = Limits(reader_seconds=0.05)
     reader = Reader(limits)
     try:
-        [late] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), 1, 10)
+        [late] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
         assert isinstance(late, Rejected)
         assert "could not be read within 0.05 s" in late.reason
         object.__setattr__(limits, "reader_seconds", 60.0)
-        [crystal] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), 1, 10)
+        [crystal] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
         assert not isinstance(crystal, Rejected)
         reader._process.kill()  # type: ignore[union-attr] # as a crash in a parser would
         time.sleep(0.1)
-        [again] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), 1, 10)
+        [again] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
         assert not isinstance(again, Rejected)
     finally:
         reader.close()
@@ -197,7 +231,7 @@ def test_a_reader_without_memory_says_so() -> None:
     reader = Reader(Limits(reader_bytes=64 << 20))
     text = "\n".join(["data_x", *("_a 1" for _ in range(3_000_000))])
     try:
-        [found] = reader.read("large.cif", text.encode(), 1, 10)
+        [found] = reader.read("large.cif", text.encode(), Allowance(Limits()))
         assert isinstance(found, Rejected)
         assert "memory" in found.reason or "could not be read" in found.reason
     finally:
@@ -246,6 +280,21 @@ def test_a_slow_sender_is_cut_off_and_others_are_served(models: Models) -> None:
             answer = slow.recv(10_000)
             assert b" 408 " in answer.split(b"\r\n")[0]
             assert b"did not arrive within 0.5 s" in answer + slow.recv(10_000)
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /api/predict HTTP/1.1\r\nHost: local"])
+def test_a_head_that_does_not_come_is_not_awaited(
+    models: Models, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(run, "HEAD_SECONDS", 0.5)
+    with running(models) as address, httpx.Client(timeout=30) as http:
+        with socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1]))) as slow:
+            slow.sendall(begun)
+            slow.settimeout(10)
+            assert slow.recv(1000) == b"", "the server has hung up"
+        for _ in range(8):  # one connection that is used for longer than that
+            assert http.post(f"{address}/api/predict", json=body(entry("Cu"))).status_code == 200
+            time.sleep(0.1)
 
 
 def test_a_body_without_end_is_cut_off(models: Models) -> None:
@@ -297,3 +346,21 @@ def test_requests_beyond_those_that_may_wait_get_429_and_then_go_through(models:
             statuses = list(threads.map(ask, range(12)))
         assert set(statuses) == {200, 429}
         assert http.post(f"{address}/api/predict", json=body(entry("Cu"))).status_code == 200
+
+
+def test_the_guide_states_the_limits_of_the_code() -> None:
+    guide = (EXAMPLES.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    limits = Limits()
+    for words in (
+        f"larger than {limits.body_bytes >> 20} MiB",
+        f"more than {limits.structures:,} structures",
+        f"more than {limits.atoms:,} atoms",
+        f"{limits.atom_vectors:,} if each is to have a vector",
+        f"{limits.waiting} requests are being served",
+        f"more than {limits.held_bytes >> 20} MiB together",
+        f"longer than {limits.seconds:g} s",
+        f"did not arrive within {limits.body_seconds:g} s",
+        f"closed after {run.HEAD_SECONDS:g} s",
+        f"may take {limits.reader_seconds:g} s and {limits.reader_bytes >> 30} GB",
+    ):
+        assert words in guide

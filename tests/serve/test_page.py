@@ -287,3 +287,17 @@ def test_a_server_that_has_stopped_is_told(browser: Any, models: Models) -> None
     page.get_by_role("button", name="NaCl", exact=True).click()
     page.wait_for_selector(".failed:has-text('The server does not answer')")
     page.context.close()
+
+
+def test_a_token_is_asked_for_until_it_is_right(browser: Any, models: Models) -> None:
+    with running(models, token="t" * 20) as address:
+        page = browser.new_page()
+        page.goto(address)
+        for token in ("wrong", "t" * 20):
+            page.wait_for_selector("#token-dialog[open]")
+            page.fill("#token", token)
+            page.click("#token-dialog button")
+        page.wait_for_selector("body[data-ready]")
+        add_example(page, "NaCl")
+        assert page.locator("#token-dialog[open]").count() == 0
+        page.close()

@@ -53,7 +53,7 @@ function operation(path, method, about) {
     parts.push(make("h3", { text: "Errors" }), table(errors.map(([status, one]) => [status, "error", one.description])));
   }
   const title = make("summary", {}, make("span", { class: "method", text: method.toUpperCase() }), make("h2", { text: path }),
-    make("span", { class: "note", text: (about.description ?? about.summary ?? "").split("\n")[0].split(/[.:] /)[0] }));
+    make("span", { class: "note" }, ...prose((about.description ?? about.summary ?? "").split("\n")[0].split(/[.:] /)[0])));
   return make("details", { class: "card" }, title, ...parts);
 }
 

@@ -18,7 +18,7 @@ let drawn = []; // [{ site, x, y, z }]
 let chosen = null; // one of them
 let images = null; // the model of 3Dmol.js with the images beyond the cell
 let lines = []; // what the chosen atom attends to
-let fitted = false; // whether the view was fitted to these lines
+let framed = null; // the atom whose lines the view was centred on
 let stale = false; // whether something changed while the view was hidden, where nothing can be drawn
 let pickAtom = () => {}; // called with the number of an atom that is clicked
 const EDGE = 0.03; // radius of the edges of the cell, Å
@@ -81,17 +81,24 @@ function turn(event) {
 function fit() {
   if (!shown || hidden()) return;
   viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
-  viewer.zoomTo();
   viewer.rotate(-72, "x");
   viewer.rotate(-24, "vy");
   viewer.rotate(8, "vx");
-  viewer.zoom(byId("viewer").clientHeight > byId("viewer").clientWidth ? 0.95 : 1.1);
+  frame();
+}
+
+/** Centre all that is drawn, in a size that fits, without turning it. */
+function frame() {
+  if (hidden()) return;
+  const { clientWidth, clientHeight } = byId("viewer");
+  viewer.zoomTo();
+  viewer.zoom(Math.min(1.05, Math.max(0.85, (0.9 * clientWidth) / clientHeight)));
 }
 
 /** Show a structure. */
 export function show(atoms, formula) {
   shown = atoms;
-  lines = [], chosen = null, fitted = false;
+  lines = [], chosen = null, framed = null;
   const symbols = [...new Set(atoms.symbols)];
   byId("viewer").setAttribute("aria-label", `${formula} in 3D, ${atoms.symbols.length} atoms of ${symbols.join(", ")}`);
   if (!viewer) return;
@@ -158,8 +165,8 @@ export function attend(site, seen, self) {
   if (!viewer) return;
   if (chosen?.site !== site) chosen = mostCentral(site);
   drawShapes();
-  if (!fitted) fit();
-  fitted = true; // or it will be, when it is seen
+  if (framed !== chosen) frame();
+  framed = chosen;
   showLegend(self);
 }
 
