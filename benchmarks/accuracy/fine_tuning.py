@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy.fine_tuning choose  # errors on development rows, from which settings are chosen
     python -m benchmarks.accuracy.fine_tuning test    # errors on test rows, of the settings under `test`
+    python -m benchmarks.accuracy.fine_tuning choose --table  # what was measured so far
 
 Tasks, sizes and contenders are in `fine_tuning.yaml`. The rows of a task are divided once: test rows (fold 0 where
 Matbench has folds), development rows, and a pool from which each seed draws its training rows, a tenth of them for
@@ -30,9 +31,10 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.harness import RESULTS, ROOT, machine, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, print_table, shared, versions
 from crystalformers import Recipe, Target, fit, load_model, open_table
-from crystalformers.elements import composition_features, load_elements
+from crystalformers.elements import load_elements
+from crystalformers.elements.composition import composition_features
 
 Measured = Literal["choose", "test"]
 
@@ -166,11 +168,31 @@ def ridge(path: Path, target: Target, features: str) -> dict[str, Any]:
     return {"rows": rows, "mae": float(np.abs(predicted - labels[~known]).mean())}
 
 
+def _mean(errors: list[float]) -> str:
+    spread = f" ± {np.std(errors):.2g} ({len(errors)})" if errors[1:] else ""
+    return f"{np.mean(errors):.3g}{spread}"
+
+
+def print_errors(done: list[dict[str, Any]]) -> None:
+    """A line for each contender, a column for each task and size: mean over seeds, standard deviation, their number."""
+    columns = list(dict.fromkeys((row["task"], row["size"], row["unit"]) for row in done))
+    found: dict[str, dict[Any, list[float]]] = {}
+    for row in done:
+        place = (row["task"], row["size"], row["unit"])
+        found.setdefault(row["contender"], {}).setdefault(place, []).append(row["mae"])
+    titles = ["", *(f"{task}, {size} rows ({unit})" for task, size, unit in columns)]
+    rows = []
+    for contender, errors in found.items():
+        rows.append([contender, *(_mean(errors[column]) if column in errors else "-" for column in columns)])
+    print_table(titles, rows)
+
+
 def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["choose", "test"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     settings = yaml.safe_load(Path(__file__).with_name("fine_tuning.yaml").read_text(encoding="utf-8"))
@@ -178,6 +200,9 @@ def main() -> None:
     path = OUT / f"fine-tuning-{given.action}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if given.table:
+        print_errors(done)
+        return
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
         if (name, size, seed, recipe) in finished:

@@ -8,7 +8,7 @@ import typer
 
 
 def models_command() -> None:
-    """List the bundled models and their measured errors; `materials-project` predicts where none is named."""
+    """List the bundled models and their measured errors; those called a base are for `train --init`."""
     from crystalformers.checkpoint import read_description
     from crystalformers.cli.output import print_table
     from crystalformers.prediction import bundled

@@ -32,7 +32,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
             "--model",
             "-m",
             help="Bundled name, run folder or weight file; repeat for several. Models of the same target are an "
-            "ensemble. Default: materials-project.",
+            "ensemble. Default: all bundled models but bases.",
         ),
     ] = None,
     output: Annotated[
@@ -111,7 +111,7 @@ class Job:
 
 
 def load_models(names: list[str] | None, device: str, tolerance: float) -> Models:
-    """The models that are named, or the default one.
+    """The models that are named, or the bundled ones.
 
     Raises:
         ConfigError: if none is bundled, or the models do not fit together.
@@ -122,12 +122,13 @@ def load_models(names: list[str] | None, device: str, tolerance: float) -> Model
 
 
 def model_names(names: list[str] | None) -> list[str]:
-    """The names that are given, or that of the default model; raises ConfigError if none is bundled."""
+    """The names that are given, or those of the bundled models that predict; raises ConfigError if there is none."""
     from crystalformers.prediction import bundled
 
-    if not names and not bundled.names():
+    wanted = names or bundled.predicting()
+    if not wanted:
         raise ConfigError("no model is bundled here", remedy="name a run folder or weight file with -m")
-    return names or [bundled.default()]
+    return wanted
 
 
 def _predict_to_file(job: Job, output: Path, about: dict[str, Any], *, resume: bool) -> None:

@@ -31,7 +31,7 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option(
             "--model",
             "-m",
-            help="As of predict; repeat for several. Default: materials-project.",
+            help="As of predict; repeat for several. Default: all bundled models but bases.",
         ),
     ] = None,
     where: Annotated[

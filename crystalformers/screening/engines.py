@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -208,14 +209,14 @@ def ray(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[st
         ConfigError: if Ray is missing.
     """
     try:
-        import ray as library
+        library: Any = import_module("ray")
     except ImportError as error:
         raise _missing("ray", "ray") from error
     address = options.get("address")
     no_options({key: value for key, value in options.items() if key != "address"}, "ray")
     if not library.is_initialized():
         library.init(address=address, log_to_driver=False)
-    resources: dict[str, float] = library.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = library.cluster_resources()
     at_once = workers or max(1, int(resources.get("CPU", 1)))
     run = library.remote(num_cpus=1, max_retries=RETRIES)(_run_part)
     job, left = replace(job, threads=1), list(reversed(parts))
