@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,9 +23,15 @@ ModelNames = Annotated[
     ),
 ]
 
+IndexFolder = Annotated[
+    Path | None,
+    typer.Option(help="Index of known crystals (`crystalformers search build`), to list those nearest to a structure."),
+]
+
 
 def serve_command(
     model: ModelNames = None,
+    index: IndexFolder = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Other machines can reach any but the default, and need a token.")
@@ -46,7 +53,7 @@ def serve_command(
 
     token = checked_token(host, token)
     with bound_socket(host, port) as listening:
-        service = _service(model, device, threads)
+        service = _service(model, index, device, threads)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
 
@@ -60,23 +67,27 @@ def serve_command(
         run(service, listening, token, tell)
 
 
-def mcp_command(model: ModelNames = None, threads: Threads = None, device: Device = None) -> None:
+def mcp_command(
+    model: ModelNames = None, index: IndexFolder = None, threads: Threads = None, device: Device = None
+) -> None:
     """Offer the models to an AI assistant by the Model Context Protocol, on standard input and output."""
     _need("mcp", extra="mcp")
     from crystalformers.serve.assistant import create_server
 
-    service = _service(model, device, threads)
+    service = _service(model, index, device, threads)
     try:
         create_server(service).run("stdio")
     finally:
         service.close()
 
 
-def _service(model: list[str] | None, device: str | None, threads: int | None) -> Service:
+def _service(model: list[str] | None, index: Path | None, device: str | None, threads: int | None) -> Service:
     from crystalformers.cli.predict import load_models
+    from crystalformers.search import Index
     from crystalformers.serve.service import Service
 
-    return Service(load_models(model, set_up(device, threads), 1e-7))
+    models = load_models(model, set_up(device, threads), 1e-7)
+    return Service(models, index=None if index is None else Index(index))
 
 
 def _need(*modules: str, extra: str) -> None:

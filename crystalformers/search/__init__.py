@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -192,6 +193,11 @@ class Index:
         vector, _ = _vectors(self.model, [crystal])
         rows, distances = self._neighbours.nearest(vector[0], k, self._allowed(where, formula, elements))
         return self.table.take(rows).add_column(0, DISTANCE, pa.array(distances))
+
+    def search(self, crystals: Sequence[Crystal], count: int) -> list[list[dict[str, Any]]]:
+        """The nearest known crystals of each crystal, as dictionaries: distance, name, formula, n_atoms, properties."""
+        columns = [DISTANCE, "name", "formula", "n_atoms", *self.units]
+        return [self.query(crystal, count).select(columns).to_pylist() for crystal in crystals]
 
     def _allowed(self, where: str, wanted: str, elements: Sequence[str]) -> NDArray[np.int64] | None:
         """The rows that pass all filters; None for all."""

@@ -117,6 +117,18 @@ def create_server(service: Service) -> MCPServer:
         """List formulas with one element replaced by a similar one in the same oxidation state, most similar first."""
         return elements.substituted(formula, elements.bundled(table), count)
 
+    if (index := service.index) is not None:
+
+        @_tool(server)
+        def nearest_crystals(structure: Text, name: FileName = "", count: Count = 10) -> dict[str, Any]:
+            """List the known crystals most like a structure, nearest first, with what the model predicts for them.
+
+            `distance` is between the vectors of the model and has no unit. Units of the properties as of predict.
+            """
+            given = StructureText(name=name, text=structure, base64=None, atoms=None)
+            crystal = the_only(service.read(given, Allowance(service.limits)))
+            return {"nearest": index.search([crystal], count)[0]}
+
     return server
 
 

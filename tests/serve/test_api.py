@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from crystalformers.elements.similarity import nearest
 from crystalformers.explain import explain
 from crystalformers.io import read_crystal
 from crystalformers.prediction.several import Models
+from crystalformers.search import Index, build_index
 from crystalformers.serve import api, app
 
 STATIC = app.STATIC
@@ -182,6 +184,15 @@ def test_an_index_is_searched_and_without_one_there_is_no_path(client: TestClien
     assert "error" in rows[0]
     assert rows[1]["nearest"] == [{"name": "known-8", "distance": 0.0}]
     assert searching.get("/api/models").json()["search"] is True
+
+
+def test_a_real_index_is_searched(limited: Clients, tmp_path: Path) -> None:
+    build_index([EXAMPLES], tmp_path / "index")
+    searching = limited(index=Index(tmp_path / "index"))
+    (row,) = searching.post("/api/search", json={"structures": [entry("CaF2")], "count": 2}).json()["rows"]
+    assert row["nearest"][0]["formula"] == "CaF2"
+    assert row["nearest"][0]["distance"] == pytest.approx(0, abs=1e-4)
+    assert {"name", "n_atoms", "band_gap"} <= row["nearest"][1].keys()
 
 
 def test_the_examples_are_those_of_the_project(client: TestClient) -> None:

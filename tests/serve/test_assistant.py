@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,22 +19,23 @@ from served import EXAMPLES
 from crystalformers import load_model
 from crystalformers.elements import load_elements
 from crystalformers.elements.similarity import substitutions
+from crystalformers.search import build_index
 
 NACL = (EXAMPLES / "NaCl.cif").read_text(encoding="utf-8")
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[Client]:
-    arguments = ["-c", "from crystalformers.cli import main; main()", "mcp", "--threads", "1"]
+async def connected(*options: str) -> AsyncIterator[Client]:
+    arguments = ["-c", "from crystalformers.cli import main; main()", "mcp", "--threads", "1", *options]
     environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     server = StdioServerParameters(command=sys.executable, args=arguments, env=environment)
     async with Client(stdio_client(server)) as client:
         yield client
 
 
-def with_client(check: Callable[[Client], Awaitable[None]]) -> None:
+def with_client(check: Callable[[Client], Awaitable[None]], *options: str) -> None:
     async def run() -> None:
-        async with connected() as client:
+        async with connected(*options) as client:
             await check(client)
 
     asyncio.run(asyncio.wait_for(run(), 120))
@@ -101,3 +103,17 @@ def test_errors_are_sentences_an_assistant_can_act_on() -> None:
         assert "coverage" in await refusal(client, "interval", structure=NACL, coverage=2)
 
     with_client(check)
+
+
+def test_known_crystals_are_found_if_there_is_an_index(tmp_path: Path) -> None:
+    build_index([EXAMPLES], tmp_path / "index")
+
+    async def check(client: Client) -> None:
+        found = (await call(client, "nearest_crystals", structure=NACL, count=3))["nearest"]
+        assert [len(found), Path(found[0]["name"]).name, found[0]["formula"]] == [3, "NaCl.cif", "NaCl"]
+        assert found[0]["distance"] == pytest.approx(0, abs=1e-4)
+        assert found[0]["distance"] <= found[1]["distance"] <= found[2]["distance"]
+        assert "band_gap" in found[0]
+        assert "a POSCAR needs at least 8 lines" in await refusal(client, "nearest_crystals", structure="salt, please")
+
+    with_client(check, "--index", str(tmp_path / "index"))
