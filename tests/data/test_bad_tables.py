@@ -213,7 +213,7 @@ BY_NAME = ("not a table; known are .parquet, .csv and .jsonl",)
         ("a.csv.gz", b"id,y\n", "cannot be read"),
         ("a.jsonl", b"\n\n", "the table has no rows"),
         ("a.txt", b"x", BY_NAME[0]),
-        ("a.csv.gz", gzip.compress(b"id,y\n" + b"a,1\n" * 9999)[:-30], "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"id,y\n" + b"a,1\n" * 9999, mtime=0)[:-30], "cannot be read"),
         ("a.csv", b"id,y\n" + b"a,1\n" * 9999 + b"\xff,1\n", "cannot be read"),
         ("a.jsonl", b'{"id": 1}\n' * 9999 + b"\xff", "cannot be read"),
     ],

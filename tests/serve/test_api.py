@@ -65,11 +65,11 @@ def test_a_structure_unlike_the_training_data_has_its_flag(client: TestClient) -
 @pytest.mark.parametrize(
     ("name", "data", "count"),
     [
-        ("NaCl.cif.gz", gzip.compress((EXAMPLES / "NaCl.cif").read_bytes()), 1),
+        ("NaCl.cif.gz", gzip.compress((EXAMPLES / "NaCl.cif").read_bytes(), mtime=0), 1),
         ("POSCAR", POSCAR.encode(), 1),
         ("frames.extxyz", 3 * XYZ.encode(), 3),
         ("table.jsonl", JSON_LINES.encode(), 2),
-        ("table.jsonl.gz", gzip.compress(JSON_LINES.encode()), 2),
+        ("table.jsonl.gz", gzip.compress(JSON_LINES.encode(), mtime=0), 2),
     ],
 )
 def test_every_kind_of_file_is_read(client: TestClient, name: str, data: bytes, count: int) -> None:
