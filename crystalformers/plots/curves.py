@@ -77,8 +77,8 @@ def learning_curve(
             means = [errors[rows == size].mean() for size in sizes]
             panel.plot(rows, errors, "o", markersize=4, alpha=0.6, color=LINE_COLOURS[0], label="one training")
             panel.plot(sizes, means, "_", markersize=16, markeredgewidth=2, color=INK, label="mean over seeds")
-            if (law := power_law(rows, errors)) is not None:
-                exponent, factor = law
+            if (fitted := power_law(rows, errors)) is not None:
+                exponent, factor = fitted
                 label = f"error ∝ rows^{-exponent:.2f}".replace("-", "−")  # mathtext needs fonts that may be absent
                 panel.plot(sizes, factor * sizes**-exponent, linestyle="--", color=LINE_COLOURS[1], label=label)
             panel.set(

@@ -171,12 +171,12 @@ def _finish(folder: RunFolder, points: Sequence[Point]) -> str:
     plots.save(plots.learning_curve(curves, list(units.values())), folder.path / PICTURE)
     lines, summary = [], {}
     for name, (rows, errors) in curves.items():
-        law = plots.power_law(rows, errors)
+        fitted = plots.power_law(rows, errors)
         means = {int(size): float(errors[rows == size].mean()) for size in np.unique(rows)}
-        summary[name] = {"unit": units[name], "mean_mae": means, "exponent": None if law is None else law[0]}
+        summary[name] = {"unit": units[name], "mean_mae": means, "exponent": None if fitted is None else fitted[0]}
         shown = ", ".join(f"{size} rows {mean:.4g}" for size, mean in means.items())
-        fitted = "" if law is None else f"; error ∝ rows^{-law[0]:.2f}"
-        lines.append(f"{name}, test MAE ({units[name]}): {shown}{fitted}")
+        slope = "" if fitted is None else f"; error ∝ rows^{-fitted[0]:.2f}"
+        lines.append(f"{name}, test MAE ({units[name]}): {shown}{slope}")
     write_json(folder.summary, summary)
     return "\n".join(lines)
 

@@ -46,8 +46,8 @@ def test_few_or_equal_points_are_drawn_too(values: np.ndarray, tmp_path: Path) -
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:
-    law = power_law(SIZES, ERRORS)
-    assert law == pytest.approx((0.5, 3))
+    fitted = power_law(SIZES, ERRORS)
+    assert fitted == pytest.approx((0.5, 3))
     assert power_law([30, 30], [1.0, 2.0]) is None
     assert power_law([30, 100], [1.0, 0.0]) is None
 
@@ -59,8 +59,8 @@ def test_a_learning_curve_shows_every_training_the_means_and_the_law() -> None:
     curves = {line.get_label(): line for line in first.lines}
     assert np.array_equal(curves["one training"].get_xydata(), np.column_stack([SIZES, noisy]))
     assert curves["mean over seeds"].get_ydata() == pytest.approx(ERRORS[::2])
-    law = next(label for label in curves if label.startswith("error ∝"))
-    assert law == "error ∝ rows^−0.50"
+    fitted = next(label for label in curves if label.startswith("error ∝"))
+    assert fitted == "error ∝ rows^−0.50"
     assert second.get_ylabel() == "test error, MAE (eV)"
     assert [text.get_text() for text in first.get_xticklabels()] == ["30", "100", "300"]
 
