@@ -211,11 +211,9 @@ def same_so_far(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_no_temporary_file(
-    stop: signal.Signals, weights: Path, table: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "r"
-    with start(table, "-o", folder, "-m", weights, "--part-size", 3, "--workers", 1) as process:
+def test_a_stopped_run_leaves_no_temporary_file(stop: signal.Signals, weights: Path, tmp_path: Path) -> None:
+    folder, long = tmp_path / "r", write_table(tmp_path / "long.parquet", many(20) * 40)
+    with start(long, "-o", folder, "-m", weights, "--part-size", 3, "--workers", 1) as process:
         wait_for_parts(process, folder, 2)
         process.send_signal(stop)
         _, stderr = process.communicate(timeout=60)

@@ -96,7 +96,7 @@ def test_the_reference_is_of_training_crystals_and_validation_crystals_are_held_
     model = load_model(run, tolerance=1e-3)
     assert model.reference is not None
     train, val = (network_outputs([model], [table[row] for row in rows])[0] for rows in (range(24), range(24, 48)))
-    np.testing.assert_allclose(model.reference.distances(train.vectors), 0, atol=5e-3)
+    np.testing.assert_allclose(model.reference.distances(train.vectors), 0, atol=1e-2)  # coordinates of 16 bits
     distances = model.reference.distances(val.vectors)
     assert np.median(distances) == pytest.approx(1, abs=5e-3)
     np.testing.assert_allclose(model.reference.percentiles, np.percentile(distances, np.arange(101)), atol=1e-4)
@@ -178,4 +178,4 @@ def test_the_same_run_gives_the_same_file(run: Path, table: CrystalTable, tmp_pa
 
 def test_flags_of_a_run_are_few_on_its_own_kind(run: Path, table: CrystalTable) -> None:
     result = evaluate_model(load_model(run, tolerance=1e-3), table, "val")
-    assert sum("farther" in flag for flag in result.flags) <= 1
+    assert sum("farther" in flag for flag in result.flags) <= 3  # a tenth of 24, rounded up

@@ -18,6 +18,7 @@ from samples import many, write_table
 from crystalformers import load_model
 from crystalformers.data.table import open_table
 from crystalformers.prediction.evaluation import evaluate_model
+from crystalformers.prediction.reference import LARGEST
 from crystalformers.target import Target
 from crystalformers.training.fit import fit
 from crystalformers.training.recipe import Recipe
@@ -91,7 +92,8 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     for name, weight in one.items():
         if name.endswith("key.bias"):
             continue  # shifts all logits of an atom alike: its gradient is rounding alone, which AdamW blows up
-        assert torch.allclose(two[name], weight, rtol=1e-4, atol=1e-5), name
+        atol = 1e-4 * LARGEST if name.endswith("points") else 1e-5  # the coordinates of reference crystals are steps
+        assert torch.allclose(two[name], weight, rtol=1e-4, atol=atol), name
 
     # Batch normalisation: each process has statistics of its own, but what is measured is what is saved.
     for weights in ("model.safetensors", "model-best.safetensors"):
