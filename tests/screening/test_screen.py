@@ -163,7 +163,9 @@ def test_a_fault_at_every_operation(kind: Kind, weights: Path, table: Path, whol
 
 
 SLOW = """
+import signal
 import time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
 import crystalformers.screening.parts as parts
 original = parts.predict_window
 def predict_window(*given):
