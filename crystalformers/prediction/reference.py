@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.spatial import cKDTree
 
 from crystalformers.errors import CheckpointError
 
@@ -30,9 +32,6 @@ MOST_BYTES = 2**21
 
 LARGEST = 32000
 """Largest coordinate of a reference crystal, in steps: coordinates are whole numbers of 16 bits."""
-
-CHUNK = 1024
-"""Crystals whose distances are computed at once."""
 
 FloatArray = NDArray[np.float64]
 
@@ -80,7 +79,12 @@ class Space:
             problem = f"the vectors of the training crystals have {len(self.centre)} numbers"
             raise CheckpointError(f"{problem}, those of the model {vectors.shape[1]}", remedy="copy the file again")
         coordinates = (vectors - self.centre) @ self.axes.astype(float)
-        return _nearest(coordinates, self.points.astype(float)) / self.unit
+        nearest, _ = self._tree.query(coordinates)
+        return np.asarray(nearest) / self.unit
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.points.astype(float))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,13 +187,3 @@ def _axes(differences: FloatArray, count: int) -> FloatArray:
         return np.eye(width)
     _, axes = eigh(differences.T @ differences, subset_by_index=[width - count, width - 1])
     return np.asarray(axes)
-
-
-def _nearest(points: FloatArray, references: FloatArray) -> FloatArray:
-    """Distance of each point, (C, P), to the nearest reference, (R, P)."""
-    squares = (references**2).sum(axis=1)
-    nearest = np.empty(len(points), dtype=np.int64)
-    for begin in range(0, len(points), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        nearest[part] = (squares - 2 * points[part] @ references.T).argmin(axis=1)
-    return np.asarray(np.linalg.norm(points - references[nearest], axis=1))
