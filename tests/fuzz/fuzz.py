@@ -26,13 +26,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crystalformers.crystal import Crystal
+    from crystalformers.io.rejected import Rejected
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutations import FILENAME, MUTATIONS, NAMED, mutant, originals
+from mutations import MUTATIONS, mutant
+from originals import FILENAME, NAMED, SCREENED, originals
 
 SECONDS = 10.0
 """Longest time of a processor for one input."""
@@ -70,7 +75,8 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
         if kind == "recipe":
             Recipe.load(path)
             return "read"
-        found = list(read_structures([path]))
+        found = list(screened(path) if kind in SCREENED else read_structures([path]))
+        assert kind not in SCREENED or os.listdir(folder) == [path.name], "something was written beside the file"
         good = [row for row in found if not isinstance(row, Rejected)]
         assert found, "neither a structure nor a reason"
         assert all(row.reason.strip() for row in found if isinstance(row, Rejected))
@@ -81,6 +87,16 @@ def outcome(kind: str, data: bytes, folder: Path) -> str:
         return "read" if len(good) == len(found) else "partly read" if good else "refused"
     except CrystalformersError as error:
         return "refused" if str(error).strip() else "refused without a reason"
+
+
+def screened(path: Path) -> Iterator[Crystal | Rejected]:
+    """What `crystalformers screen` reads from a file, three structures at a time."""
+    from crystalformers.screening.inputs import Piece, find_inputs, with_cuts
+
+    for found in find_inputs([str(path)]):
+        given, cuts = with_cuts(found, 3)
+        for cut in cuts:
+            yield from (structure.found for structure in given.structures(Piece(0, *cut)))
 
 
 def judged(kind: str, data: bytes, folder: Path) -> tuple[str, bool]:

@@ -32,7 +32,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutations import FILENAME, mutant
+from mutations import mutant
+from originals import FILENAME
 
 MEMORY = 4 << 30
 """Most memory of server and reader together, bytes."""

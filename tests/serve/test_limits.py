@@ -28,7 +28,8 @@ from crystalformers.serve.reading import LONGEST_NAME, Allowance, Reader, plain_
 from crystalformers.serve.service import Service
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
-from mutations import FILENAME, mutant
+from mutations import mutant
+from originals import FILENAME
 
 TOKEN = "a token of the tests"
 

@@ -44,7 +44,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(params=VIEWS)
+@pytest.fixture(params=("wide light", "narrow dark"))
 def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Page]:
     """The page in one of the views; errors of its scripts and requests to other hosts fail the test."""
     yield from opened(browser, address, **VIEWS[request.param])
@@ -111,6 +111,7 @@ def test_an_example_is_predicted_drawn_and_explained(page: Page) -> None:
     accessible(page)
 
 
+@pytest.mark.parametrize("page", VIEWS, indirect=True)
 def test_all_views_are_accessible_and_fit_the_screen(page: Page) -> None:
     add_example(page, "NaCl")
     page.set_input_files("#files", files=[BAD])
