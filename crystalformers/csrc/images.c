@@ -156,6 +156,26 @@ int images_fill(int64_t first, int64_t last, const BinnedAtoms *in, void *const 
     return failure;
 }
 
+/* Whether crystals first .. last - 1, and all atoms, may hold what `check_geometry` of images/checks.py refuses, which
+ * then tells what: `limits` are the smallest volume of a cell beside the product of its edges, the largest fractional
+ * coordinate, and the most images to be expected. Always returns 0. */
+int geometry_check(int64_t first, int64_t last, const BinnedAtoms *in, void *const *arrays) {
+    const double *limits = arrays[0], *T = in->triangle, *L = in->lattice;
+    int32_t suspect = 0;
+    double expected = 0;
+    for (int64_t c = first; c < last; c++, T += 9, L += 9) {
+        const double volume = fabs(T[0] * T[4] * T[8]), size = (double)(in->ptr[c + 1] - in->ptr[c]);
+        double squared = 1;
+        for (int64_t k = 0; k < 9; k += 3) squared *= L[k] * L[k] + L[k + 1] * L[k + 1] + L[k + 2] * L[k + 2];
+        suspect |= !(volume > limits[0] * sqrt(squared) && volume < INFINITY);
+        expected += size * (size / volume);
+    }
+    suspect |= !(expected * (4 / 3. * 3.14159265358979) * in->radius * in->radius * in->radius <= limits[2]);
+    for (int64_t k = 3 * in->ptr[first]; k < 3 * in->ptr[last]; k++) suspect |= !(fabs(in->frac[k]) <= limits[1]);
+    *(int32_t *)arrays[1] = suspect;
+    return 0;
+}
+
 /* Whether one of the numbers is negative, infinite or NaN. */
 #define OUT_OF_RANGE(type)                                                                        \
     static int32_t type##_out_of_range(const type *numbers, int64_t count) {                      \

@@ -153,6 +153,8 @@ class Images:
 
     def to(self, target: torch.device | torch.dtype | str) -> Images:
         """Move to a device, or convert the lengths to a floating-point type."""
+        if self.distance.dtype == target and (self.vectors is None or self.vectors.dtype == target):
+            return self
         vectors = None if self.vectors is None else self.vectors.to(target)
         images = replace(self, distance=self.distance.to(target), vectors=vectors)
         if isinstance(target, torch.dtype):

@@ -10,7 +10,7 @@ import torch
 from crystalformers.csrc.kernels import library
 from crystalformers.errors import ConfigError
 from crystalformers.images.batch import ENVELOPE_WIDTH, CrystalBatch, Images
-from crystalformers.images.checks import SMALLEST_RADIUS, check_cells, check_coordinates, check_shapes
+from crystalformers.images.checks import SMALLEST_RADIUS, check_geometry, check_shapes
 from crystalformers.images.enumeration import BinnedAtoms, Bins, enumerate_compiled, enumerate_torch
 
 REFERENCE_DENSITY = 0.1
@@ -85,10 +85,9 @@ def build_images(batch: CrystalBatch, radius: float, *, directions: bool = False
     exact = batch.in_float64()
     positions, lattice = exact.positions.detach().contiguous(), exact.lattice.detach().contiguous()
     triangle = torch.linalg.qr(lattice.mT, mode="r").R.mT.contiguous()
-    check_cells(lattice, triangle, batch.ptr, batch.n_atoms, radius)
     crystal, ptr = batch.crystal_of_atom, batch.ptr.contiguous()
-    frac = torch.linalg.solve(lattice[crystal].mT, positions.unsqueeze(-1)).squeeze(-1).contiguous()
-    check_coordinates(frac)
+    frac = torch.linalg.solve_ex(lattice[crystal].mT, positions.unsqueeze(-1)).result.squeeze(-1).contiguous()
+    check_geometry(lattice, triangle, frac, ptr, radius)
     bins = Bins.of(frac, triangle, crystal, ptr, radius)
     binned = BinnedAtoms(positions, lattice, frac, triangle, crystal, ptr, bins, radius)
     compiled = positions.device.type == "cpu" and library() is not None

@@ -7,9 +7,13 @@ that reading can begin anywhere. Entries go by their names in the archive; none 
 from __future__ import annotations
 
 import gzip
+import lzma
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -17,10 +21,16 @@ from typing import IO
 
 from crystalformers.crystal import Crystal
 from crystalformers.data.sets.archives import FREE_BYTES, MAX_RATIO
-from crystalformers.errors import StructureError
+from crystalformers.errors import CrystalformersError, StructureError
 from crystalformers.io import Rejected
 from crystalformers.io.files import format_of, known_formats, read_file
 from crystalformers.io.text import check_length, printable
+
+DAMAGE = (
+    *(EOFError, ValueError, IndexError, KeyError, OverflowError, RuntimeError, NotImplementedError),
+    *(struct.error, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+)
+"""What the standard library raises about an archive that is damaged, encrypted or compressed in an unknown way."""
 
 MAX_NAME = 200
 """Longest name of a file in an archive, bytes without its folders; file systems allow 255."""
@@ -53,16 +63,18 @@ def read_zip(file: IO[bytes], start: int, stop: int, length: int) -> Found:
     with zipfile.ZipFile(file) as archive, TemporaryDirectory() as folder:
         for entry in entries[start:stop]:
             try:
-                content = _content(archive.open(entry), entry.file_size, entry.filename)
-            except (StructureError, RuntimeError, NotImplementedError, EOFError, OSError, zipfile.BadZipFile) as error:
-                yield _unreadable(entry.filename, error)  # encrypted, damaged, compressed in an unknown way
+                with checked():
+                    content = _content(archive.open(entry), entry.file_size, entry.filename)
+            except (StructureError, OSError) as error:
+                yield _unreadable(entry.filename, error)
                 continue
             yield from _structures(entry.filename, content, Path(folder))
 
 
 def _entries(file: IO[bytes]) -> list[zipfile.ZipInfo]:
-    with zipfile.ZipFile(file) as archive:
-        return [entry for entry in archive.infolist() if not entry.is_dir() and not _hidden(entry.filename)]
+    with checked(), zipfile.ZipFile(file) as archive:
+        files = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
+    return [entry for entry in files if not _hidden(entry.filename)]
 
 
 def tar_cuts(file: IO[bytes], size: int, length: int) -> Iterator[tuple[int, int, int]]:
@@ -84,12 +96,14 @@ def read_tar(file: IO[bytes], start: int, stop: int, length: int) -> Found:
         for archive, member in _members(file, start, length):
             if member.offset >= stop:
                 return
-            opened = archive.extractfile(member) if member.isreg() else None
-            if opened is None:
+            if not member.isreg():
                 yield Rejected(printable(member.name), "it is a link or device, no file", printable(member.name))
                 continue
             try:
-                content = _content(opened, member.size, member.name)
+                with checked():
+                    opened = archive.extractfile(member)
+                    assert opened is not None  # the member is a file
+                    content = _content(opened, member.size, member.name)
             except StructureError as error:
                 yield _unreadable(member.name, error)
                 continue
@@ -101,13 +115,30 @@ def _members(file: IO[bytes], start: int, length: int) -> Iterator[tuple[tarfile
     compressed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment]
-    stream.seek(start)
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
-        while (member := archive.next()) is not None:
+    with checked():
+        stream.seek(start)
+        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - closed below
+    with archive:
+        while True:
+            with checked():
+                member = archive.next()
+            if member is None:
+                return
             archive.members.clear()  # type: ignore[attr-defined] # so that memory does not grow
             _check_unpacked(member.offset_data + (member.size if compressed else 0), length)
             if not member.isdir() and not _hidden(member.name):
                 yield archive, member
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Raise what the standard library raises about a damaged archive as a StructureError."""
+    try:
+        yield
+    except CrystalformersError:
+        raise
+    except DAMAGE as error:
+        raise StructureError(f"the archive is damaged ({type(error).__name__}: {error})") from error
 
 
 def _check_unpacked(unpacked: int, length: int) -> None:

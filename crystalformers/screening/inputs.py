@@ -6,9 +6,6 @@ Other tables, and structure files given by name, are one piece each, since only 
 from __future__ import annotations
 
 import hashlib
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -43,10 +40,7 @@ from crystalformers.screening.archives import read_tar, read_zip, renamed, tar_c
 OPTIMADE_IDS = ("immutable_id", "id", "material_id")
 """Columns with the id of a row in a table of OPTIMADE structures such as LeMat-Bulk; the first one there is taken."""
 
-DAMAGE = (
-    *(TableError, StructureError, OSError, EOFError, UnicodeDecodeError, NotImplementedError),
-    *(zlib.error, zipfile.BadZipFile, tarfile.TarError, pa.ArrowException),
-)
+DAMAGE = (TableError, StructureError, OSError, UnicodeDecodeError, pa.ArrowException)
 """What readers of tables and of archives raise about a file that is not what its name says."""
 
 

@@ -115,7 +115,7 @@ def changed_tar(change: Change) -> Change:
                     if entry.size > LONGEST:
                         return _tar_field(data, rng)
                     opened = archive.extractfile(entry) if entry.isreg() else None
-                    members.append(Member(entry.name, opened.read() if opened else b"", entry.type))
+                    members.append(Member(entry.name, opened.read(LONGEST) if opened else b"", entry.type))
         except (OSError, ValueError, EOFError, KeyError, tarfile.TarError):
             return _tar_field(data, rng)
         if not members or rng.random() < 0.3:
@@ -158,15 +158,16 @@ def _changed_members(members: Sequence[Member], change: Change, rng: random.Rand
     if not members:
         return members
     k = rng.randrange(len(members))
+    small = len(members[k].data) < 10**5
     match rng.randrange(6):
         case 0:
             members[k] = members[k]._replace(name=rng.choice(HOSTILE_NAMES))
         case 1:
             members[k] = members[k]._replace(data=bytes(rng.choice((10**6, 10**7))))
-        case 2:
+        case 2 if small:
             members[k : k + 1] = [members[k]] * rng.choice((2, 100))
-        case 3:
-            del members[k]
-        case _:
+        case _ if small:
             members[k] = members[k]._replace(data=change(members[k].data, rng))
+        case _:
+            del members[k]
     return members

@@ -280,3 +280,35 @@ def test_a_tar_that_ends_too_early_gives_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "cut.tgz").write_bytes(packed.getvalue()[:-50])
     (bad,) = structures(tmp_path / "cut.tgz")
     assert isinstance(bad.found, Rejected)
+
+
+def test_a_damaged_member_costs_itself(tmp_path: Path) -> None:
+    """Whatever the standard library raises about it: here an LZMA stream, and a name that is empty."""
+    files = {**poscars(tmp_path), "": b"no name"}
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo("x")
+            entry.filename, entry.compress_type = name, zipfile.ZIP_LZMA
+            archive.writestr(entry, data)
+        start = archive.infolist()[3].header_offset + 30 + len(archive.infolist()[3].filename) + 9
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    found = [one.found for one in structures(path)]
+    assert [isinstance(one, Crystal) for one in found] == [k not in (3, len(found) - 1) for k in range(len(found))]
+    assert len(found) == len(files)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"GNU.sparse.map": "x"}, {"GNU.sparse.map": "0"}, {"size": "-1"}, {"GNU.sparse.size": "9" * 15}]
+)
+def test_headers_that_a_tar_archive_cannot_have(headers: dict[str, str], tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in poscars(tmp_path).items():
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(data), headers if "3" in name else {}
+            archive.addfile(member, io.BytesIO(data))
+    found = [one.found for one in structures(tmp_path / "a.tar")]
+    assert sum(isinstance(one, Rejected) for one in found) >= 1
+    assert all(one.problem.strip() for one in found if isinstance(one, Rejected))
