@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(RUN)/crystalformers predict examples/*.cif
 
 test: $(STAMP) lint
-	$(RUN)/python -m pytest -n auto --dist loadfile
+	$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(RUN)/ruff check .

@@ -21,6 +21,12 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of long tests, so that no process is left with one when the others have ended."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def _shared() -> Path:
     return Path(os.environ.get("CRYSTALFORMERS_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -19,6 +19,8 @@ from crystalformers.attention.backends.reference.frames import max_frames
 from crystalformers.attention.frames.encoding import AngularEncoding
 from crystalformers.attention.published import angular_psi
 from crystalformers.crystal import Crystal
+from crystalformers.images import CrystalBatch, with_images
+from crystalformers.models.base import mean_over_atoms
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.paper_checkpoints.crystalformer import model_of, to_ours
 from crystalformers.paper_checkpoints.params import config_of
@@ -104,3 +106,33 @@ class FramesOfTheAuthors:
 def relative(ours: Tensor, theirs: Tensor) -> float:
     """Largest difference relative to the largest number of the tensor."""
     return float((ours.detach() - theirs).abs().max() / theirs.abs().max())
+
+
+def outputs(
+    oracle: Oracle, image_rule: Any, crystals: list[Crystal], tolerance: float = 1e-12
+) -> dict[str, torch.Tensor]:
+    model = oracle.model
+    model.image_rule = image_rule
+    batch = with_images(
+        CrystalBatch.from_crystals(crystals), model.radius(tolerance), directions=model.needs_directions
+    )
+    found = {}
+    hook = model.blocks[0].register_forward_hook(lambda module, inputs, output: found.update(layer0=output))
+    found["enc"] = model.encode(batch)
+    hook.remove()
+    return found | {"pred": model.head(mean_over_atoms(found["enc"], batch))}
+
+
+def assert_gradients_agree(oracle: Oracle, tolerance: float) -> None:
+    parameters = dict(oracle.model.named_parameters())
+    assert parameters.keys() == oracle.gradients.keys()
+    errors = {}
+    for name, theirs in oracle.gradients.items():
+        # A key's bias adds one number to all scores of an atom, and loss_c adds up to zero: the gradients of such
+        # biases vanish, and are rounding in both codes. Biases are measured by the weights beside them.
+        scale = oracle.gradients[name.replace(".bias", ".weight")].abs().max()
+        assert scale > 0, name
+        errors[name] = float((parameters[name].grad - theirs).abs().max() / scale)
+    worst = max(errors, key=lambda name: errors[name])
+    print(f"largest difference: {errors[worst]:.1e} in {worst}")
+    assert errors[worst] < tolerance, f"{worst}: {errors[worst]:.1e}"

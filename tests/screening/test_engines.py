@@ -163,6 +163,7 @@ def alive(process: int) -> bool:
 # Slurm
 
 
+@pytest.mark.slow
 def test_an_array_of_jobs_gives_the_same_rows(
     weights: Path, table: Path, whole: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_an_array_of_jobs_gives_the_same_rows(
     assert list((tmp_path / "r" / "slurm").iterdir())
 
 
+@pytest.mark.slow
 def test_a_lost_job_is_told_and_the_run_goes_on(
     weights: Path, table: Path, whole: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any
 ) -> None:

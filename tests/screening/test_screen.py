@@ -212,6 +212,7 @@ def same_so_far(folder: Path) -> bool:
     return len(list((folder / "done").glob("*.json"))) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_leaves_no_temporary_file(stop: signal.Signals, weights: Path, tmp_path: Path) -> None:
     folder, long = tmp_path / "r", write_table(tmp_path / "long.parquet", many(20) * 40)
@@ -356,6 +357,7 @@ def test_progress_has_rate_and_time_left(
     assert "top.parquet: 2 of 20 structures." in result.stderr
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(weights: Path, tmp_path: Path) -> None:
     table = pq.read_table(write_table(tmp_path / "t.parquet", many(64)))
     peaks = []

@@ -200,6 +200,7 @@ def test_a_table_reads_no_file_of_the_server(client: TestClient) -> None:
     assert all("leads out of the folder" in row["error"] for row in found)
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_costs_its_request_only(client: TestClient) -> None:
     bomb = base64.b64encode(gzip.compress(b"data_x\n" + b"# \n" * 60_000_000)).decode()
     assert len(bomb) < 1 << 20

@@ -168,6 +168,7 @@ ENDED: Counter[str] = Counter()
 """How the runs ended, over all examples."""
 
 
+@pytest.mark.slow
 def test_disturbed_runs() -> None:
     ENDED.clear()
     run_state_machine_as_test(

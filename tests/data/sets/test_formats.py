@@ -161,6 +161,7 @@ def test_hybrid_perovskites(store: Store, tmp_path: Path) -> None:
         store.get(dataset, Request(store.folder(dataset.name), (tmp_path / "out.zip",)), again=True)
 
 
+@pytest.mark.slow
 def test_conversion_takes_memory_that_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Ten times as many rows in OQMD's format: the peak memory of a fresh process stays where it was."""
     code = """
