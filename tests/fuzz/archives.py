@@ -6,10 +6,13 @@ import io
 import random
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
+
+from crystalformers.screening import archives
+
+DAMAGE = (OSError, *archives.DAMAGE)
 
 Change = Callable[[bytes, random.Random], bytes]
 
@@ -78,7 +81,7 @@ def changed_zip(change: Change) -> Change:
                 if sum(entry.file_size for entry in archive.infolist()) > LONGEST:
                     return _zip_field(data, rng)
                 members = [Member(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-        except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        except DAMAGE:
             return _zip_field(data, rng)  # what was changed before may be no archive any more
         method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
         return zip_of(_changed_members(members, change, rng), method)
@@ -116,7 +119,7 @@ def changed_tar(change: Change) -> Change:
                         return _tar_field(data, rng)
                     opened = archive.extractfile(entry) if entry.isreg() else None
                     members.append(Member(entry.name, opened.read(LONGEST) if opened else b"", entry.type))
-        except (OSError, ValueError, EOFError, KeyError, tarfile.TarError):
+        except DAMAGE:
             return _tar_field(data, rng)
         if not members or rng.random() < 0.3:
             return _tar_field(data, rng)

@@ -24,8 +24,10 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ MEMORY = 2 << 30
 WAIT = 20
 """How many times as long an input may take by the clock, on a machine that is busy with other things."""
 
-PART = 500
+PART = 2500
 """Inputs of a kind before the next kind has its turn."""
 
 COUNTED = ("inputs", "findings")
@@ -216,6 +218,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=2000, help="over all kinds together")
     parser.add_argument("--seed", type=int, default=0, help="the first; inputs are numbered from it")
     parser.add_argument("--kinds", nargs="+", choices=MUTATIONS, default=list(MUTATIONS))
+    parser.add_argument("--processes", type=int, default=1, help="children at once")
     parser.add_argument("--output", type=Path, help="folder for the inputs that were handled wrongly")
     parser.add_argument("--summary", type=Path, help="JSON file of outcomes to write, or to go on from")
     given = parser.parse_args()
@@ -224,20 +227,26 @@ def main() -> int:
     wanted = given.inputs // len(given.kinds)
     for kind in given.kinds:
         kinds.setdefault(kind, {"first_seed": given.seed, "inputs": 0, "outcomes": {}, "findings": []})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        while unfinished := [kind for kind in given.kinds if kinds[kind]["inputs"] < wanted]:
-            for kind in unfinished:
-                run_part(kind, kinds[kind], min(PART, wanted - kinds[kind]["inputs"]), given.output)
-    finally:  # an interruption, too
-        if given.summary is not None:
-            write_summary(given.summary, kinds)
-    return 1 if any(kinds[kind]["findings"] for kind in given.kinds) else 0
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def run(kind: str) -> None:
+        run_part(kind, kinds[kind], min(PART, wanted - kinds[kind]["inputs"]), given.output, stop)
+
+    with ThreadPoolExecutor(given.processes) as pool:
+        while not stop.is_set() and (unfinished := [kind for kind in given.kinds if kinds[kind]["inputs"] < wanted]):
+            list(pool.map(run, unfinished))
+            if given.summary is not None:
+                write_summary(given.summary, kinds)
+    return 1 if stop.is_set() or any(kinds[kind]["findings"] for kind in given.kinds) else 0
 
 
-def run_part(kind: str, found: dict[str, Any], count: int, output: Path | None) -> None:
-    """Attack with the next inputs of a kind, and add to what was found."""
+def run_part(kind: str, found: dict[str, Any], count: int, output: Path | None, stop: Event) -> None:
+    """Attack with the next inputs of a kind until told to stop, and add to what was found."""
     for seed, text, wrong in attack(kind, found["first_seed"] + found["inputs"], count):
+        if stop.is_set():
+            break
         found["inputs"] += 1
         if not wrong:
             found["outcomes"][text] = found["outcomes"].get(text, 0) + 1
