@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crystalformers.errors import StructureError
+from crystalformers.html import html_crystal, html_table
 from crystalformers.periodic import MAX_ATOMIC_NUMBER, SYMBOLS
 
 MIN_SOLIDITY = 1e-6
@@ -64,6 +65,18 @@ class Crystal:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the cell, and the crystal in 3D."""
+        lengths = np.linalg.norm(self.lattice, axis=1)
+        unit = self.lattice / lengths[:, None]
+        angles = np.degrees(np.arccos(np.clip([unit[1] @ unit[2], unit[2] @ unit[0], unit[0] @ unit[1]], -1, 1)))
+        counts = {symbol: self.symbols.count(symbol) for symbol in dict.fromkeys(self.symbols)}
+        about = f"{len(self)} atoms: {', '.join(f'{count} {symbol}' for symbol, count in counts.items())}"
+        header = ("a (Å)", "b (Å)", "c (Å)", "α (°)", "β (°)", "γ (°)", "volume (Å³)")
+        cells = [*(f"{length:.4f}" for length in lengths), *(f"{angle:.2f}" for angle in angles), f"{self.volume:.2f}"]
+        table = html_table(self.name or "Crystal", about, header, [cells])
+        return table + html_crystal(self.symbols, self.frac_coords, self.lattice)
 
     @property
     def positions(self) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from crystalformers.serve.app import create_app
 from crystalformers.serve.limits import Limits
 from crystalformers.serve.run import bound_socket, configuration
 from crystalformers.serve.service import Service
+from crystalformers.serve.work import Index
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Clients = Callable[..., TestClient]
@@ -28,10 +29,10 @@ def entry(name: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(models: Models, token: str | None = None, **limits: Any) -> Iterator[str]:
+def running(models: Models, token: str | None = None, index: Index | None = None, **limits: Any) -> Iterator[str]:
     """The address of a server in a thread of this process."""
     listening = bound_socket("127.0.0.1", 0)
-    app = create_app(Service(models, Limits(**limits)), token)
+    app = create_app(Service(models, Limits(**limits), index), token)
     server = uvicorn.Server(configuration(app))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

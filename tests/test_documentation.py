@@ -37,6 +37,11 @@ QUESTIONS = {
     "How do I export element vectors to CGCNN?": ("elements.html", "export-a-table"),
     "How do I train on JARVIS or Matbench?": ("data.html", None),
     "How do I reproduce the papers?": ("reproduce.html", "what-was-run-here"),
+    "How do I use it in a notebook?": ("predict.html", "in-notebooks"),
+    "How do I open the page in a browser?": ("serve.html", "the-page"),
+    "How do I ask it from another program?": ("serve.html", "the-http-service"),
+    "How do I find known crystals like mine?": ("search.html", None),
+    "How do I screen a million structures?": ("screening.html", None),
     "How do I add a model of my own?": ("extend.html", "a-model"),
     "What are the arguments of load_model?": ("api/crystalformers.html", "crystalformers.load_model"),
 }

@@ -3,8 +3,9 @@
     python -m benchmarks.speed.serving --clients 50 --seconds 300 --restart
 
 Clients send POSCAR files for the given time, each its next request as soon as the last is answered, and note its time
-and status. The rate is given beside that of reading and predicting the same files with the library, measured in a
-process of its own before and after. The memory of the server and of its reader is looked up every second (Linux).
+and status. The rate, over the time without the restart, is given beside that of reading and predicting the same files
+with the library, measured in a process of its own before and after. The memory of the server and of its reader is
+looked up every second (Linux).
 
 With --restart the server is stopped by SIGTERM half-way and started again on its port; what clients then see (503, no
 connection) is counted apart, and every other error still counts as one.
@@ -153,7 +154,7 @@ def run_load(given: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, 
                 load.ask(http, address, rng.choice(requests), given.structures_per_request)
 
     clients = [threading.Thread(target=client, args=(k,)) for k in range(given.clients)]
-    begin, restarted = time.monotonic(), not given.restart
+    begin, down, restarted = time.monotonic(), 0.0, not given.restart
     for one in clients:
         one.start()
     try:
@@ -162,11 +163,12 @@ def run_load(given: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, 
             memory.append(resident(process.pid))
             if not restarted and elapsed > given.seconds / 2:
                 load.restarting.set()
+                stopped = time.monotonic()
                 process.send_signal(signal.SIGTERM)
                 process.wait(120)
                 process, address = started(int(address.rsplit(":", 1)[1]), given.threads)
                 load.restarting.clear()
-                restarted = True
+                down, restarted = time.monotonic() - stopped, True
     finally:
         stop.set()
         for one in clients:
@@ -177,7 +179,8 @@ def run_load(given: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, 
     return {
         "requests": len(times),
         "structures": load.structures,
-        "structures_per_second": load.structures / given.seconds,
+        "seconds_of_restart": down,
+        "structures_per_second": load.structures / (given.seconds - down),
         "errors": dict(load.errors),
         "refused_during_restart": dict(load.refused),
         "seconds_p50": statistics.median(times),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.data.split import SPLIT_COLUMN, SPLIT_NAMES, SPLITS
 from crystalformers.errors import StructureError, TableError
+from crystalformers.html import html_table
 from crystalformers.io.pandas_tables import is_frame, open_frame
 from crystalformers.io.rejected import Rejected
 from crystalformers.io.rows import STRUCTURE, TableRows
@@ -32,6 +33,9 @@ from crystalformers.io.tables import open_source
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SHOWN_ROWS = 6
+"""In a notebook."""
 
 
 def open_table(
@@ -124,6 +128,14 @@ class CrystalTable:
         """The crystal of a row, named by its id; raises StructureError naming file and row."""
         rows, row = self._place(row)
         return rows[row]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first rows."""
+        first = range(min(len(self), SHOWN_ROWS))
+        columns = [self._array(name).slice(0, len(first)).to_pylist() for name in self.columns]
+        rows = [(self.ids[row], len(self.numbers(row)), *(column[row] for column in columns)) for row in first]
+        about = f"{len(self)} rows; the first {len(first)}:"
+        return html_table(self.path.name, about, ("id", "atoms", *self.columns), rows)
 
     def numbers(self, row: int) -> NDArray[np.int64]:
         """Atomic numbers of a row as the table gives them, unchecked, read-only; empty if the row could not be read."""

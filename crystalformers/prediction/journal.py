@@ -24,7 +24,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
 from crystalformers.files import locked
 from crystalformers.io import Rejected
-from crystalformers.prediction.rows import Prediction, Row
+from crystalformers.prediction.rows import Prediction, Row, written_fields
 
 
 @contextmanager
@@ -72,7 +72,7 @@ class Journal:
 
     def append(self, window: Sequence[Crystal | Rejected], rows: Sequence[Row]) -> None:
         """Add the rows of a finished window; once this returns, they survive a kill."""
-        self._write({"inputs": digest(window), "rows": [_fields(row) for row in rows]})
+        self._write({"inputs": digest(window), "rows": [written_fields(row) for row in rows]})
 
     @property
     def finished(self) -> int:
@@ -147,11 +147,6 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 raise ConfigError(f"line {number} is damaged", where=str(path), remedy="delete it to start again")
             last = checksum
             yield checksum, json.loads(text)
-
-
-def _fields(row: Row) -> dict[str, Any]:
-    """All fields of a row but its units, which are in the header."""
-    return {field: value for field, value in vars(row).items() if field != "units"}
 
 
 def digest(window: Sequence[Crystal | Rejected]) -> str:

@@ -25,6 +25,7 @@ from crystalformers.prediction.domain import Domain
 from crystalformers.prediction.forward import ImageSettings, Outputs, outputs_of_batch
 from crystalformers.prediction.intervals import COVERAGE, Calibration
 from crystalformers.prediction.predictor import Estimates, Predictor, collect
+from crystalformers.prediction.progress import progress_bar
 from crystalformers.prediction.reference import FLAG_PERCENTILE, Reference
 from crystalformers.target import Target
 
@@ -104,11 +105,16 @@ class Model(Predictor):
         return html_table(self.name, "; ".join(filter(None, about)), header, rows)
 
     @overload
-    def embed(self, structures: Any, *, per_atom: Literal[False] = False) -> Vectors: ...
+    def embed(self, structures: Any, *, per_atom: Literal[False] = False, progress: bool = False) -> Vectors: ...
     @overload
-    def embed(self, structures: Any, *, per_atom: Literal[True]) -> list[Vectors]: ...
-    def embed(self, structures: Any, *, per_atom: bool = False) -> Vectors | list[Vectors]:
+    def embed(self, structures: Any, *, per_atom: Literal[True], progress: bool = False) -> list[Vectors]: ...
+    def embed(self, structures: Any, *, per_atom: bool = False, progress: bool = False) -> Vectors | list[Vectors]:
         """Vectors of the structures, as the network computes them before its property head.
+
+        Args:
+            structures: as of `predict`.
+            per_atom: one vector per atom instead of one per crystal.
+            progress: show a bar, in a terminal or a notebook.
 
         Returns:
             float32 array (C, D), the mean over the atoms of each crystal; with `per_atom` a list of (N, D).
@@ -117,7 +123,8 @@ class Model(Predictor):
             StructureError: naming the index of the structure that cannot be used.
         """
         crystals = [row for row in collect(structures, "raise") if isinstance(row, Crystal)]
-        vectors = self.atom_vectors(crystals)
+        with progress_bar(len(crystals), shown=progress) as advance:
+            vectors = self.atom_vectors(crystals, advance)
         if per_atom:
             return vectors
         return np.array([atoms.mean(axis=0) for atoms in vectors], np.float32).reshape(-1, self.dim)

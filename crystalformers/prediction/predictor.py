@@ -21,6 +21,7 @@ from crystalformers.io import Rejected, as_crystal, formula, read_structures
 from crystalformers.io.pandas_tables import is_frame, is_series, structures_of
 from crystalformers.prediction.batching import Advance, no_progress, windows
 from crystalformers.prediction.intervals import check_coverage
+from crystalformers.prediction.progress import progress_bar
 from crystalformers.prediction.reference import FLAG_PERCENTILE
 from crystalformers.prediction.rows import Prediction, Row, predictions_frame
 
@@ -125,6 +126,7 @@ class Predictor(ABC):
         coverage: float | None = None,
         strict: bool = False,
         flag_percentile: float = FLAG_PERCENTILE,
+        progress: bool = False,
     ) -> pd.DataFrame: ...
     @overload
     def predict(
@@ -135,6 +137,7 @@ class Predictor(ABC):
         coverage: float | None = None,
         strict: bool = False,
         flag_percentile: float = FLAG_PERCENTILE,
+        progress: bool = False,
     ) -> list[Prediction]: ...
     @overload
     def predict(
@@ -145,6 +148,7 @@ class Predictor(ABC):
         coverage: float | None = None,
         strict: bool = False,
         flag_percentile: float = FLAG_PERCENTILE,
+        progress: bool = False,
     ) -> list[Prediction | Rejected]: ...
     @overload
     def predict(
@@ -156,6 +160,7 @@ class Predictor(ABC):
         coverage: float | None = None,
         strict: bool = False,
         flag_percentile: float = FLAG_PERCENTILE,
+        progress: bool = False,
     ) -> pd.DataFrame: ...
     def predict(
         self,
@@ -166,6 +171,7 @@ class Predictor(ABC):
         coverage: float | None = None,
         strict: bool = False,
         flag_percentile: float = FLAG_PERCENTILE,
+        progress: bool = False,
     ) -> Any:
         """Predict every target for one or many structures, in the order given.
 
@@ -182,6 +188,7 @@ class Predictor(ABC):
             coverage: as of `Settings`.
             strict: as of `Settings`; by default a structure unlike the training data has a flag that says why.
             flag_percentile: as of `Settings`.
+            progress: show a bar, in a terminal or a notebook.
 
         The other structures of a batch change a prediction by rounding only (1e-6 of the spread in float32).
 
@@ -193,7 +200,8 @@ class Predictor(ABC):
             raise ConfigError(f"'{errors}' is neither 'raise' nor 'report'", where="errors")
         settings, doubt = Settings(coverage, strict, flag_percentile), self.doubt_columns(coverage)
         found = collect(structures, errors)
-        rows = [row for window in windows(found, WINDOW) for row in predict_window(self, window, settings)]
+        with progress_bar(sum(isinstance(one, Crystal) for one in found), shown=progress) as advance:
+            rows = [row for window in windows(found, WINDOW) for row in predict_window(self, window, settings, advance)]
         if errors == "raise":
             _raise_first_rejected(rows)
         if not as_frame and not is_frame(structures):
@@ -248,7 +256,7 @@ def _row(crystal: Crystal, found: dict[str, Any], units: dict[str, str], error: 
         if kind in found
     }
     about = (crystal.name, formula(crystal), len(crystal), values, units, found["flag"])
-    return Prediction(*about, **doubt, distance_percentile=found.get("distance_percentile"))
+    return Prediction(*about, **doubt, distance_percentile=found.get("distance_percentile"), crystal=crystal)
 
 
 def collect(structures: Any, errors: Literal["raise", "report"]) -> list[Crystal | Rejected]:

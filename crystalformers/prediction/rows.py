@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from crystalformers.crystal import Crystal
 from crystalformers.files import replacing
-from crystalformers.html import html_table
+from crystalformers.html import html_crystal, html_table
 from crystalformers.io import Rejected
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Prediction:
         high: upper end.
         distance_percentile: how many percent of held-out crystals are nearer to the training crystals; None if that is
             not known.
+        crystal: what was predicted, for notebooks to draw; not written to files, and None in a row that was read.
     """
 
     name: str
@@ -54,13 +56,16 @@ class Prediction:
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
     distance_percentile: float | None = None
+    crystal: Crystal | None = field(default=None, compare=False, repr=False)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """What a notebook shows: a table, and the crystal in 3D."""
         shown = [column for column in columns(self.units, _doubt_of(self)) if column.title]
         record = as_json(self)
         cells = [column.text(record, 4) for column in shown]
-        return html_table(self.formula, "", [column.title for column in shown], [cells])
+        table = html_table(self.formula, "", [column.title for column in shown], [cells])
+        one = self.crystal
+        return table if one is None else table + html_crystal(one.symbols, one.frac_coords, one.lattice)
 
 
 def _doubt_of(row: Prediction) -> dict[str, list[str]]:
@@ -148,11 +153,16 @@ def _of_target(target: str, unit: str, kinds: Sequence[str]) -> Iterator[Column]
         yield Column(f"{target}_{kind}", "float64", (kind, target), unit, title=kind)
 
 
+def written_fields(row: Row) -> dict[str, Any]:
+    """The fields of a row that files hold: all but the crystal, and the units, which are at their head."""
+    return {name: value for name, value in vars(row).items() if name not in {"units", "crystal"}}
+
+
 def as_json(row: Row) -> dict[str, Any]:
     """The fields of a prediction without the units; name and error of a rejected structure."""
     if isinstance(row, Rejected):
         return {"name": row.name, "error": row.reason}
-    return {name: value for name, value in vars(row).items() if name != "units" and value not in ({}, "", None)}
+    return {name: value for name, value in written_fields(row).items() if value not in ({}, "", None)}
 
 
 def predictions_frame(

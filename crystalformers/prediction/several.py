@@ -58,6 +58,10 @@ class Models(Predictor):
     def __repr__(self) -> str:
         return f"Models({', '.join(map(repr, self.models))})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every model."""
+        return "".join(model._repr_html_() for model in self.models)
+
     def estimates(
         self,
         crystals: Sequence[Crystal],

@@ -18,8 +18,8 @@ from crystalformers.serve import elements
 from crystalformers.serve.limits import Limits, RefusedError
 from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import EmbedBody, ExplainBody, PredictBody, SearchBody, StructureText
-from crystalformers.serve.service import Index, Service, the_only
-from crystalformers.serve.work import Embed, Explain, Predict, Result, Structure, Work
+from crystalformers.serve.service import Service, the_only
+from crystalformers.serve.work import Embed, Explain, Index, Predict, Result, Search, Structure, Work
 
 EXAMPLES = Path(__file__).parent / "examples"
 """Textbook crystals, of the project's own making: rock salt, diamond, perovskite..."""
@@ -65,7 +65,9 @@ class Handler:
         seconds = self.service.limits.seconds
         try:
             async with asyncio.timeout(seconds):
-                entries = await self.structures(given, limits)
+                allowance, loop = Allowance(limits or self.service.limits), asyncio.get_running_loop()
+                read = self.service.read
+                entries = [await loop.run_in_executor(self._executor, read, one, allowance) for one in given]
                 if single:
                     the_only(entries[0])
                 future = self.service.submit(work, list(chain.from_iterable(entries)))
@@ -73,11 +75,6 @@ class Handler:
         except TimeoutError:
             problem = f"the request took longer than {seconds:g} s"
             raise RefusedError(503, problem, remedy="send fewer or smaller structures") from None
-
-    async def structures(self, given: Sequence[StructureText], limits: Limits | None = None) -> list[list[Structure]]:
-        """The structures of each entry of a request; arguments as of `results`."""
-        allowance, loop = Allowance(limits or self.service.limits), asyncio.get_running_loop()
-        return [await loop.run_in_executor(self._executor, self.service.read, one, allowance) for one in given]
 
     def close(self) -> None:
         """End the thread that waits for the reader."""
@@ -171,15 +168,7 @@ def search_router(index: Index) -> APIRouter:
     @searching.post("/search")
     async def search(body: SearchBody, handler: CurrentHandler) -> dict[str, Any]:
         """The nearest known crystals of each structure."""
-        entries = await handler.structures(body.structures)
-        crystals = [one for one in chain.from_iterable(entries) if isinstance(one, Crystal)]
-        found = iter(await asyncio.to_thread(index.search, crystals, body.count))
-        results = [
-            {"name": one.name, "nearest": next(found)}
-            if isinstance(one, Crystal)
-            else {"name": one.name, "error": one.reason}
-            for one in chain.from_iterable(entries)
-        ]
+        entries, results = await handler.results(body.structures, Search(index, body.count))
         return {"rows": _rows(entries, results)}
 
     return searching

@@ -19,7 +19,7 @@ from crystalformers.serve import elements
 from crystalformers.serve.reading import Allowance
 from crystalformers.serve.schemas import StructureText
 from crystalformers.serve.service import Service, the_only
-from crystalformers.serve.work import Explain, Predict, Result, Work
+from crystalformers.serve.work import Explain, Predict, Result, Search, Work
 
 INSTRUCTIONS = """Predictions of properties of crystals by trained Transformer models.
 
@@ -125,9 +125,8 @@ def create_server(service: Service) -> MCPServer:
 
             `distance` is between the vectors of the model and has no unit. Units of the properties as of predict.
             """
-            given = StructureText(name=name, text=structure, base64=None, atoms=None)
-            crystal = the_only(service.read(given, Allowance(service.limits)))
-            return {"nearest": index.search([crystal], count)[0]}
+            [found] = results(structure, name, Search(index, count), single=True)
+            return {"nearest": found["nearest"]}
 
     return server
 

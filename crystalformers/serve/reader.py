@@ -9,11 +9,13 @@ An uploaded file is in FOLDER while it is read, under its own name, by which its
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import shutil
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ from crystalformers.io import Rejected, read_structures
 
 MOST_TEXT = "20"
 """Million characters of text that a file may hold, unpacked (`CRYSTALFORMERS_MAX_TEXT`)."""
+
+
+MOST_UNPACKED = 32 << 20
+"""Bytes that a compressed file may unpack to."""
 
 
 def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -41,6 +47,9 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         path = Path(own) / request["name"]
         path.write_bytes(base64.b64decode(request["base64"]))
         try:
+            if _unpacks_to_too_much(path):
+                problem = f"it unpacks to more than {MOST_UNPACKED >> 20} MiB"
+                return {"structures": [vars(Rejected(request["name"], problem, request["name"], "split it"))]}
             for one in read_structures([path]):
                 if isinstance(one, Crystal):
                     atoms += len(one)
@@ -50,6 +59,17 @@ def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         except MemoryError:
             found = [vars(Rejected(request["name"], "reading it takes too much memory", request["name"]))]
     return {"structures": found}
+
+
+def _unpacks_to_too_much(path: Path) -> bool:
+    """Whether a compressed file is larger than `MOST_UNPACKED`; one that is damaged is left to its reader."""
+    if path.suffix != ".gz":
+        return False
+    try:
+        with gzip.open(path) as file:
+            return len(file.read(MOST_UNPACKED + 1)) > MOST_UNPACKED
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _plain(one: Crystal | Rejected, folder: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
@@ -19,14 +19,7 @@ from crystalformers.serve.batches import Worker
 from crystalformers.serve.limits import Limits, RefusedError
 from crystalformers.serve.reading import Allowance, Reader, plain_name
 from crystalformers.serve.schemas import Atoms, StructureText
-from crystalformers.serve.work import Result, Structure, Work, affordable
-
-
-class Index(Protocol):
-    """Known crystals that are searched for neighbours of others."""
-
-    def search(self, crystals: Sequence[Crystal], count: int) -> list[list[dict[str, Any]]]:
-        """For each crystal its nearest known ones: name, formula, distance and whatever else is known of them."""
+from crystalformers.serve.work import Index, Result, Structure, Work, affordable
 
 
 class Service:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import CrystalformersError
@@ -103,6 +103,32 @@ class Explain(Work):
             return explain(self.model, crystal, self.atom, self.block).to_dict(self.threshold)
 
         return _each([affordable(one, self.model.radius, self.images) for one in structures], of_crystal)
+
+
+class Index(Protocol):
+    """Known crystals that are searched for neighbours of others."""
+
+    def search(self, crystals: Sequence[Crystal], count: int) -> list[list[Result]]:
+        """For each crystal its nearest known ones: name, formula, distance and whatever else is known of them."""
+
+
+@dataclass(frozen=True)
+class Search(Work):
+    """The nearest known crystals.
+
+    Attributes:
+        index: that is searched.
+        count: of known crystals for each structure.
+    """
+
+    index: Index
+    count: int
+
+    def results(self, structures: Sequence[Structure]) -> list[Result]:
+        """`nearest` of each structure."""
+        crystals = [one for one in structures if isinstance(one, Crystal)]
+        found = iter(self.index.search(crystals, self.count))
+        return _each(structures, lambda crystal: {"name": crystal.name, "nearest": next(found)})
 
 
 def _each(structures: Sequence[Structure], of_crystal: Callable[[Crystal], Result]) -> list[Result]:

@@ -14,6 +14,6 @@ from serving import attack
 
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: memory and folders of Linux")
 def test_hostile_requests_are_answered() -> None:
-    seen, findings, _ = attack(80, seed=10_000)
-    assert findings == {}
-    assert {"200", "422"} <= seen.keys()
+    found = attack(80, seed=10_001)
+    assert found.findings == {}
+    assert {"200", "422"} <= found.statuses.keys()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import Clients, running
+from served import EXAMPLES, Clients, running
 
 from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.several import Models
+from crystalformers.search import Index, build_index
 from crystalformers.serve.app import create_app
 from crystalformers.serve.limits import Limits
 from crystalformers.serve.service import Service
@@ -43,6 +45,21 @@ def limited(models: Models) -> Iterator[Clients]:
 
 
 @pytest.fixture(scope="session")
-def address(models: Models) -> Iterator[str]:
-    with running(models) as address:
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the example crystals."""
+    folder = tmp_path_factory.mktemp("search") / "index"
+    build_index([EXAMPLES], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def searching(models: Models, index: Path) -> Iterator[TestClient]:
+    """A client of a service with an index."""
+    with TestClient(create_app(Service(models, index=Index(index))), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def address(models: Models, index: Path) -> Iterator[str]:
+    with running(models, index=Index(index)) as address:
         yield address

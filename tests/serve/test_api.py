@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from crystalformers.elements.similarity import nearest
 from crystalformers.explain import explain
 from crystalformers.io import read_crystal
 from crystalformers.prediction.several import Models
-from crystalformers.search import Index, build_index
 from crystalformers.serve import api, app
 
 STATIC = app.STATIC
@@ -186,9 +184,7 @@ def test_an_index_is_searched_and_without_one_there_is_no_path(client: TestClien
     assert searching.get("/api/models").json()["search"] is True
 
 
-def test_a_real_index_is_searched(limited: Clients, tmp_path: Path) -> None:
-    build_index([EXAMPLES], tmp_path / "index")
-    searching = limited(index=Index(tmp_path / "index"))
+def test_a_real_index_is_searched(searching: TestClient) -> None:
     (row,) = searching.post("/api/search", json={"structures": [entry("CaF2")], "count": 2}).json()["rows"]
     assert row["nearest"][0]["formula"] == "CaF2"
     assert row["nearest"][0]["distance"] == pytest.approx(0, abs=1e-4)

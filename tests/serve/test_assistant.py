@@ -19,7 +19,6 @@ from served import EXAMPLES
 from crystalformers import load_model
 from crystalformers.elements import load_elements
 from crystalformers.elements.similarity import substitutions
-from crystalformers.search import build_index
 
 NACL = (EXAMPLES / "NaCl.cif").read_text(encoding="utf-8")
 
@@ -90,7 +89,7 @@ def test_every_tool_answers_a_client() -> None:
     with_client(check)
 
 
-def test_errors_are_sentences_an_assistant_can_act_on() -> None:
+def test_errors_are_sentences_and_known_crystals_are_found_if_there_is_an_index(index: Path) -> None:
     async def check(client: Client) -> None:
         assert "a POSCAR needs at least 8 lines" in await refusal(client, "predict", structure="salt, please")
         assert "There is no atom 99" in await refusal(client, "explain", structure=NACL, atom=99)
@@ -102,13 +101,6 @@ def test_errors_are_sentences_an_assistant_can_act_on() -> None:
         assert "0.99999" in await refusal(client, "interval", structure=NACL, coverage=0.99999)
         assert "coverage" in await refusal(client, "interval", structure=NACL, coverage=2)
 
-    with_client(check)
-
-
-def test_known_crystals_are_found_if_there_is_an_index(tmp_path: Path) -> None:
-    build_index([EXAMPLES], tmp_path / "index")
-
-    async def check(client: Client) -> None:
         found = (await call(client, "nearest_crystals", structure=NACL, count=3))["nearest"]
         assert [len(found), Path(found[0]["name"]).name, found[0]["formula"]] == [3, "NaCl.cif", "NaCl"]
         assert found[0]["distance"] == pytest.approx(0, abs=1e-4)
@@ -116,4 +108,4 @@ def test_known_crystals_are_found_if_there_is_an_index(tmp_path: Path) -> None:
         assert "band_gap" in found[0]
         assert "a POSCAR needs at least 8 lines" in await refusal(client, "nearest_crystals", structure="salt, please")
 
-    with_client(check, "--index", str(tmp_path / "index"))
+    with_client(check, "--index", str(index))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import gzip
 import json
 import random
 import socket
@@ -24,10 +23,12 @@ from crystalformers.io import Rejected
 from crystalformers.prediction.several import Models
 from crystalformers.serve import run
 from crystalformers.serve.limits import Limits
+from crystalformers.serve.reader import MOST_UNPACKED
 from crystalformers.serve.reading import LONGEST_NAME, Allowance, Reader, plain_name
 from crystalformers.serve.service import Service
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
+from hostile import bombs, encoded
 from mutations import mutant
 from originals import FILENAME
 
@@ -201,12 +202,11 @@ def test_a_table_reads_no_file_of_the_server(client: TestClient) -> None:
 
 
 @pytest.mark.slow
-def test_a_zip_bomb_costs_its_request_only(client: TestClient) -> None:
-    bomb = base64.b64encode(gzip.compress(b"data_x\n" + b"# \n" * 60_000_000)).decode()
-    assert len(bomb) < 1 << 20
-    for name in ("bomb.cif.gz", "bomb.extxyz.gz", "bomb.jsonl.gz", "bomb.json.gz", "POSCAR.gz"):
-        [row] = client.post("/api/predict", json=body({"name": name, "base64": bomb})).json()["rows"]
-        assert "error" in row, name
+def test_a_file_that_unpacks_to_much_or_nests_deeply_costs_its_request_only(client: TestClient) -> None:
+    for name, data in bombs():
+        assert len(data) < 2 << 20
+        answer = client.post("/api/predict", json=body(encoded(name, data)))
+        assert answer.status_code == 413 or "error" in answer.json()["rows"][0], name
     [row] = client.post("/api/predict", json=body(entry("Cu"))).json()["rows"]
     assert "values" in row
 
@@ -364,5 +364,6 @@ def test_the_guide_states_the_limits_of_the_code() -> None:
         f"did not arrive within {limits.body_seconds:g} s",
         f"closed after {run.HEAD_SECONDS:g} s",
         f"may take {limits.reader_seconds:g} s and {limits.reader_bytes >> 30} GB",
+        f"may unpack to\n  {MOST_UNPACKED >> 20} MiB",
     ):
         assert words in guide

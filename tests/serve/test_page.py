@@ -11,9 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 from served import EXAMPLES, entry, running
 
 from crystalformers import load_model
+from crystalformers.io import read_crystal
 from crystalformers.prediction.several import Models
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -108,7 +110,21 @@ def test_an_example_is_predicted_drawn_and_explained(page: Page) -> None:
     page.select_option("#atom", "1")
     page.wait_for_selector("#attention-note:has-text('Atom 2 (Ti)')")
     assert drawn(page) != first, "lines from another atom"
-    accessible(page)
+
+
+def test_known_crystals_that_are_nearest_are_listed(page: Page) -> None:
+    add_example(page, "NaCl")
+    page.wait_for_selector("#known tbody tr")
+    rows = [row.split("\t") for row in page.locator("#known tbody tr").all_inner_texts()]
+    assert len(rows) == 5
+    assert rows[0][:3] == ["NaCl", "NaCl.cif", "0.00"]
+    distances = [float(row[2]) for row in rows]
+    assert distances == sorted(distances)
+    assert distances[1] > 0
+    [salt] = load_model().predict(EXAMPLES / "NaCl.cif")
+    assert rows[0][3] == f"{salt.values['formation_energy_per_atom']:.4g}".replace("-", "−")
+    add_example(page, "Cu")
+    page.wait_for_selector("#known tbody tr:first-child:has-text('Cu.cif')")
 
 
 @pytest.mark.parametrize("page", VIEWS, indirect=True)
@@ -116,7 +132,8 @@ def test_all_views_are_accessible_and_fit_the_screen(page: Page) -> None:
     add_example(page, "NaCl")
     page.set_input_files("#files", files=[BAD])
     page.wait_for_selector(".failed")
-    page.wait_for_selector("#status:empty", state="attached", timeout=15_000)
+    page.wait_for_selector("#known tbody tr")
+    page.evaluate("document.getElementById('status').textContent = ''")  # as it is after some seconds
     width = page.viewport_size["width"]
     for view in ("structures", "table", "elements"):
         page.click(f"#tab-{view}")
@@ -147,28 +164,28 @@ def test_the_theme_follows_the_system_and_the_switch(page: Page) -> None:
     assert page.evaluate(ground) == after, "it is remembered"
 
 
-def test_files_that_are_dropped_or_pasted(wide: Page) -> None:
+def test_files_that_are_dropped_or_pasted(page: Page) -> None:
     files = [{"name": f"{name}.cif", "text": entry(name)["text"]} for name in ("NaCl", "Si")]
     files.append({"name": "note.txt", "text": "hello"})
-    transfer = wide.evaluate_handle(
+    transfer = page.evaluate_handle(
         """files => { const data = new DataTransfer();
         for (const { name, text } of files) data.items.add(new File([text], name));
         return data; }""",
         files,
     )
-    wide.dispatch_event("body", "dragenter", {"dataTransfer": transfer})
-    assert "dropping" in wide.get_attribute("body", "class")
-    wide.dispatch_event("body", "drop", {"dataTransfer": transfer})
-    wide.wait_for_selector("#list li >> nth=2")
-    assert wide.locator("#list .failed").inner_text().startswith("note.txt\nnot a structure file by its name")
-    wide.click("#paste-open")
-    wide.fill("#paste-text", (EXAMPLES / "ZnO.cif").read_text(encoding="utf-8"))
-    wide.click("#paste button")
-    wide.wait_for_selector("#title:has-text('ZnO')")
-    assert wide.locator("#tab-table .count").inner_text() == "4"
-    wide.click("#clear")
-    wide.wait_for_selector("#welcome", state="visible")
-    assert wide.locator("#list li").count() == 0
+    page.dispatch_event("body", "dragenter", {"dataTransfer": transfer})
+    assert "dropping" in page.get_attribute("body", "class")
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    page.wait_for_selector("#list li >> nth=2")
+    assert page.locator("#list .failed").inner_text().startswith("note.txt\nnot a structure file by its name")
+    page.click("#paste-open")
+    page.fill("#paste-text", (EXAMPLES / "ZnO.cif").read_text(encoding="utf-8"))
+    page.click("#paste button")
+    page.wait_for_selector("#title:has-text('ZnO')")
+    assert page.locator("#tab-table .count").inner_text() == "4"
+    page.click("#clear")
+    page.wait_for_selector("#welcome", state="visible")
+    assert page.locator("#list li").count() == 0
 
 
 def test_the_table_is_sorted_opened_and_downloaded(page: Page) -> None:
@@ -189,7 +206,7 @@ def test_the_table_is_sorted_opened_and_downloaded(page: Page) -> None:
     gaps = [float(text.replace("−", "-")) for text in page.evaluate(cells) if text]
     assert len(gaps) == 6
     assert gaps == sorted(gaps)
-    assert page.get_attribute("th:has-text('band gap')", "aria-sort") == "ascending"
+    assert page.get_attribute("#rows th:has-text('band gap')", "aria-sort") == "ascending"
     header = page.get_by_role("button", name="band gap (eV)")
     header.click()
     down = page.evaluate(names)
@@ -210,27 +227,28 @@ def test_the_table_is_sorted_opened_and_downloaded(page: Page) -> None:
     page.wait_for_selector(".flag:has-text('Unlike the training data')")
 
 
-def test_heads_blocks_and_atoms_change_what_is_drawn(wide: Page) -> None:
-    add_example(wide, "NaCl")
-    seen = [drawn(wide)]
+def test_heads_blocks_and_atoms_change_what_is_drawn(page: Page) -> None:
+    add_example(page, "NaCl")
+    seen = [drawn(page)]
     for slider, key in (("#block", "ArrowLeft"), ("#head", "ArrowRight"), ("#head", "ArrowRight")):
-        before = wide.locator("#images").inner_text()
-        wide.focus(slider)
-        wide.keyboard.press(key)
-        assert wide.locator("#images").inner_text() != before
-        seen.append(drawn(wide))
+        before = page.locator("#images").inner_text()
+        page.focus(slider)
+        page.keyboard.press(key)
+        assert page.locator("#images").inner_text() != before
+        seen.append(drawn(page))
     assert len(set(seen)) == len(seen)
-    assert wide.locator("#block-value").inner_text() == "3 of 4"
-    assert wide.locator("#head-value").inner_text() == "2 of 8"
-    assert "Å wide" in wide.locator("#attention-note").inner_text()
-    box = wide.locator("#viewer").bounding_box()
-    before = wide.input_value("#atom")
+    assert page.locator("#block-value").inner_text() == "3 of 4"
+    assert page.locator("#head-value").inner_text() == "2 of 8"
+    assert "Å wide" in page.locator("#attention-note").inner_text()
+    page.locator("#viewer").scroll_into_view_if_needed()
+    box = page.locator("#viewer").bounding_box()
+    before = page.input_value("#atom")
     for x, y in product(range(20, 80, 3), (0.3, 0.4, 0.5)):  # until another atom is hit
-        wide.mouse.click(box["x"] + box["width"] * x / 100, box["y"] + box["height"] * y)
-        wide.wait_for_timeout(60)
-        if wide.input_value("#atom") != before:
+        page.mouse.click(box["x"] + box["width"] * x / 100, box["y"] + box["height"] * y)
+        page.wait_for_timeout(60)
+        if page.input_value("#atom") != before:
             break
-    assert wide.input_value("#atom") != before, "an atom that is clicked is chosen"
+    assert page.input_value("#atom") != before, "an atom that is clicked is chosen"
 
 
 def test_the_view_turns_by_keyboard(wide: Page) -> None:
@@ -262,26 +280,49 @@ def test_the_page_works_without_a_mouse(wide: Page) -> None:
     assert wide.get_attribute("#periodic button[aria-label^='Mg,']", "aria-pressed") == "true"
 
 
-def test_elements_are_coloured_by_what_is_chosen(wide: Page) -> None:
-    wide.click("#tab-elements")
-    wide.wait_for_selector("#periodic button")
+def test_elements_are_coloured_by_what_is_chosen(page: Page) -> None:
+    page.click("#tab-elements")
+    page.wait_for_selector("#periodic button")
     colours = "[...document.querySelectorAll('#periodic button')].map(tile => tile.style.backgroundColor).join()"
-    wide.click("#periodic button[aria-label^='O,']")
+    page.click("#periodic button[aria-label^='O,']")
     seen = set()
-    options = wide.eval_on_selector_all("#colour option", "options => options.map(option => option.value)")
+    options = page.eval_on_selector_all("#colour option", "options => options.map(option => option.value)")
     assert {"family", "block", "crystals", "similarity", "electronegativity"} <= set(options)
     for option in options:
-        wide.select_option("#colour", option)
-        seen.add(wide.evaluate(colours))
+        page.select_option("#colour", option)
+        seen.add(page.evaluate(colours))
     assert len(seen) == len(options)
-    wide.select_option("#colour", "electronegativity")
-    assert "3.44" in wide.get_attribute("#periodic button[aria-label^='O,']", "aria-label")
-    first = wide.locator("#element ol strong").first.inner_text()
-    wide.select_option("#vectors", "crystalformer-mp36k-seed0")
-    wide.wait_for_selector("#element:has-text('Choose an element')")
-    wide.click("#periodic button[aria-label^='O,']")
-    assert wide.locator("#element ol strong").count() == 10
+    page.select_option("#colour", "electronegativity")
+    assert "3.44" in page.get_attribute("#periodic button[aria-label^='O,']", "aria-label")
+    first = page.locator("#element ol strong").first.inner_text()
+    page.select_option("#vectors", "crystalformer-mp36k-seed0")
+    page.wait_for_selector("#element:has-text('Choose an element')")
+    page.click("#periodic button[aria-label^='O,']")
+    assert page.locator("#element ol strong").count() == 10
     assert first
+
+
+def test_a_crystal_in_a_notebook_is_drawn_and_turned_without_a_network(browser: Any) -> None:
+    context = browser.new_context(viewport={"width": 600, "height": 500}, offline=True)
+    page = context.new_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.set_content(read_crystal(EXAMPLES / "SrTiO3.cif")._repr_html_())
+    inner = page.frame_locator("iframe")
+    inner.locator("body[data-ready] canvas").first.wait_for()
+    page.wait_for_timeout(200)
+    seen = [page.locator("iframe").screenshot()]
+    assert len(set(Image.open(io.BytesIO(seen[0])).convert("RGB").get_flattened_data())) > 200, "shaded atoms"
+    box = page.locator("iframe").bounding_box()
+    page.mouse.move(box["x"] + 150, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 220, box["y"] + 170, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(200)
+    seen.append(page.locator("iframe").screenshot())
+    assert seen[0] != seen[1]
+    assert [url for url in requests if not url.startswith(("about:", "blob:", "data:"))] == []
+    context.close()
 
 
 def test_a_server_that_has_stopped_is_told(browser: Any, models: Models) -> None:
@@ -304,4 +345,5 @@ def test_a_token_is_asked_for_until_it_is_right(browser: Any, models: Models) ->
         page.wait_for_selector("body[data-ready]")
         add_example(page, "NaCl")
         assert page.locator("#token-dialog[open]").count() == 0
+        assert page.locator("#known-card").is_hidden(), "this server has no index"
         page.close()

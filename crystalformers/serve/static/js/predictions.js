@@ -72,20 +72,28 @@ export function modelFacts() {
   });
 }
 
-/** Nearest known crystals of a structure, if the server has an index of them. */
+/** Known crystals as a table, nearest first, with what the model predicts for them. */
+function knownTable(nearest) {
+  const targets = Object.entries(store.about.units).filter(([name]) => nearest.some((one) => one[name] !== undefined));
+  const heads = ["Crystal", "Name", "Distance", ...targets.map(([name, unit]) => `${words(name)} (${unit})`)];
+  const rows = nearest.map((one) => {
+    const cells = [one.formula, one.name.split("/").at(-1), one.distance.toFixed(2), ...targets.map(([name]) => number(one[name]))];
+    return make("tr", {}, ...cells.map((text, k) => make("td", { class: k < 2 ? "text" : null, text })));
+  });
+  const head = make("tr", {}, ...heads.map((text, k) => make("th", { scope: "col", class: k < 2 ? "text" : null, text })));
+  return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+}
+
+/** List the known crystals nearest to a structure, if the server has an index of them. */
 export async function showKnown(row) {
   byId("known-card").hidden = !store.searches;
   if (!store.searches) return;
-  let text;
+  let shown;
   try {
-    const found = await post("/api/search", { structures: [{ name: row.name, atoms: row.atoms }], count: 5 });
-    if (store.selected !== row) return;
-    const nearest = found.rows[0].nearest ?? [];
-    const items = nearest.map((one) => make("li", { text: `${one.formula ?? ""} ${one.name} (${number(one.distance, 3)})` }));
-    byId("known").replaceChildren(make("ol", {}, ...items));
-    return;
+    const { rows: [found] } = await post("/api/search", { structures: [{ name: row.name, atoms: row.atoms }], count: 5 });
+    shown = found.error ?? knownTable(found.nearest);
   } catch (error) {
-    text = error.message;
+    shown = error.message;
   }
-  byId("known").textContent = text;
+  if (store.selected === row) byId("known").replaceChildren(shown);
 }

@@ -92,7 +92,7 @@ function frame() {
   if (hidden()) return;
   const { clientWidth, clientHeight } = byId("viewer");
   viewer.zoomTo();
-  viewer.zoom(Math.min(1.05, Math.max(0.85, (0.9 * clientWidth) / clientHeight)));
+  viewer.zoom(Math.min(1.05, Math.max(0.7, (0.95 * clientWidth) / clientHeight)));
 }
 
 /** Show a structure. */
