@@ -15,6 +15,7 @@ import numpy as np
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
+from crystalformers.extras import require
 from crystalformers.io import formula
 from crystalformers.periodic import SYMBOLS
 from crystalformers.plots.style import check_suffix, save
@@ -68,6 +69,7 @@ def draw(
     Raises:
         ConfigError: if the file name, atom, block or head cannot be used.
     """
+    require("plots", "a picture", "matplotlib")
     from matplotlib.figure import Figure
 
     path = Path(path)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError
 from crystalformers.io import Rejected, formula
-from crystalformers.io.composition import atomic_number, parse_formula
+from crystalformers.io.composition import atomic_number, parse_formula, reduced_formula
 from crystalformers.periodic import SYMBOLS
 from crystalformers.prediction.batching import no_progress, windows
 from crystalformers.prediction.loading import load_model
@@ -204,9 +204,11 @@ class Index:
         filters = [condition(where, ["n_atoms", *self.units])] if where else []
         if wanted:
             counts = parse_formula(wanted)
-            if counts is None:
-                raise ConfigError(f"'{wanted}' is no formula", where="formula", remedy="write one as in SrTiO3")
-            filters.append(pc.field("formula") == _reduced(counts))
+            if counts is None or any(count % 1 for count in counts.values()):
+                problem = f"'{wanted}' is no formula in whole numbers"
+                raise ConfigError(problem, where="formula", remedy="write one as in SrTiO3")
+            whole = {SYMBOLS[z - 1]: int(count) for z, count in counts.items()}
+            filters.append(pc.field("formula") == reduced_formula(whole))
         for symbol in elements:
             known = SYMBOLS[atomic_number(symbol, "elements") - 1]
             filters.append(pc.match_substring(pc.field("elements"), f" {known} "))
@@ -216,9 +218,3 @@ class Index:
         for one in filters:
             numbered = numbered.filter(one)
         return np.asarray(numbered["_row"].to_numpy(), dtype=np.int64)
-
-
-def _reduced(counts: dict[int, float]) -> str:
-    from pymatgen.core import Composition
-
-    return str(Composition({SYMBOLS[z - 1]: n for z, n in counts.items()}).reduced_formula)

@@ -12,13 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
+from crystalformers.extras import optional
 from crystalformers.models import MODELS, architecture_of
 from crystalformers.models.presets import preset
 from crystalformers.prediction.loading import trained_architecture
+
+with optional("train", "a recipe"):
+    import yaml
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
