@@ -79,7 +79,7 @@ def fit(
     _check_kinds(table, targets, recipe)
     recipe, folder = recipe or Recipe.parse({}), RunFolder(Path(run))
     if not is_first_process():
-        return _fit(table, targets, folder, recipe, [], splits)
+        return folder.weights if folder.summary.exists() else _fit(table, targets, folder, recipe, [], splits)
     observers = [observer or Observer()]
     with folder.locked():
         if folder.is_finished(resume=resume):
