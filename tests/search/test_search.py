@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from command import invoke
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import CELL_ENERGY, ENERGY, many, rock_salt, supercell, tiny_model, write_poscar, write_table
 
@@ -29,6 +29,7 @@ def neighbours(folder: Path, vectors: np.ndarray) -> Neighbours:
     return Neighbours(folder)
 
 
+@settings(deadline=None)  # it writes files, which may take any time
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([1, 5, 300, 3000]),
