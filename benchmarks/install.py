@@ -1,6 +1,6 @@
 """A fresh installation from a folder of wheels: seconds until the first prediction, megabytes, packages.
 
-A wheel of this checkout is built, and what it needs is downloaded, unmeasured, unless `--wheelhouse` has it already.
+A wheel of this checkout is built, and what it needs is downloaded, unmeasured, unless a folder has it already.
 Then each installation gets a virtual environment of its own without access to the network.
 """
 
@@ -71,7 +71,8 @@ def installation(requirement: str, wheelhouse: Path, scratch: Path) -> dict[str,
 
 def options() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--wheelhouse", type=Path, help="folder of wheels, filled if it lacks any; default: temporary")
+    made.add_argument("--wheelhouse", type=Path, help="folder of wheels; default: temporary")
+    made.add_argument("--offline", action="store_true", help="the folder of wheels has all that is needed")
     made.add_argument("--wheel", type=Path, help="of this library; default: built here")
     made.add_argument("--output", type=Path, default=RESULTS / "install.json")
     return made.parse_args()
@@ -86,7 +87,8 @@ def main() -> None:
             timed(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", temporary, ROOT)
         wheel = given.wheel or next(Path(temporary).glob("*.whl"))
         for name, extras in INSTALLATIONS.items():
-            timed(sys.executable, "-m", "pip", "download", "--dest", wheelhouse, f"{wheel}{extras}")
+            if not given.offline:
+                timed(sys.executable, "-m", "pip", "wheel", "--wheel-dir", wheelhouse, f"{wheel}{extras}")
             with tempfile.TemporaryDirectory() as scratch:
                 results[name] = installation(f"{wheel}{extras}", wheelhouse, Path(scratch))
         size = wheel.stat().st_size

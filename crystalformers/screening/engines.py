@@ -22,7 +22,7 @@ from typing import Any
 
 from crystalformers.errors import ConfigError, CrystalformersError
 from crystalformers.extras import optional
-from crystalformers.screening.parts import Job, done_path
+from crystalformers.screening.parts import Job, done_name, done_path
 
 Engine = Callable[[Job, Sequence[int], int | None, Mapping[str, str]], Iterator[None]]
 """Runs parts, given the job, their numbers, how many workers (None: as many as fit) and options of its own."""
@@ -244,4 +244,4 @@ def unfinished(folder: Path, parts: Sequence[int]) -> list[int]:
     """The parts that are not finished; the folder is listed, since asking for each of many files takes long."""
     done = done_path(folder, 0).parent
     names = {entry.name for entry in os.scandir(done)} if done.exists() else set()
-    return [index for index in parts if done_path(folder, index).name not in names]
+    return [index for index in parts if done_name(index) not in names]
