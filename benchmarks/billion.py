@@ -119,7 +119,7 @@ def lines(measured: dict[str, Any], screening: dict[str, Any]) -> list[tuple[str
         ("parts", f"{parts:,}", f"of {measured['part_size']:,} structures"),
         ("files written", f"{2 * parts:,}", "predictions and done, one of each for a part"),
         ("manifest", _bytes(parts * measured["manifest_bytes_of_a_part"]), "read by every process"),
-        ("CPU hours to plan", f"{planning:.1f}", "one process hashes every input"),
+        ("CPU hours to plan", f"{planning:.2g}", "one process hashes every input"),
         (
             "CPU seconds to read the manifest",
             f"{parts * measured['seconds_to_read_the_manifest_of_a_part']:.1f}",
@@ -130,13 +130,13 @@ def lines(measured: dict[str, Any], screening: dict[str, Any]) -> list[tuple[str
             f"{parts * measured['seconds_to_look_at_a_part']:.1f}",
             "on a local disk; asked for every second",
         ),
-        ("CPU hours to check all files at the end", f"{checking:.1f}", "one process hashes all predictions"),
+        ("CPU hours to check all files at the end", f"{checking:.2g}", "one process hashes all predictions"),
         (
             "failures of machines expected",
             f"{failures:.2g}",
             f"machine-hours / {HOURS_BETWEEN_FAILURES:,}, an assumption",
         ),
-        ("core-hours lost by each", f"{lost:.2g}", "half a part on every core of the machine"),
+        ("core-hours lost by each failure", f"{lost:.2g}", "half a part on every core of the machine"),
     ]
 
 
