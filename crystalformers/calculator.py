@@ -25,16 +25,15 @@ from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError, DomainError, TargetError
+from crystalformers.extras import optional
 from crystalformers.images import CrystalBatch, build_images
 from crystalformers.io import as_crystal
 from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
 
-try:
+with optional("ase", "the calculator"):
     from ase.calculators.calculator import Calculator, all_changes
-except ImportError as error:
-    raise ConfigError("The calculator needs ASE", remedy="pip install ase") from error
 
 VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 """Rows and columns of the six independent entries of a stress, in ASE's order."""

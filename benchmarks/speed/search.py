@@ -1,7 +1,8 @@
 """Search among many vectors: time to build, time of a query, memory, and recall against brute force.
 
 The vectors are those of the crystals of a table, each mixed with another one and changed by noise until there are as
-many as asked for; the queries are made in the same way.
+many as asked for; the queries are made in the same way. With `--usearch` the same vectors are searched with the graph
+of the package usearch at its default settings, in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import RESULTS, parser, peak_memory, print_table, shared, spread, write_results
+from benchmarks.harness import (
+    RESULTS,
+    parser,
+    peak_memory,
+    print_table,
+    shared,
+    spread,
+    usable_cores,
+    write_results,
+)
 from crystalformers.crystal import Crystal
 from crystalformers.io import read_structures
 from crystalformers.prediction.loading import load_model
@@ -51,6 +65,30 @@ def brute_force(path: Path, width: int, point: NDArray[np.float32], k: int) -> s
     return set(np.argsort(distances)[:k].tolist())
 
 
+def with_usearch(path: Path, points: NDArray[np.float32], k: int, exact: list[set[int]]) -> dict[str, Any]:
+    """Build and search a graph of usearch in this process; memory is what is added to that of the packages."""
+    from usearch.index import Index
+
+    width, before = points.shape[1], peak_memory()
+    vectors = np.fromfile(path, np.float32).reshape(-1, width)
+    index, begin = Index(ndim=width, metric="l2sq", dtype="f32"), time.perf_counter()
+    index.add(np.arange(len(vectors)), vectors, threads=usable_cores())
+    build, seconds, found = time.perf_counter() - begin, [], []
+    for point in points:
+        begin = time.perf_counter()
+        matches = index.search(point, k)
+        seconds.append(time.perf_counter() - begin)
+        found.append(set(matches.keys.tolist()))
+    memory = peak_memory() - before - vectors.nbytes
+    about = {"version": version("usearch"), "build_seconds": build, "query_seconds": spread(seconds)}
+    return about | {"recall": recall_of(found, exact, k), "memory_bytes": memory, "file_bytes": index.serialized_length}
+
+
+def recall_of(found: list[set[int]], exact: list[set[int]], k: int) -> float:
+    """Mean share of the nearest that are found."""
+    return float(np.mean([len(one & other) / k for one, other in zip(found, exact, strict=True)]))
+
+
 def options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--table", type=Path, default=shared() / "data" / "mp2025_structures_20k.parquet")
@@ -59,6 +97,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--queries", type=int, default=50)
     made.add_argument("-k", type=int, default=10)
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--usearch", action="store_true", help="compare with usearch, which must be installed")
     made.add_argument("--output", type=Path, default=RESULTS / "search.json")
     return made.parse_args()
 
@@ -84,7 +123,11 @@ def main() -> None:
             seconds.append(time.perf_counter() - begin)
             found.append(set(rows.tolist()))
         exact = [brute_force(folder / VECTORS, width, point, given.k) for point in points]
-    recall = float(np.mean([len(one & other) / given.k for one, other in zip(found, exact, strict=True)]))
+        other: dict[str, Any] = {}
+        if given.usearch:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                other = {"usearch": pool.submit(with_usearch, folder / VECTORS, points, given.k, exact).result()}
+    recall = recall_of(found, exact, given.k)
     results = {
         "vectors": given.vectors,
         "width": width,
@@ -94,11 +137,23 @@ def main() -> None:
         "build_seconds": build,
         "query_seconds": spread(seconds),
         "recall": recall,
+        "memory_bytes": index.table_NQ.nbytes,
         "peak_bytes": peak_memory(),
+        **other,
     }
     write_results(given.output, results)
-    row = [f"{given.vectors:,}", f"{build:.1f}", f"{1e3 * results['query_seconds']['median']:.0f}", f"{recall:.3f}"]
-    print_table(("vectors", "build (s)", "query (ms)", f"recall at {given.k}"), [row])
+    rows = [
+        (
+            name,
+            f"{given.vectors:,}",
+            f"{one['build_seconds']:.1f}",
+            f"{1e3 * one['query_seconds']['median']:.1f}",
+            f"{one['recall']:.3f}",
+            f"{one['memory_bytes'] / 1e6:.0f}",
+        )
+        for name, one in {"projections": results, **other}.items()
+    ]
+    print_table(("search", "vectors", "build (s)", "query (ms)", f"recall at {given.k}", "memory (MB)"), rows)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from crystalformers.cli.options import OneModel
-from crystalformers.cli.output import print_table
+from crystalformers.cli.options import OneModel, Overwrite
+from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.progress import progress
+from crystalformers.plots.style import SUFFIXES
 
 search_app = typer.Typer(no_args_is_help=True, help="Find crystals like a given one by the vectors of a model.")
 
@@ -45,16 +46,27 @@ def query_command(
     where: Annotated[str, typer.Option(help="Only those for which this holds, e.g. 'band_gap > 1'.")] = "",
     formula: Annotated[str, typer.Option(help="Only those of this reduced formula.")] = "",
     elements: Annotated[str, typer.Option(help="Only those that hold all of these elements, as in Ti,O.")] = "",
+    picture: Annotated[
+        Path | None, typer.Option(help=f"Also draw the structure and those found, to a file ({', '.join(SUFFIXES)}).")
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print the crystals of an index whose vectors are nearest to that of a structure."""
+    if picture is not None:
+        check_output(picture, SUFFIXES, overwrite=overwrite)
     from crystalformers.cli.options import symbols
     from crystalformers.io import read_crystal
     from crystalformers.search import Index
 
-    found = Index(index)
-    table = found.query(read_crystal(file), count, where, formula, symbols(elements))
+    found, crystal = Index(index), read_crystal(file)
+    table = found.query(crystal, count, where, formula, symbols(elements))
     headers = ["distance", "name", "formula", "n_atoms", *found.units]
     titles = [*headers[:3], "atoms", *(f"{name} ({unit})" for name, unit in found.units.items())]
     rows = zip(*(table[name].to_pylist() for name in headers), strict=True)
     cells = ([f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)
     print_table(titles, cells, right=[titles[0], *titles[3:]])
+    if picture is not None:
+        from crystalformers.search.picture import draw_neighbours
+
+        draw_neighbours(crystal, found.crystals(table), table[headers[0]].to_pylist(), picture)
+        typer.echo(f"{picture}: {table.num_rows + 1} structures.", err=True)

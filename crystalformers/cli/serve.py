@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crystalformers.cli.options import Device, Threads, set_up
-from crystalformers.errors import ConfigError
+from crystalformers.extras import require
 
 if TYPE_CHECKING:
     from crystalformers.serve.service import Service
@@ -48,7 +48,7 @@ def serve_command(
 
     Nothing is loaded from elsewhere, and no upload is stored. Ctrl-C or SIGTERM finishes what runs.
     """
-    _need("fastapi", "uvicorn", "prometheus_client", extra="serve")
+    require("serve", "this command", "fastapi", "uvicorn", "prometheus_client")
     from crystalformers.serve.run import bound_socket, checked_token, run
 
     token = checked_token(host, token)
@@ -71,7 +71,7 @@ def mcp_command(
     model: ModelNames = None, index: IndexFolder = None, threads: Threads = None, device: Device = None
 ) -> None:
     """Offer the models to an AI assistant by the Model Context Protocol, on standard input and output."""
-    _need("mcp", extra="mcp")
+    require("mcp", "this command", "mcp")
     from crystalformers.serve.assistant import create_server
 
     service = _service(model, index, device, threads)
@@ -88,13 +88,3 @@ def _service(model: list[str] | None, index: Path | None, device: str | None, th
 
     models = load_models(model, set_up(device, threads), 1e-7)
     return Service(models, index=None if index is None else Index(index))
-
-
-def _need(*modules: str, extra: str) -> None:
-    """Raise a ConfigError if a package of an extra is not installed."""
-    from importlib.util import find_spec
-
-    missing = next((name for name in modules if find_spec(name) is None), None)
-    if missing is not None:
-        problem = f"this command needs the package {missing.replace('_', '-')}"
-        raise ConfigError(problem, remedy=f"pip install 'crystalformers[{extra}]'")

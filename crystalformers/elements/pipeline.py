@@ -18,12 +18,10 @@ from crystalformers.elements.composition import (
 )
 from crystalformers.elements.library import load_elements
 from crystalformers.elements.table import ElementTable
-from crystalformers.errors import ConfigError
+from crystalformers.extras import optional
 
-try:
+with optional("elements", "this step of a pipeline"):
     from sklearn.base import BaseEstimator, TransformerMixin
-except ImportError as error:
-    raise ConfigError("scikit-learn is not installed", remedy="pip install 'crystalformers[elements]'") from error
 
 
 class CompositionFeaturizer(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types

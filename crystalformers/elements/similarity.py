@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import TableError
+from crystalformers.extras import optional
 from crystalformers.periodic import ELEMENTS, element_number
 
 
@@ -71,7 +72,8 @@ def nearest(table: ElementTable, element: str | int, count: int = 10) -> list[Ne
 
 def oxidation_states(symbol: str) -> tuple[int, ...]:
     """Common oxidation states of an element, as pymatgen lists them."""
-    from pymatgen.core import Element
+    with optional("elements", "oxidation states"):
+        from pymatgen.core import Element
 
     return tuple(Element(symbol).common_oxidation_states)
 
@@ -105,7 +107,8 @@ def substitutions(table: ElementTable, formula: str, count: int = 10) -> list[Su
     Raises:
         TableError: if the formula cannot be read, or the table has no vector for one of its elements.
     """
-    from pymatgen.core import Composition
+    with optional("elements", "oxidation states"):
+        from pymatgen.core import Composition
 
     from crystalformers.io.composition import parse_formula
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from crystalformers.elements.analysis.properties import values
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import TableError
+from crystalformers.extras import optional
 from crystalformers.periodic import ELEMENTS, NUMBER_OF
 
 HIGHEST = 100
@@ -78,7 +79,8 @@ def physical() -> ElementTable:
 
 def _electrons(numbers: NDArray[np.int64], orbital: str) -> NDArray[np.float64]:
     """Electrons in the outermost s and p shells, the d shell one below and the f shell two below."""
-    from pymatgen.core import Element
+    with optional("elements", "the table 'physical'"):
+        from pymatgen.core import Element
 
     elements = [Element.from_Z(int(number)) for number in numbers]
     depth = {"s": 0, "p": 0, "d": 1, "f": 2}[orbital]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
+from crystalformers.extras import optional
 from crystalformers.io import formula
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class Explanation:
         Columns: atom, symbol, block, head, space, sigma (Å), source, source_symbol, n1 n2 n3, x y z (Å, the vector),
         distance (Å), weight (no unit). In rows of reciprocal heads n, vector and distance are empty.
         """
-        import pandas as pd
+        with optional("pandas", "a frame"):
+            import pandas as pd
 
         rows = [row for attention in self.attentions for row in _rows(attention, self.crystal.symbols, threshold)]
         columns = ["atom", "symbol", "block", "head", "space", "sigma (Å)", "source", "source_symbol"]

@@ -12,6 +12,7 @@ from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention
 from crystalformers.explain.picture import arrow_length, camera_of, extent, paint_frame, paint_scene, percent
 from crystalformers.explain.scene import Scene
+from crystalformers.extras import require
 from crystalformers.io import formula
 from crystalformers.plots.style import check_suffix, plot_style, save
 
@@ -47,6 +48,7 @@ def draw_gallery(
     Raises:
         ConfigError: if the file name or the atom cannot be used.
     """
+    require("plots", "a picture", "matplotlib")
     from matplotlib.figure import Figure
 
     path = Path(path)

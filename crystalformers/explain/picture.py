@@ -15,6 +15,7 @@ import numpy as np
 from crystalformers.errors import ConfigError
 from crystalformers.explain.data import Explanation, Floats, ImageAttention, LocalFrame
 from crystalformers.explain.scene import CELL_ATOMS, COLOURS, Scene
+from crystalformers.extras import require
 from crystalformers.io import formula
 from crystalformers.periodic import SYMBOLS
 from crystalformers.plots.style import check_suffix, save
@@ -68,6 +69,7 @@ def draw(
     Raises:
         ConfigError: if the file name, atom, block or head cannot be used.
     """
+    require("plots", "a picture", "matplotlib")
     from matplotlib.figure import Figure
 
     path = Path(path)
@@ -172,7 +174,8 @@ def paint_scene(axes: Axes, scene: Scene, camera: Floats) -> None:
             _paint_line(axes, ends, WIDEST_LINE * weight / widest, _mixed(LINE_COLOUR, pale(point[2] / 2)))
     for point, radius, z in zip(points, radii, scene.crystal.numbers[scene.source], strict=True):
         _paint_ball(axes, point, radius, COLOURS[z - 1], pale(point[2]))
-    axes.add_patch(_circle((0, 0), radii[0] + 0.12, fc="none", ec=LINE_COLOUR, lw=2.2, zorder=1e-3))
+    if scene.weight.any():
+        axes.add_patch(_circle((0, 0), radii[0] + 0.12, fc="none", ec=LINE_COLOUR, lw=2.2, zorder=1e-3))
 
 
 def _circle(centre: Any, radius: float, **style: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a picture of attention shows: the chosen atom, images with enough weight, and the atoms and edges of the cell.
+"""What a picture shows: the atoms and edges of a cell, and for attention the chosen atom and images with enough weight.
 
 Shapes: N atoms drawn. Lengths in Angstrom.
 """
@@ -37,13 +37,13 @@ CELL_ATOMS = 40
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The atoms that are drawn, relative to the chosen atom, which is the first.
+    """The atoms that are drawn, relative to the chosen atom, which is the first, or to the corner of the cell.
 
     Attributes:
         crystal: the structure.
         source: number in the crystal of each atom drawn, (N,).
         points: position of each atom drawn, (N, 3), Angstrom.
-        weight: attention weight of each atom drawn, (N,).
+        weight: attention weight of each atom drawn, (N,); zeros without attention.
         corner: of the cell with the chosen atom in it, (3,), Angstrom.
     """
 
@@ -63,6 +63,15 @@ class Scene:
         order = np.concatenate([np.nonzero(own)[0], np.nonzero(shown | in_cell)[0]])
         corner = -(crystal.frac_coords[atom] % 1) @ crystal.lattice
         return cls(crystal, seen.source[order], seen.vector[order], np.where(shown | own, weight, 0)[order], corner)
+
+    @classmethod
+    def of(cls, crystal: Crystal) -> Scene:
+        """The atoms of a cell, with their images on its faces."""
+        frac = crystal.frac_coords % 1
+        shifted = [(k, frac[k] + shift) for shift in product((0, 1), repeat=3) for k in range(len(crystal))]
+        inside = [(k, place) for k, place in shifted if (place < 1 + 1e-3).all()]
+        source, places = (np.array(column) for column in zip(*inside, strict=True))
+        return cls(crystal, source, places @ crystal.lattice, np.zeros(len(source)), np.zeros(3))
 
     @property
     def radii(self) -> Floats:

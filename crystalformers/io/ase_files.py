@@ -131,10 +131,7 @@ def open_database(path: Path) -> Source:
     Raises:
         TableError: if the file is none, or ASE is not installed.
     """
-    try:
-        database = with_ase(path, "ase.db")
-    except StructureError as error:
-        raise TableError(error.problem, where=error.where, remedy=error.remedy) from error
+    database = with_ase(path, "ase.db", TableError)
     _check_database(path)
 
     def rows() -> Iterator[Any]:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
-from crystalformers.periodic import ATOMIC_NUMBERS, SYMBOLS
+from crystalformers.periodic import ATOMIC_NUMBERS, ELECTRONEGATIVITY, SYMBOLS
 
 COUNT_TOLERANCE = 0.1
 """Atoms per cell by which a formula, scaled to the cell, may miss a count (formulas such as `Li0.333` round)."""
 
 OCCUPANCY_TOLERANCE = 0.002
 """Difference from 1 up to which a site counts as fully occupied: refinements end at 0.999."""
+
+IONIC = 1.65
+"""Difference of electronegativities from which on two elements at the end of a formula are no group such as PO4."""
+
+WHOLE = {f"{metal}O": f"{metal}2O2" for metal in ("H", "Li", "Na", "K", "Rb", "Cs")}
+WHOLE |= {symbol: f"{symbol}2" for symbol in ("H", "N", "O", "F", "Cl")}
+"""Peroxides and molecules whose formula is that of two."""
 
 _TOKEN = re.compile(r"([A-Z][a-z]?|[(\[{]|[)\]}])([0-9]*\.?[0-9]*)|[\s'\"]+")
 
@@ -36,17 +44,33 @@ def atomic_number(symbol: str, where: str) -> int:
 
 
 def formula(crystal: Crystal) -> str:
-    """Reduced formula as pymatgen prints it, e.g. `SrTiO3`."""
-    return _reduced(tuple(Counter(crystal.symbols).items()))
+    """Reduced formula, e.g. `SrTiO3`."""
+    return reduced_formula(Counter(crystal.symbols))
 
 
-@lru_cache(maxsize=65536)
-def _reduced(counts: tuple[tuple[str, int], ...]) -> str:
-    from pymatgen.core import Composition
+def reduced_formula(counts: Mapping[str, int]) -> str:
+    """A formula in the smallest whole numbers as pymatgen prints it: `SrTiO3`, `Ca3(PO4)2`, `O2`.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # noble gases have no electronegativity to sort by
-        return str(Composition(dict(counts)).reduced_formula)
+    The elements follow each other by electronegativity. The last two of three or more are in brackets if they occur
+    several times together, unless their electronegativities differ by `IONIC`. Molecules and peroxides stay whole.
+
+    Args:
+        counts: atoms of each element, by symbol.
+    """
+    order = sorted(counts, key=lambda symbol: (ELECTRONEGATIVITY[symbol], symbol))
+    divisor = gcd(*counts.values())
+    amounts = [(symbol, counts[symbol] // divisor) for symbol in order]
+    text, group = "", amounts[-2:]
+    times = gcd(*(amount for _, amount in group))
+    if len(order) > 2 and times > 1 and ELECTRONEGATIVITY[order[-1]] - ELECTRONEGATIVITY[order[-2]] < IONIC:
+        inner = "".join(f"{symbol}{_count(amount // times)}" for symbol, amount in group)
+        amounts, text = amounts[:-2], f"({inner}){times}"
+    text = "".join(f"{symbol}{_count(amount)}" for symbol, amount in amounts) + text
+    return WHOLE.get(text, text)
+
+
+def _count(amount: int) -> str:
+    return "" if amount == 1 else str(amount)
 
 
 @lru_cache(maxsize=65536)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from crystalformers.crystal import Crystal
-from crystalformers.errors import StructureError
+from crystalformers.errors import CrystalformersError, StructureError
+from crystalformers.extras import optional
 from crystalformers.io.json_tables import json_rows
 from crystalformers.io.objects import from_object
 from crystalformers.io.overlap import check
@@ -106,16 +107,10 @@ def _table_crystals(data: dict[str, Any], path: Path) -> Iterator[Crystal | Reje
         raise StructureError(problem, where=str(path), remedy="write it again") from error
 
 
-def with_ase(path: Path, module: str) -> Any:
+def with_ase(path: Path, module: str, error: type[CrystalformersError] = StructureError) -> Any:
     """A module of ASE, or a sentence that says how to get it."""
-    try:
+    with optional("ase", "this format", error, str(path)):
         return import_module(module)
-    except ImportError as error:
-        raise StructureError(
-            "this format is read through ASE",
-            where=str(path),
-            remedy="install it with 'pip install crystalformers[ase]'",
-        ) from error
 
 
 def crystals_of_frames(frames: Iterator[Any], path: Path) -> Iterator[Crystal | Rejected]:

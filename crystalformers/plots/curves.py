@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crystalformers.extras import require
 from crystalformers.plots.style import INK, LINE_COLOURS, LINE_STYLES, plot_style
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def loss_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], best: float, 
         best: the epoch with the smallest validation error, marked by a line.
         title: above the picture.
     """
+    require("plots", "a picture", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -66,6 +68,7 @@ def learning_curve(
         points: numbers of rows and mean absolute errors of all trainings, both (P,), by target.
         units: of the targets.
     """
+    require("plots", "a picture", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 

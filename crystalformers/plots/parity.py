@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalformers.extras import require
 from crystalformers.plots.style import INK, OTHER_COLOUR, plot_style
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Pairs:
 
 def parity(pairs: Sequence[Pairs]) -> Figure:
     """A panel for each target, and beside it the distributions of true (above) and predicted values (right)."""
+    require("plots", "a picture", "matplotlib")
     from matplotlib.figure import Figure
 
     with plot_style():

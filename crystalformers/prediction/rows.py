@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crystalformers.crystal import Crystal
+from crystalformers.extras import optional
 from crystalformers.files import replacing
 from crystalformers.html import html_crystal, html_table
 from crystalformers.io import Rejected
@@ -169,7 +170,8 @@ def predictions_frame(
     rows: Sequence[Row], units: Mapping[str, str], doubt: Doubt | None = None, *, report: bool = False
 ) -> pd.DataFrame:
     """The rows as a pandas frame; with `report` it has the column `error`, empty where there is none."""
-    import pandas as pd
+    with optional("pandas", "a frame"):
+        import pandas as pd
 
     shown = [column for column in columns(units, doubt) if report or column.name != "error"]
     records = [

@@ -9,11 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from crystalformers.data.sets import SETS, Label
 from crystalformers.errors import ConfigError
+from crystalformers.extras import optional
 from crystalformers.training.recipe import Recipe, with_overrides
+
+with optional("train", "the list of published numbers"):
+    import yaml
 
 SOURCE = Path(__file__).with_name("published.yaml")
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from crystalformers.errors import ConfigError
+from crystalformers.extras import optional
 from crystalformers.io.stream import files_below
 
 VERSION_KEYS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -29,11 +30,8 @@ def absolute(given: str) -> str:
 
 def _file_system(address: str) -> tuple[Any, str]:
     """The file system of fsspec, and the path in it."""
-    try:
+    with optional("remote", "an address", where=address):
         from fsspec.core import url_to_fs
-    except ImportError as error:
-        remedy = "install it: pip install 'crystalformers[remote]'"
-        raise ConfigError("addresses need the package fsspec", where=address, remedy=remedy) from error
     try:
         found = url_to_fs(address)
     except (ImportError, ValueError) as error:  # the package of the protocol is missing, or there is none

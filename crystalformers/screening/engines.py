@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from crystalformers.errors import ConfigError, CrystalformersError
-from crystalformers.screening.parts import Job, done_path
+from crystalformers.extras import optional
+from crystalformers.screening.parts import Job, done_name, done_path
 
 Engine = Callable[[Job, Sequence[int], int | None, Mapping[str, str]], Iterator[None]]
 """Runs parts, given the job, their numbers, how many workers (None: as many as fit) and options of its own."""
@@ -169,10 +170,8 @@ def slurm(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[
     Raises:
         ConfigError: if submitit is missing or jobs have failed; the others go on to their ends before.
     """
-    try:
+    with optional("slurm", "the engine slurm"):
         import submitit
-    except ImportError as error:
-        raise _missing("slurm", "submitit") from error
     settings: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, value in options.items()}
     cluster = settings.pop("cluster", "slurm")
     executor = submitit.AutoExecutor(Path(job.folder) / "slurm", cluster=cluster)
@@ -208,10 +207,8 @@ def ray(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[st
     Raises:
         ConfigError: if Ray is missing.
     """
-    try:
+    with optional("ray", "the engine ray"):
         library: Any = import_module("ray")
-    except ImportError as error:
-        raise _missing("ray", "ray") from error
     address = options.get("address")
     no_options({key: value for key, value in options.items() if key != "address"}, "ray")
     if not library.is_initialized():
@@ -239,15 +236,12 @@ def _run_part(job: Job, index: int) -> None:
     job.run(index)
 
 
-def _missing(engine: str, package: str) -> ConfigError:
-    remedy = f"install it: pip install 'crystalformers[{engine}]'"
-    return ConfigError(f"the engine {engine} needs the package {package}", remedy=remedy)
-
-
 ENGINES: dict[str, Engine] = {"local": local, "slurm": slurm, "ray": ray}
 """The engines by their names."""
 
 
 def unfinished(folder: Path, parts: Sequence[int]) -> list[int]:
-    """The parts that are not finished."""
-    return [index for index in parts if not done_path(folder, index).exists()]
+    """The parts that are not finished; the folder is listed, since asking for each of many files takes long."""
+    done = done_path(folder, 0).parent
+    names = {entry.name for entry in os.scandir(done)} if done.exists() else set()
+    return [index for index in parts if done_name(index) not in names]

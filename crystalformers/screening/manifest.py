@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Manifest:
     inputs: list[Input]
     parts: list[Part]
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Hash of all that decides what the rows are."""
         inputs = [replace(found, stamp="") for found in self.inputs]

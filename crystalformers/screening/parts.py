@@ -224,7 +224,12 @@ def top(tables: list[pa.Table], about: dict[str, Any]) -> pa.Table:
 
 def done_path(folder: Path, index: int) -> Path:
     """The file that says that a part is finished."""
-    return folder / "done" / f"{index:06d}.json"
+    return folder / "done" / done_name(index)
+
+
+def done_name(index: int) -> str:
+    """The name of that file."""
+    return f"{index:06d}.json"
 
 
 def read_done(folder: Path, index: int, manifest: Manifest) -> Done:

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from crystalformers.crystal import Crystal
 from crystalformers.errors import BatchMemoryError, ConfigError
 from crystalformers.io import Rejected, formula
-from crystalformers.io.composition import atomic_number, parse_formula
+from crystalformers.io.composition import atomic_number, parse_formula, reduced_formula
+from crystalformers.io.rows import SCHEMA, TableRows, rows_from_python
+from crystalformers.io.source import Record
 from crystalformers.periodic import SYMBOLS
 from crystalformers.prediction.batching import no_progress, windows
 from crystalformers.prediction.loading import load_model
@@ -32,10 +35,11 @@ from crystalformers.search.nearest import VECTORS, Floats, Neighbours, write_pro
 
 __all__ = ["Index", "build_index"]
 
-ABOUT, CRYSTALS, REJECTS = "index.json", "crystals.parquet", "rejected.parquet"
-"""Files of an index: the model and its units; a row for each vector; the structures that could not be used."""
+ABOUT, CRYSTALS, STRUCTURES, REJECTS = "index.json", "crystals.parquet", "structures.arrow", "rejected.parquet"
+"""Files of an index: the model and its units; a row for each vector; its structure; those that could not be used."""
 
-DISTANCE = "distance"
+DISTANCE, ROW = "distance", "index_row"
+"""Columns that a query adds to those of `CRYSTALS`."""
 
 
 def build_index(
@@ -86,6 +90,7 @@ def _write(
         (folder / VECTORS).open("wb") as vectors,
         pq.ParquetWriter(folder / CRYSTALS, schema) as table,
         pq.ParquetWriter(folder / REJECTS, REJECTED) as rejects,
+        pa.ipc.new_file(str(folder / STRUCTURES), SCHEMA) as written,
     ):
         for window in windows(structures, WINDOW):
             places = [one for one in window if isinstance(one.found, Crystal)]
@@ -97,6 +102,8 @@ def _write(
             table.write_table(
                 _table(schema, [places[k] for k in usable], [crystals[k] for k in usable], values[usable])
             )
+            records: list[Record] = [(crystals[k].name, partial(crystals.__getitem__, k), None, []) for k in usable]
+            written.write(rows_from_python(records, []))
             rejected = [(one, one.found) for one in window if isinstance(one.found, Rejected)]
             rejected += [(places[k], Rejected.of(crystals[k].name, error)) for k, error in failed.items()]
             columns = [[one.file for one, _ in rejected], [one.row for one, _ in rejected]]
@@ -154,6 +161,7 @@ class Index:
         folder: as `build_index` wrote it.
 
     Attributes:
+        folder: where it lies.
         table: a row for each crystal, with its predicted properties.
         units: unit of each property.
 
@@ -162,7 +170,7 @@ class Index:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -192,7 +200,25 @@ class Index:
         """
         vector, _ = _vectors(self.model, [crystal])
         rows, distances = self._neighbours.nearest(vector[0], k, self._allowed(where, formula, elements))
-        return self.table.take(rows).add_column(0, DISTANCE, pa.array(distances))
+        found = self.table.take(rows).add_column(0, DISTANCE, pa.array(distances))
+        return found.append_column(ROW, pa.array(rows))
+
+    def crystals(self, found: pa.Table) -> list[Crystal]:
+        """The crystals of a table that `query` has returned.
+
+        Raises:
+            ConfigError: if the index was made before structures were part of it.
+        """
+        path = self.folder / STRUCTURES
+        if not path.exists():
+            raise ConfigError("it holds no structures", where=str(self.folder), remedy="make it again")
+        if not found.num_rows:
+            return []
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as file:
+            rows = pa.Table.from_batches(map(file.get_batch, range(file.num_record_batches))).take(found[ROW])
+            (batch,) = rows.combine_chunks().to_batches()
+            read = TableRows(batch, str(path), 0)
+            return [read[k] for k in range(len(read))]
 
     def search(self, crystals: Sequence[Crystal], count: int) -> list[list[dict[str, Any]]]:
         """The nearest known crystals of each crystal, as dictionaries: distance, name, formula, n_atoms, properties."""
@@ -204,9 +230,11 @@ class Index:
         filters = [condition(where, ["n_atoms", *self.units])] if where else []
         if wanted:
             counts = parse_formula(wanted)
-            if counts is None:
-                raise ConfigError(f"'{wanted}' is no formula", where="formula", remedy="write one as in SrTiO3")
-            filters.append(pc.field("formula") == _reduced(counts))
+            if counts is None or any(count % 1 for count in counts.values()):
+                problem = f"'{wanted}' is no formula in whole numbers"
+                raise ConfigError(problem, where="formula", remedy="write one as in SrTiO3")
+            whole = {SYMBOLS[z - 1]: int(count) for z, count in counts.items()}
+            filters.append(pc.field("formula") == reduced_formula(whole))
         for symbol in elements:
             known = SYMBOLS[atomic_number(symbol, "elements") - 1]
             filters.append(pc.match_substring(pc.field("elements"), f" {known} "))
@@ -216,9 +244,3 @@ class Index:
         for one in filters:
             numbered = numbered.filter(one)
         return np.asarray(numbered["_row"].to_numpy(), dtype=np.int64)
-
-
-def _reduced(counts: dict[int, float]) -> str:
-    from pymatgen.core import Composition
-
-    return str(Composition({SYMBOLS[z - 1]: n for z, n in counts.items()}).reduced_formula)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crystalformers.data.sets import resolve
 from crystalformers.data.table import open_table
+from crystalformers.extras import require
 from crystalformers.files import write_atomically
 from crystalformers.survey.facts import Facts, facts_of
 from crystalformers.survey.page import page
@@ -30,6 +31,7 @@ def write_survey(
         TableError: if the table cannot be read.
         DataSetError: if the data set has not been fetched.
     """
+    require("train", "the page of a table", "jinja2", "matplotlib", "spglib")
     units = {label: about.unit for label, about in resolve(name).labels.items()}
     facts = facts_of(open_table(name, split=split), str(name), units, seed, progress)
     progress("pictures")

@@ -18,6 +18,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.data.split import SPLIT_COLUMN, SPLITS, IntArray
 from crystalformers.data.table import CrystalTable
 from crystalformers.errors import TableError
+from crystalformers.extras import optional
 from crystalformers.survey.duplicates import Duplicates, find_duplicates
 from crystalformers.training.exclusion import element_counts
 
@@ -126,7 +127,8 @@ def _labels(table: CrystalTable, rows: IntArray) -> dict[str, NDArray[np.float64
 
 def space_group(crystal: Crystal) -> int:
     """Number of the space group by spglib, 1 to 230; 0 where it finds none."""
-    import spglib
+    with optional("train", "a space group"):
+        import spglib
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # spglib's own news about its next version

@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.errors import StructureError
+from crystalformers.extras import optional
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import CrystalModel
 from crystalformers.prediction.batching import batches_by_cost, expected_images
@@ -126,7 +127,8 @@ def niggli(crystal: Crystal, rng: np.random.Generator) -> Crystal:
     Raises:
         StructureError: if spglib finds no Niggli cell.
     """
-    import spglib
+    with optional("train", "the Niggli cell"):
+        import spglib
 
     with warnings.catch_warnings():
         # spglib announces that a later version will raise where it now returns None.

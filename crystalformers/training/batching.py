@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -25,6 +25,7 @@ from crystalformers.images import CrystalBatch
 from crystalformers.training import augmentation, published_slips
 from crystalformers.training.dataset import Dataset
 from crystalformers.training.image_store import ImageStore
+from crystalformers.training.processes import n_processes
 from crystalformers.training.recipe import Recipe
 
 Change = Callable[[CrystalBatch, IntArray], CrystalBatch]
@@ -79,21 +80,30 @@ class LabelledBatch:
         rows: rows of the table, (C,).
         crystals: the batch.
         labels: (C, targets) float32, NaN where missing.
+        counts: labels of each target in the whole batch, of which this may be the share of one process, (targets,).
+        size: crystals of the whole batch.
     """
 
     rows: IntArray
     crystals: CrystalBatch
     labels: Tensor
+    counts: Tensor
+    size: int
 
     def to(self, device: torch.device) -> LabelledBatch:
         """Move to a device."""
-        return LabelledBatch(self.rows, self.crystals.to(device), self.labels.to(device))
+        labels, counts = self.labels.to(device), self.counts.to(device)
+        return replace(self, crystals=self.crystals.to(device), labels=labels, counts=counts)
 
 
 def load(
-    store: ImageStore, labels: Tensor, batches: Iterable[IntArray], change: Change | None = None
+    store: ImageStore,
+    labels: Tensor,
+    batches: Iterable[IntArray],
+    change: Change | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[LabelledBatch]:
-    """Iterate over given batches; one background thread builds them ahead.
+    """Iterate over given batches, or over the shares of them that one process has; one thread builds them ahead.
 
     A thread rather than worker processes: nothing is forked or pickled, the images stay shared, and the order
     cannot depend on who finishes first.
@@ -103,13 +113,16 @@ def load(
         labels: standardised labels of all rows of the table, (rows, targets).
         batches: rows of each batch, in order.
         change: what happens to the crystals of a batch, if anything.
+        share: number of the process, counted from 0, and how many share each batch.
     """
 
-    def build(rows: IntArray) -> LabelledBatch:
+    def build(whole: IntArray) -> LabelledBatch:
+        rows = whole[share[0] :: share[1]]
         crystals = store.batch(rows)
         if change is not None:
             crystals = change(crystals, rows)
-        return LabelledBatch(rows, crystals, labels[torch.from_numpy(rows)])
+        counts = (~labels[torch.from_numpy(whole)].isnan()).sum(0)
+        return LabelledBatch(rows, crystals, labels[torch.from_numpy(rows)], counts, len(whole))
 
     executor = ThreadPoolExecutor(1, thread_name_prefix="crystalformers-batches")
     waiting: deque[Future[LabelledBatch]] = deque()
@@ -146,10 +159,10 @@ class Batches:
         labels = [t.standardise(dataset.values[:, k], n_atoms) for k, t in enumerate(dataset.targets)]
         self.labels = torch.from_numpy(np.stack(labels, axis=1)).float()
         smallest = min(len(rows) for rows in [*self.train_order(0), *self.evaluation_order("val")])
-        if smallest < recipe.devices:
+        if smallest < (processes := n_processes(recipe)):
             raise ConfigError(
                 f"the smallest batch, of size {smallest}, cannot be shared among them",
-                where=f"devices = {recipe.devices}",
+                where=f"devices = {processes}",
                 remedy="use fewer",
             )
 
@@ -174,12 +187,12 @@ class Batches:
     def train(self, epoch: int, start: int, rank: int = 0, world: int = 1) -> Iterator[LabelledBatch]:
         """Batches of an epoch from number `start` on; of each, the share of one of `world` processes."""
         order = self.train_order(epoch)[start:]
-        return load(self.store, self.labels, (rows[rank::world] for rows in order), self._poses(epoch))
+        return load(self.store, self.labels, order, self._poses(epoch), (rank, world))
 
     def evaluation(self, split: str, rank: int = 0, world: int = 1) -> Iterator[LabelledBatch]:
         """All rows of a split once; of each batch, the share of one of `world` processes."""
         order = self.evaluation_order(split)
-        return load(self.store, self.labels, (rows[rank::world] for rows in order), self._poses(None))
+        return load(self.store, self.labels, order, self._poses(None), (rank, world))
 
     def _poses(self, epoch: int | None) -> Change | None:
         """What puts the crystals of a batch into random poses, if anything; the epoch is None in evaluation."""

@@ -36,6 +36,7 @@ from crystalformers.training.held_out import HELD_OUT, HeldOut, held_out_predict
 from crystalformers.training.lineage import rows_seen
 from crystalformers.training.observer import Observer
 from crystalformers.training.parent import outputs
+from crystalformers.training.processes import n_processes
 from crystalformers.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def begin_or_resume(
 def _check(recipe: Recipe, members: int) -> None:
     if members < 2:
         raise ConfigError(f"An ensemble needs at least 2 members, not {members}.")
-    if recipe.devices > 1:
+    if n_processes(recipe) > 1:
         raise ConfigError("devices: the members of an ensemble are trained on one device each; set devices to 1.")
     if recipe.early_stopping is not None or not recipe.average_epochs:
         name = "early_stopping" if recipe.early_stopping is not None else "average_epochs = 0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from crystalformers.checkpoint import Checkpoint, save_model
 from crystalformers.data.table import CrystalTable
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import ConfigError, TableError, TargetError
+from crystalformers.extras import require
 from crystalformers.models import build_model
 from crystalformers.prediction.model import Model
 from crystalformers.target import Target
@@ -79,7 +79,7 @@ def fit(
     _check_kinds(table, targets, recipe)
     recipe, folder = recipe or Recipe.parse({}), RunFolder(Path(run))
     if not is_first_process():
-        return _fit(table, targets, folder, recipe, [], splits)
+        return folder.weights if folder.summary.exists() else _fit(table, targets, folder, recipe, [], splits)
     observers = [observer or Observer()]
     with folder.locked():
         if folder.is_finished(resume=resume):
@@ -108,9 +108,9 @@ def _fit(
     observers: list[Observer],
     splits: Splits | None,
 ) -> Path:
-    if recipe.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        remedy = "pip install 'crystalformers[tensorboard]'"
-        raise ConfigError("the package is not installed", where="tensorboard", remedy=remedy)
+    require("train", "training", "lightning_fabric", "matplotlib")
+    if recipe.tensorboard:
+        require("tensorboard", "tensorboard: true", "tensorboard")
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     fabric = fabric_for(recipe)

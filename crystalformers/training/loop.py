@@ -32,14 +32,14 @@ MIN_SECONDS_BETWEEN_EPOCH_SAVES = 10.0
 class Objective(nn.Module):
     """From a batch to its loss; one module, so that several processes share the gradients of all that is learned."""
 
-    def __init__(self, model: nn.Module, loss: nn.Module, *, bf16: bool) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module, processes: int, *, bf16: bool) -> None:
         super().__init__()
-        self.model, self.loss, self.bf16 = model, loss, bf16
+        self.model, self.loss, self.processes, self.bf16 = model, loss, processes, bf16
 
     def forward(self, batch: LabelledBatch) -> Tensor:
-        """Loss of a batch, a scalar."""
+        """Loss of a batch, a scalar; of the share of one process, what has the loss as its mean over the processes."""
         predicted = standardised_predictions(self.model, batch.crystals, bf16=self.bf16)
-        loss: Tensor = self.loss(predicted, batch.labels)
+        loss: Tensor = self.loss(predicted, batch.labels, batch.counts, self.processes)
         return loss
 
 
@@ -69,7 +69,7 @@ class TrainingLoop:
         self.fabric, self.folder = fabric, folder
         self.observers, self.signals = observers, signals
         self.bf16 = self.recipe.precision == "bf16"
-        self.objective = fabric.setup_module(Objective(state.model, state.loss, bf16=self.bf16))
+        self.objective = fabric.setup_module(Objective(state.model, state.loss, fabric.world_size, bf16=self.bf16))
 
     @property
     def averaging(self) -> bool:
@@ -126,8 +126,8 @@ class TrainingLoop:
         state.optimizer.step()
         if self.averaging:
             state.average.update()
-        state.loss_sum += loss.detach() * len(batch.rows)
-        progress.crystals += len(batch.rows)
+        state.loss_sum += over_processes(self.fabric, loss.detach(), "mean") * batch.size
+        progress.crystals += batch.size
         progress.step += 1
         progress.batch += 1
 
@@ -183,7 +183,7 @@ class TrainingLoop:
             CrystalformersError: if the training loss or a validation error is not finite.
         """
         progress = self.progress
-        train_loss = float(over_processes(self.fabric, self.state.loss_sum / progress.crystals, "mean"))
+        train_loss = float(self.state.loss_sum / progress.crystals)
         self.state.check_finite(train_loss, "training loss")
         self.state.check_finite(plain.loss, "validation error")
         return {
@@ -194,7 +194,7 @@ class TrainingLoop:
             **self.validation_metrics(averaged),
             **(self.validation_metrics(plain, "plain_") if self.recipe.average_epochs else {}),
             "seconds": round(progress.seconds, 3),
-            "crystals_per_second": round(self.fabric.world_size * progress.crystals / max(progress.seconds, 1e-9), 1),
+            "crystals_per_second": round(progress.crystals / max(progress.seconds, 1e-9), 1),
         }
 
     def validation_metrics(self, errors: SplitResult, prefix: str = "") -> dict[str, float]:

@@ -31,14 +31,21 @@ class Loss(nn.Module):
         self.balance = balance
         self.log_scale = nn.Parameter(torch.zeros(n_targets)) if balance == "uncertainty" else None
 
-    def forward(self, predicted: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a batch; both (crystals, T), NaN where a label is missing."""
+    def forward(self, predicted: Tensor, labels: Tensor, counts: Tensor | None = None, processes: int = 1) -> Tensor:
+        """Loss of a batch, or of the share of it that one of several processes has: its mean over them is the loss.
+
+        Args:
+            predicted: standardised, (crystals, T).
+            labels: the same, NaN where missing.
+            counts: labels of each target in the whole batch, (T,), if this is a share.
+            processes: that share it.
+        """
         present = ~labels.isnan()
+        counts = present.sum(0) if counts is None else counts
         error = torch.where(present, predicted - labels.nan_to_num(), 0.0)
-        error = error.abs() if self.kind == "l1" else error.square()
+        error = processes * (error.abs() if self.kind == "l1" else error.square())
         if self.balance == "none":
-            return error.sum() / present.sum().clamp(min=1)
-        counts = present.sum(0)
+            return error.sum() / counts.sum().clamp(min=1)
         mean = error.sum(0) / counts.clamp(min=1)
         if self.log_scale is not None:
             mean = mean * (-self.log_scale).exp() + self.log_scale

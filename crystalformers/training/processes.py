@@ -1,7 +1,8 @@
 """The devices and processes of a run, through Lightning Fabric.
 
-Of several processes the first one is the program that was started. Fabric starts the others by repeating its command,
-so all of them come to the same call of `fit`; there each takes its share of every batch.
+The processes are those of `torchrun`, on one machine or several. Without it the first one is the program that was
+started, and Fabric starts as many others as the recipe has devices by repeating its command. In either case all of them
+come to the same call of `fit`; there each takes its share of every batch.
 """
 
 from __future__ import annotations
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that reads and writes the run folder; true before any other is started."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    """Whether this is the process that writes the run folder; true before any other is started."""
+    return int(os.environ["RANK"] if _by_torchrun() else os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _by_torchrun() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+
+
+def n_processes(recipe: Recipe) -> int:
+    """Processes that share every batch: those of `torchrun`, or one for each device of the recipe."""
+    return int(os.environ["WORLD_SIZE"]) if _by_torchrun() else recipe.devices
 
 
 def fabric_for(recipe: Recipe) -> Fabric:
-    """The devices that a recipe asks for; other processes start with `launch`.
+    """The devices that a recipe or `torchrun` asks for; other processes start with `launch`.
 
     Raises:
         ConfigError: if they are not there.
@@ -36,11 +46,13 @@ def fabric_for(recipe: Recipe) -> Fabric:
 
     # Fabric reports every process it starts.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    strategy = "ddp" if recipe.devices > 1 else "auto"
+    count = n_processes(recipe)
+    devices = int(os.environ["LOCAL_WORLD_SIZE"]) if _by_torchrun() else count
+    strategy = "ddp" if count > 1 else "auto"
     try:
-        return Fabric(accelerator=recipe.accelerator, devices=recipe.devices, strategy=strategy)
+        return Fabric(accelerator=recipe.accelerator, devices=devices, num_nodes=count // devices, strategy=strategy)
     except (MisconfigurationException, RuntimeError) as error:
-        where = f"accelerator = {recipe.accelerator}, devices = {recipe.devices}"
+        where = f"accelerator = {recipe.accelerator}, devices = {devices}"
         raise ConfigError(
             str(error).rstrip(".!"), where=where, remedy="use accelerator: auto or cpu, or other devices"
         ) from error

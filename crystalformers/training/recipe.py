@@ -12,13 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from crystalformers.errors import ConfigError
+from crystalformers.extras import optional
 from crystalformers.models import MODELS, architecture_of
 from crystalformers.models.presets import preset
 from crystalformers.prediction.loading import trained_architecture
+
+with optional("train", "a recipe"):
+    import yaml
 
 Schedule = Literal["inverse-sqrt", "cosine", "constant", "step"]
 
@@ -165,7 +168,7 @@ class Recipe(Section):
         image_cache_gb: memory for images that stay from epoch to epoch, GB (1e9 bytes); the others are rebuilt.
         threads: CPU threads; null leaves the choice to PyTorch.
         accelerator: ``auto``, ``cpu`` or ``gpu``, as Lightning Fabric takes it.
-        devices: how many of them.
+        devices: how many of them; with `torchrun` there is one for each of its processes instead.
         checkpoint_minutes: longest time between two resume checkpoints, minutes.
         checkpoint_steps: also save every so many optimiser steps; null for no such rule.
         tensorboard: also write TensorBoard event files into the run folder.

@@ -29,7 +29,7 @@ class Progress:
         batch: batches of the current epoch done.
         step: optimiser steps done.
         lr: learning rate of the last step.
-        crystals: crystals of the current epoch done, by one process.
+        crystals: crystals of the current epoch done, by all processes.
         seconds: training time of the current epoch so far.
         history: one row of metrics per completed epoch.
         best_loss: smallest validation error of weights that are not averaged, in standard deviations.

@@ -135,9 +135,9 @@ def test_ase_is_named_where_it_is_needed(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "a.db").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "ase.io", None)
     monkeypatch.setitem(sys.modules, "ase.db", None)
-    with pytest.raises(StructureError, match=r"pip install crystalformers\[ase\]"):
+    with pytest.raises(StructureError, match=r"pip install 'crystalformers\[ase\]'"):
         read_crystal(tmp_path / "a.traj")
-    with pytest.raises(TableError, match=r"pip install crystalformers\[ase\]"):
+    with pytest.raises(TableError, match=r"pip install 'crystalformers\[ase\]'"):
         open_source(tmp_path / "a.db")
 
 

@@ -50,7 +50,7 @@ def test_frames_after_a_broken_one_are_reported(tmp_path: Path) -> None:
 def test_ase_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.xyz").write_text("1\n\nNa 0 0 0\n")
     monkeypatch.setitem(sys.modules, "ase.io", None)
-    with pytest.raises(StructureError, match=r"pip install crystalformers\[ase\]"):
+    with pytest.raises(StructureError, match=r"needs the package ase; pip install 'crystalformers\[ase\]'"):
         read_crystal(tmp_path / "a.xyz")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -9,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from command import invoke
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import CELL_ENERGY, ENERGY, many, rock_salt, supercell, tiny_model, write_poscar, write_table
 
@@ -27,6 +29,7 @@ def neighbours(folder: Path, vectors: np.ndarray) -> Neighbours:
     return Neighbours(folder)
 
 
+@settings(deadline=None)  # it writes files, which may take any time
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([1, 5, 300, 3000]),
@@ -129,6 +132,43 @@ def test_the_command(weights: Path, tmp_path: Path) -> None:
     assert float(second.split()[0]) > 0
     result = invoke("search", "query", folder / "K.vasp", "--index", tmp_path / "index", "--elements", "Na,Cl")
     assert [line.split()[2] for line in result.stdout.splitlines()[1:]] == ["NaCl"]
+
+
+def test_structures_are_part_of_the_index(index: Path) -> None:
+    opened = Index(index)
+    found = opened.query(CRYSTALS[3], 40)
+    by_name = {crystal.name: crystal for crystal in CRYSTALS}
+    for name, crystal in zip(found["name"].to_pylist(), opened.crystals(found), strict=True):
+        assert crystal.name == name
+        for attribute in ("numbers", "frac_coords", "lattice"):
+            assert np.array_equal(getattr(crystal, attribute), getattr(by_name[name], attribute))
+    assert opened.crystals(opened.query(CRYSTALS[0], elements=["Xe"])) == []
+
+
+def test_the_structures_are_drawn_side_by_side(index: Path, tmp_path: Path) -> None:
+    structure, picture = write_poscar(tmp_path / "K.vasp", rock_salt("K")), tmp_path / "found.svg"
+    command = ["search", "query", structure, "--index", index, "-k", 6, "--picture", picture]
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "found.svg: 7 structures." in result.stderr
+    drawn = picture.read_text(encoding="utf-8")
+    titles = re.findall("<!-- (.*?) -->", drawn, re.DOTALL)  # matplotlib writes each text as a comment
+    assert sum("looked for" in title for title in titles) == 1
+    names = [name for title in titles for name in re.findall(r"^x\d+$", title, re.MULTILINE)]
+    assert names == Index(index).query(rock_salt("K"), 6)["name"].to_pylist()
+    assert "exists" in invoke(*command).stderr
+    assert invoke(*command, "--overwrite").exit_code == 0
+    missing = invoke(*command[:-1], tmp_path / "found.txt")
+    assert missing.exit_code == 2
+    assert "must end in .png or .svg or .pdf" in missing.stderr
+
+
+def test_an_index_without_structures_says_so(index: Path, tmp_path: Path) -> None:
+    shutil.copytree(index, tmp_path / "old")
+    (tmp_path / "old" / "structures.arrow").unlink()
+    opened = Index(tmp_path / "old")
+    with pytest.raises(ConfigError, match="it holds no structures; make it again"):
+        opened.crystals(opened.query(CRYSTALS[0], 2))
 
 
 def test_what_cannot_be_done_leaves_nothing(weights: Path, index: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crystalformers.errors import DataSetError
+from crystalformers.extras import optional
 
 if TYPE_CHECKING:
     import requests
@@ -103,15 +104,6 @@ def check_online(what: str) -> None:
         )
 
 
-def needs_extra(where: str, extra: str) -> DataSetError:
-    """The error for a package that an extra brings and that is not installed."""
-    return DataSetError(
-        "it is fetched through a package that is not installed",
-        where=where,
-        remedy=f"install it with 'pip install crystalformers[{extra}]'",
-    )
-
-
 def try_often(attempt: Callable[[], Result], say: Callable[[str], None]) -> Result:
     """Repeat what broke off, with growing pauses; after the last try the BrokenOffError stays."""
     for failed in range(PATIENCE.tries - 1):
@@ -133,11 +125,9 @@ def open_answer(address: str, headers: Mapping[str, str]) -> Iterator[requests.R
         BrokenOffError: if the connection fails, now or while the answer is read.
         DataSetError: if the extra `data` is not installed.
     """
-    try:
+    with optional("data", "a download", DataSetError, address):
         import requests
         import urllib3
-    except ImportError as error:
-        raise needs_extra(address, "data") from error
     asked = {"Accept-Encoding": "identity", "User-Agent": "crystalformers", **headers}
     timeout = (PATIENCE.connect, PATIENCE.silence)
     try:

@@ -14,8 +14,9 @@ from urllib.parse import urlencode, urlsplit
 from crystalformers.data.sets.download import fetch_file, on_disk, sha256_of, take_file
 from crystalformers.data.sets.entry import RemoteFile, Request, SourceFile
 from crystalformers.data.sets.formats import OPTIMADE_STRUCTURE
-from crystalformers.data.sets.network import check_online, fetch_json, needs_extra
+from crystalformers.data.sets.network import check_online, fetch_json
 from crystalformers.errors import DataSetError
+from crystalformers.extras import optional
 from crystalformers.files import replacing
 
 KEY_VARIABLE = "MP_API_KEY"
@@ -116,10 +117,8 @@ class HubParquet:
 
     def _listed(self, request: Request) -> list[RemoteFile]:
         check_online(self.repository)
-        try:
+        with optional("data", "a download", DataSetError, self.repository):
             from huggingface_hub import HfApi, RepoFile, hf_hub_url
-        except ImportError as error:
-            raise needs_extra(self.repository, "data") from error
         try:
             api = HfApi()
             commit = api.dataset_info(self.repository, revision=self.revision).sha
@@ -244,10 +243,8 @@ class MaterialsProject:
         if path.is_file():
             return [SourceFile(path, sha256_of(path), self.host)]
         check_online(self.host)
-        try:
+        with optional("mp", "a download", DataSetError, self.host):
             from mp_api.client import MPRester
-        except ImportError as error:
-            raise needs_extra(self.host, "mp") from error
         key = os.environ.get(KEY_VARIABLE)
         if not key:
             raise DataSetError(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crystalformers.extras import optional
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 HELIUM = 2
@@ -53,7 +55,8 @@ ATTRIBUTES = tuple(quantity.attribute for quantity in PROPERTIES)
 
 def values(numbers: Integers, attributes: Sequence[str] = ATTRIBUTES) -> Floats:
     """Attributes of pymatgen's `Element` of the elements with these atomic numbers, (E, P); NaN where it has none."""
-    from pymatgen.core import Element
+    with optional("elements", "a report"):
+        from pymatgen.core import Element
 
     with warnings.catch_warnings():
         # pymatgen warns of every value that it lacks; here the value is NaN.
@@ -79,7 +82,8 @@ class Places:
 
 def places(numbers: Integers) -> Places:
     """Periods, groups and blocks of the elements with these atomic numbers, (E,) each."""
-    from pymatgen.core import Element
+    with optional("elements", "a report"):
+        from pymatgen.core import Element
 
     elements = [Element.from_Z(int(z)) for z in numbers]
     rows = [(e.row, e.group, "s" if e.Z == HELIUM else str(e.block)) for e in elements]

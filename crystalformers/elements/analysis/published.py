@@ -11,14 +11,13 @@ Shapes: E elements, S seeds, K numbers of families.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import combinations
 
 import numpy as np
 
 from crystalformers.elements.analysis.clusters import Labels, adjusted_rand, agreement, cluster, silhouette
 from crystalformers.elements.analysis.spaces import Floats, Likeness, distances
-from crystalformers.errors import ConfigError
+from crystalformers.extras import require
 
 SEEDS = 5
 FAMILIES = 3
@@ -65,8 +64,7 @@ class PublishedFamilies:
 
 def check_umap() -> None:
     """Refuse to go on without UMAP; raises ConfigError."""
-    if find_spec("umap") is None:
-        raise ConfigError("the analysis of the paper needs umap-learn", remedy="pip install 'crystalformers[umap]'")
+    require("umap", "the analysis of the paper", "umap")
 
 
 def published_families(vectors: Floats, ours: Labels, seed: int, draws: int) -> PublishedFamilies:

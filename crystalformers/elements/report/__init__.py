@@ -15,6 +15,7 @@ from crystalformers.elements.report.page import page
 from crystalformers.elements.report.results import KIND, results
 from crystalformers.elements.table import ElementTable
 from crystalformers.errors import ConfigError
+from crystalformers.extras import require
 
 PAGE, NUMBERS = "index.html", "results.json"
 
@@ -55,7 +56,8 @@ def write_report(
     """
     out = Path(out_dir)
     _check_folder(out, overwrite=overwrite)
-    _check_packages()
+    require("elements", "a report", "sklearn", "pymatgen", "pandas")
+    require("plots", "a report", "matplotlib", "jinja2")
     found = study(tables, seed, draws, n_clusters, progress, paper=paper)
     progress("pictures")
     drawn, numbers = pictures(found), results(found)
@@ -64,13 +66,6 @@ def write_report(
     files[PAGE] = page(found, numbers, drawn).encode()
     _write_folder(out, files)
     return out / PAGE
-
-
-def _check_packages() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("sklearn") is None:
-        raise ConfigError("A report needs scikit-learn", remedy="pip install 'crystalformers[elements]'")
 
 
 def _check_folder(out: Path, *, overwrite: bool) -> None:

@@ -128,7 +128,7 @@ def test_materials_project(store: Store, tmp_path: Path, monkeypatch: pytest.Mon
     """Its client is played by a module of the same name."""
     dataset = find("materials-project")
     monkeypatch.setitem(sys.modules, "mp_api", None)
-    with pytest.raises(DataSetError, match=r"pip install crystalformers\[mp\]"):
+    with pytest.raises(DataSetError, match=r"needs the package mp-api; pip install 'crystalformers\[mp\]'"):
         store.get(dataset)
     monkeypatch.delitem(sys.modules, "mp_api")
     package = tmp_path / "packages" / "mp_api"

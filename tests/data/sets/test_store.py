@@ -270,7 +270,7 @@ def test_who_comes_second_says_that_it_waits(host: Host, store: Store) -> None:
 
 def test_without_its_extra_a_download_names_it(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "requests", None)
-    with pytest.raises(DataSetError, match=r"not installed; install it with 'pip install crystalformers\[data\]'"):
+    with pytest.raises(DataSetError, match=r"needs the package requests; pip install 'crystalformers\[data\]'"):
         store.get(jarvis(host))
     assert host.asked == []
     assert visible(store.root) == []
