@@ -9,6 +9,9 @@ from pathlib import Path
 
 from crystalformers.errors import InUseError
 
+PICTURES = (".png", ".svg", ".pdf")
+"""Formats of pictures."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -26,11 +26,13 @@ TABLES = {"like the training": ("mp36k", "test"), "another database": ("oqmd_a3b
 
 
 def coverage(model: Model, table: CrystalTable, evaluation: Evaluation) -> dict[str, list[dict[str, float | int]]]:
-    """By target, what `intervals.measure` gives at each of `COVERAGES`."""
+    """By target, what `intervals.measure` gives at each of `COVERAGES` that the calibration has enough rows for."""
     row_of = {name: row for row, name in enumerate(table.ids)}
     crystals = [table[row_of[name]] for name in evaluation.ids]
     found: dict[str, list[dict[str, float | int]]] = {score.target: [] for score in evaluation.scores}
     for level in COVERAGES:
+        if not all(one.allows(level) for one in model.calibration.values()):
+            continue
         estimates = model.estimates(crystals, coverage=level)
         for k, score in enumerate(evaluation.scores):
             column = list(model.units).index(score.target)

@@ -31,8 +31,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.accuracy.doubt import by_flag, coverage
 from benchmarks.harness import RESULTS, ROOT, machine, print_table, shared, versions
-from crystalformers import Recipe, Target, fit, load_model, open_table
+from crystalformers import Recipe, Target, evaluate_model, fit, load_model, open_table
 from crystalformers.elements import load_elements
 from crystalformers.elements.composition import composition_features
 
@@ -131,13 +132,18 @@ def run(task_name: str, task: Task, measured: Measured, size: int, seed: int, na
 
 def train(path: Path, target: Target, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """Rows, errors and the coverage of the intervals of a run, which goes on where it was stopped."""
-    fit(open_table(path), [target], folder, Recipe.parse(recipe), resume=True)
+    table = open_table(path)
+    fit(table, [target], folder, Recipe.parse(recipe), resume=True)
     summary = json.loads((folder / "summary.json").read_text())
+    model = load_model(folder)
+    evaluation = evaluate_model(model, table, "test")
     return {
         "rows": summary["rows"],
         "mae": summary["errors"]["test"][target.name]["mae"],
         "val_mae": summary["errors"]["val"][target.name]["mae"],
         "best": summary["best"]["errors"]["test"][target.name]["mae"],
+        "coverage": coverage(model, table, evaluation)[target.name],
+        "by_flag": by_flag([evaluation]),
     }
 
 

@@ -11,11 +11,11 @@ import typer
 from crystalformers.cli.options import Device, OneModel, Overwrite, Species, Threads, Tolerance, set_up, symbols
 from crystalformers.cli.output import check_output, print_table
 from crystalformers.errors import ConfigError
+from crystalformers.files import PICTURES
 
 if TYPE_CHECKING:
     from crystalformers.explain import Explanation
 
-PICTURES = (".png", ".svg", ".pdf")
 SUFFIXES = (".json", ".csv", *PICTURES)
 
 

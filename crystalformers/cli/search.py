@@ -10,7 +10,7 @@ import typer
 from crystalformers.cli.options import OneModel, Overwrite
 from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.progress import progress
-from crystalformers.plots.style import SUFFIXES
+from crystalformers.files import PICTURES
 
 search_app = typer.Typer(no_args_is_help=True, help="Find crystals like a given one by the vectors of a model.")
 
@@ -47,13 +47,13 @@ def query_command(
     formula: Annotated[str, typer.Option(help="Only those of this reduced formula.")] = "",
     elements: Annotated[str, typer.Option(help="Only those that hold all of these elements, as in Ti,O.")] = "",
     picture: Annotated[
-        Path | None, typer.Option(help=f"Also draw the structure and those found, to a file ({', '.join(SUFFIXES)}).")
+        Path | None, typer.Option(help=f"Also draw the structure and those found, to a file ({', '.join(PICTURES)}).")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Print the crystals of an index whose vectors are nearest to that of a structure."""
     if picture is not None:
-        check_output(picture, SUFFIXES, overwrite=overwrite)
+        check_output(picture, PICTURES, overwrite=overwrite)
     from crystalformers.cli.options import symbols
     from crystalformers.io import read_crystal
     from crystalformers.search import Index

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crystalformers.errors import ConfigError
-from crystalformers.files import write_atomically
+from crystalformers.files import PICTURES, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
-SUFFIXES = (".png", ".svg", ".pdf")
-"""Formats of pictures."""
-
 INK, PALE, RULE = "#222222", "#eeeeee", "#999999"
 
 FAMILY_COLOURS = (
@@ -90,15 +87,15 @@ def check_suffix(path: Path) -> None:
     Raises:
         ConfigError: naming the formats.
     """
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"a picture must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}", where=str(path))
+    if path.suffix not in PICTURES:
+        raise ConfigError(f"a picture must end in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}", where=str(path))
 
 
 def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Write a picture, whole or not at all; the format follows from the suffix.
 
     Raises:
-        ConfigError: if it is none of `SUFFIXES`.
+        ConfigError: if it is none of `PICTURES`.
     """
     check_suffix(path)
     write_atomically(path, _content(figure, path.suffix[1:], dpi))

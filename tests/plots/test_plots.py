@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from crystalformers.errors import ConfigError
+from crystalformers.files import PICTURES
 from crystalformers.plots import Pairs, coverage_curve, learning_curve, loss_curves, parity, power_law, save, style
 
 SIZES = np.repeat([30.0, 100.0, 300.0], 2)
@@ -95,7 +96,7 @@ def test_neighbouring_colours_differ_in_grey_or_line() -> None:
     assert len(set(style.LINE_COLOURS)) == len(style.LINE_COLOURS)
 
 
-@pytest.mark.parametrize("suffix", style.SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURES)
 def test_equal_pictures_are_equal_files(suffix: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(loss_curves({"a": ([1, 2], [1.0, 0.5])}, 1, "x"), tmp_path / f"{name}{suffix}")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from command import invoke
+from fetching import optimade_pages
 from host import Host, Page, visible
 from miniatures import jarvis, oqmd_rows, play, pymatgen_dict, zipped_json
 from samples import many, write_table
-from test_formats import optimade_pages
 
 from crystalformers import Target, load_model, open_table
 from crystalformers.data.sets import SETS, DataSet, Store, locate, resolve

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from command import invoke
+from fetching import optimade_pages
 from host import Host
 from miniatures import (
     jarvis_rows,
+    lemat_parquet,
     matbench_gzip,
     megnet_rows,
     modulus_pickles,
@@ -23,7 +25,7 @@ from miniatures import (
     play,
     zipped_json,
 )
-from test_formats import lemat, lemat_parquet, optimade_pages
+from test_lemat_bulk import lemat
 
 from crystalformers import load_model
 from crystalformers.data.sets import SETS, DataSet, Store
