@@ -53,6 +53,9 @@ WAIT = 20
 PART = 2500
 """Inputs of a kind before the next kind has its turn."""
 
+PRELOADED = ["crystalformers.prediction.loading", "crystalformers.screening.inputs", "crystalformers.training.recipe"]
+"""Modules that children begin with: importing PyTorch anew takes longer than hundreds of inputs."""
+
 COUNTED = ("inputs", "findings")
 
 GOOD = ("read", "partly read", "refused")
@@ -166,7 +169,8 @@ def attack(
 ) -> Iterator[tuple[int, str, bool]]:
     """Seed, outcome, and whether it is a finding, of each input; the child is replaced where it dies or hangs."""
     seed, last = first, first + count
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     while seed < last:
         ours, theirs = context.Pipe(duplex=False)
         child = context.Process(target=work, args=(kind, range(seed, last), theirs), daemon=True)
