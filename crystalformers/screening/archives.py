@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
 
 from crystalformers.crystal import Crystal
 from crystalformers.data.sets.archives import FREE_BYTES, MAX_RATIO
@@ -115,9 +115,10 @@ def _members(file: IO[bytes], start: int, length: int) -> Iterator[tuple[tarfile
     compressed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment]
+    bounded: Any = Bounded(stream, _most_unpacked(length) if compressed else length)
     with checked():
         stream.seek(start)
-        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 - closed below
+        archive = tarfile.open(fileobj=bounded, mode="r:")  # noqa: SIM115 - closed below
     with archive:
         while True:
             with checked():
@@ -141,8 +142,24 @@ def checked() -> Iterator[None]:
         raise StructureError(f"the archive is damaged ({type(error).__name__}: {error})") from error
 
 
+class Bounded:
+    """A stream that is asked for no more bytes at once than it may hold, whatever the headers of an archive claim."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self.stream, self.most = stream, most
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes."""
+        return self.stream.read(self.most if size < 0 else min(size, self.most))
+
+
+def _most_unpacked(length: int) -> int:
+    return max(FREE_BYTES, MAX_RATIO * length)
+
+
 def _check_unpacked(unpacked: int, length: int) -> None:
-    limit = max(FREE_BYTES, MAX_RATIO * length)
+    limit = _most_unpacked(length)
     if unpacked > limit:
         problem = f"the archive unpacks to more than {limit >> 20} MB"
         raise StructureError(problem, remedy="unpack it first, if it is sound")

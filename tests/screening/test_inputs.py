@@ -312,3 +312,24 @@ def test_headers_that_a_tar_archive_cannot_have(headers: dict[str, str], tmp_pat
     found = [one.found for one in structures(tmp_path / "a.tar")]
     assert sum(isinstance(one, Rejected) for one in found) >= 1
     assert all(one.problem.strip() for one in found if isinstance(one, Rejected))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz"])
+def test_a_header_that_claims_a_long_name_takes_no_memory(ending: str, tmp_path: Path) -> None:
+    member = tarfile.TarInfo("x.cif")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 8**11 - 1
+    content = member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(gzip.compress(content) if ending == "tgz" else content)
+    asked = []
+
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            asked.append(size)
+            return super().read(size)
+
+    bounded = archives.Bounded(Stream(content), len(content))
+    assert bounded.read(8**11) == content
+    assert asked == [len(content)]
+    (bad,) = structures(path)
+    assert isinstance(bad.found, Rejected)
