@@ -10,6 +10,7 @@ transfer, and so are those that are not positive.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def composition(numbers: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(kinds.tolist(), (counts // np.gcd.reduce(counts)).tolist(), strict=True))
 
 
-def write_table(path: Path) -> None:
+def write_table(path: Path, _: dict[str, Any]) -> None:
     """mp36k with labels per atom, and without the moduli of compositions that tests of transfer have."""
     table = pq.read_table(shared() / "data" / "mp36k.parquet")
     binaries = pq.read_table(shared() / "data" / "mp_binary_elasticity.parquet", columns=["atomic_numbers"])
@@ -55,25 +56,33 @@ def write_table(path: Path) -> None:
     plain = table.select(["id", "atomic_numbers", "lattice", "frac_coords", "split"])
     for name, values in columns.items():
         plain = plain.append_column(name, pa.array(values, from_pandas=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(plain, path)
 
 
-def main() -> None:
-    """Train one base model."""
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=settings["models"])
+def train_entry(
+    settings: Path, runs: Path, about: str | None, write: Callable[[Path, dict[str, Any]], None], table: str = "{name}"
+) -> None:
+    """Train the entry of a file of settings that the command line names, or go on with it.
+
+    Args:
+        settings: YAML file with `models`: targets and recipe of each.
+        runs: folder for tables and runs.
+        about: text of the help page.
+        write: writes the table of an entry.
+        table: name of its file without the suffix.
+    """
+    models = yaml.safe_load(settings.read_text(encoding="utf-8"))["models"]
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=models)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    table = RUNS / "mp36k.parquet"
-    if not table.exists():
-        write_table(table)
-    entry = settings["models"][given.name]
-    targets = [Target(**settings["targets"][name]) for name in entry["targets"]]
+    entry, path = models[given.name], runs / f"{table.format(name=given.name)}.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, entry)
     recipe = Recipe.parse({**entry["recipe"], "threads": given.threads})
-    fit(open_table(table), targets, RUNS / given.name, recipe, resume=True)
+    fit(open_table(path), [Target(**target) for target in entry["targets"]], runs / given.name, recipe, resume=True)
 
 
 if __name__ == "__main__":
-    main()
+    train_entry(SETTINGS, RUNS, __doc__, write_table, "mp36k")

@@ -8,17 +8,15 @@ Matbench has folds, else drawn at random; they choose nothing. Runs are in runs/
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
+from benchmarks.accuracy.base_model import train_entry
 from benchmarks.harness import ROOT, shared
-from crystalformers import Recipe, Target, fit, open_table
 
 RUNS = ROOT / "runs" / "small-models"
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -37,24 +35,8 @@ def write_table(path: Path, entry: dict[str, Any]) -> None:
     plain = table.select(["id", "atomic_numbers", "lattice", "frac_coords"])
     for target, label in zip(entry["targets"], entry["labels"], strict=True):
         plain = plain.append_column(target["name"], table[label])
-    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(plain.append_column("split", pa.array(split.tolist())), path)
 
 
-def main() -> None:
-    """Train one model."""
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=settings["models"])
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    entry = settings["models"][given.name]
-    table = RUNS / f"{given.name}.parquet"
-    if not table.exists():
-        write_table(table, entry)
-    recipe = Recipe.parse({**entry["recipe"], "threads": given.threads})
-    fit(open_table(table), [Target(**target) for target in entry["targets"]], RUNS / given.name, recipe, resume=True)
-
-
 if __name__ == "__main__":
-    main()
+    train_entry(SETTINGS, RUNS, __doc__, write_table)

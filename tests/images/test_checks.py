@@ -11,8 +11,16 @@ import torch
 from strategies import random_crystals
 
 from crystalformers.csrc.kernels import library
+from crystalformers.errors import CrystalformersError
 from crystalformers.images import CrystalBatch, Images, build_images
-from crystalformers.images.checks import RULES, broken_rules_compiled, broken_rules_torch
+from crystalformers.images.checks import (
+    RULES,
+    broken_rules_compiled,
+    broken_rules_torch,
+    check_cells,
+    check_coordinates,
+    suspect,
+)
 
 LISTS = ("ptr", "pair", "pair_target", "pair_source")
 IMPOSSIBLE = (-1e-300, -1.0, math.inf, -math.inf, math.nan, 3e38)
@@ -77,3 +85,38 @@ def test_lists_with_few_or_no_images(images: Images, n_images: int) -> None:
         pair_source=none,
     )
     assert bool(broken(torch.tensor([0, 1]), empty)) == bool(n_images)
+
+
+def refused(
+    lattice: torch.Tensor, triangle: torch.Tensor, frac: torch.Tensor, ptr: torch.Tensor, radius: float
+) -> bool:
+    """Whether PyTorch refuses cells or coordinates."""
+    try:
+        check_cells(lattice, triangle, ptr.diff(), radius)
+        check_coordinates(frac)
+    except CrystalformersError:
+        return True
+    return False
+
+
+def test_both_implementations_refuse_the_same_cells_and_coordinates(batch: CrystalBatch) -> None:
+    """Numbers of every size in any place of the cells, in coordinates, and radii of every size."""
+    rng, outcomes = np.random.default_rng(0), []
+    frac = torch.linalg.solve(batch.lattice[batch.crystal_of_atom].mT, batch.positions[..., None])[..., 0]
+    extremes = (math.nan, math.inf, -math.inf, 0.0, 1e-300, 1e-20, 1e-7, -1.0, 1e7, 1e16, 1e160, 1e308)
+    for _ in range(2000):
+        lattice, coordinates, radius = batch.lattice.clone(), frac.clone(), 4.0
+        match rng.integers(4):
+            case 0:
+                lattice.view(-1)[rng.integers(lattice.numel())] = rng.choice(extremes)
+            case 1:
+                coordinates.view(-1)[rng.integers(frac.numel())] = rng.choice(extremes)
+            case 2:
+                lattice[rng.integers(len(lattice))] *= rng.choice(extremes)
+            case _:
+                radius = float(rng.choice([1e-6, 1.0, 10.0, 1e3, 1e5, 1e110, 1e300]))
+        triangle = torch.linalg.qr(lattice.mT, mode="r").R.mT.contiguous()
+        given = lattice, triangle, coordinates.contiguous(), batch.ptr, radius
+        assert suspect(*given) == refused(*given), (lattice, coordinates, radius)
+        outcomes.append(refused(*given))
+    assert 200 < sum(outcomes) < 1800
