@@ -3,9 +3,9 @@
     python -m benchmarks.speed.serving --clients 50 --seconds 300 --restart
 
 Clients send POSCAR files for the given time, each its next request as soon as the last is answered, and note its time
-and status. The rate, over the time without the restart, is given beside that of reading and predicting the same files
-with the library, measured in a process of its own before and after. The memory of the server and of its reader is
-looked up every second (Linux).
+and status. They share the cores with the server, so they do as little as they can. The rate, over the time without the
+restart, is given beside that of reading and predicting the same files with the library, measured in a process of its
+own before and after. The memory of the server and of its reader is looked up every second (Linux).
 
 With --restart the server is stopped by SIGTERM half-way and started again on its port; what clients then see (503, no
 connection) is counted apart, and every other error still counts as one.
@@ -27,11 +27,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from benchmarks.harness import (
     RESULTS,
@@ -95,16 +95,19 @@ class Load:
     restarting: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, client: httpx.Client, address: str, body: bytes, count: int) -> None:
+    def ask(self, connection: HTTPConnection, body: bytes, count: int) -> None:
         """Send one request and note what came of it."""
         before, start = self.restarting.is_set(), time.perf_counter()
         try:
-            answer = client.post(f"{address}/api/predict", content=body, headers={"content-type": "application/json"})
+            connection.request("POST", "/api/predict", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
             elapsed = time.perf_counter() - start
-            problem = "" if answer.status_code == 200 else str(answer.status_code)
-            if not problem and any("values" not in row for row in answer.json()["rows"]):
+            problem = "" if answer.status == 200 else str(answer.status)
+            if not problem and any("values" not in row for row in json.loads(content)["rows"]):
                 problem = "row without values"
-        except httpx.TransportError:
+        except (OSError, HTTPException):
+            connection.close()  # the next request opens it anew
             problem = "no connection"
         with self.lock:
             if not problem:
@@ -118,15 +121,15 @@ class Load:
             time.sleep(0.2)
 
 
-def started(port: int, threads: int) -> tuple[subprocess.Popen[str], str]:
-    """A server and its address."""
+def started(port: int, threads: int) -> tuple[subprocess.Popen[str], int]:
+    """A server and its port."""
     command = [sys.executable, "-c", MAIN, "serve", "--port", str(port), "--threads", str(threads), "--no-browser"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    found = re.search(r"http://127\.0\.0\.1:\d+", line := process.stderr.readline())
+    found = re.search(r"http://127\.0\.0\.1:(\d+)", line := process.stderr.readline())
     if not found:
         raise SystemExit(f"The server did not start: {line}")
-    return process, found[0]
+    return process, int(found[1])
 
 
 def predict_rate(folder: Path, threads: int, seconds: float) -> float:
@@ -144,14 +147,14 @@ def bodies(texts: Sequence[str], size: int, seed: int) -> list[bytes]:
 
 def run_load(given: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, Any]:
     """Load on a server: what the clients saw, and its memory."""
-    process, address = started(0, given.threads)
+    process, port = started(0, given.threads)
     load, memory, stop = Load(), [], threading.Event()
 
     def client(seed: int) -> None:
         rng = random.Random(seed)
-        with httpx.Client(timeout=120) as http:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
             while not stop.is_set():
-                load.ask(http, address, rng.choice(requests), given.structures_per_request)
+                load.ask(connection, rng.choice(requests), given.structures_per_request)
 
     clients = [threading.Thread(target=client, args=(k,)) for k in range(given.clients)]
     begin, down, restarted = time.monotonic(), 0.0, not given.restart
@@ -166,7 +169,7 @@ def run_load(given: argparse.Namespace, requests: Sequence[bytes]) -> dict[str, 
                 stopped = time.monotonic()
                 process.send_signal(signal.SIGTERM)
                 process.wait(120)
-                process, address = started(int(address.rsplit(":", 1)[1]), given.threads)
+                process, port = started(port, given.threads)
                 load.restarting.clear()
                 down, restarted = time.monotonic() - stopped, True
     finally:

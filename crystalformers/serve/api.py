@@ -45,7 +45,7 @@ class Handler:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._executor = ThreadPoolExecutor(1, "crystalformers-reading")
+        self._executor = ThreadPoolExecutor(2, "crystalformers-reading")
 
     async def results(
         self, given: Sequence[StructureText], work: Work, limits: Limits | None = None, *, single: bool = False
@@ -66,8 +66,7 @@ class Handler:
         try:
             async with asyncio.timeout(seconds):
                 allowance, loop = Allowance(limits or self.service.limits), asyncio.get_running_loop()
-                read = self.service.read
-                entries = [await loop.run_in_executor(self._executor, read, one, allowance) for one in given]
+                entries = await loop.run_in_executor(self._executor, self.service.read, given, allowance)
                 if single:
                     the_only(entries[0])
                 future = self.service.submit(work, list(chain.from_iterable(entries)))
@@ -81,7 +80,7 @@ class Handler:
         self._executor.shutdown(cancel_futures=True)
 
 
-def _handler(request: Request) -> Handler:
+async def _handler(request: Request) -> Handler:
     handler: Handler = request.app.state.handler
     return handler
 

@@ -49,7 +49,7 @@ def create_server(service: Service) -> MCPServer:
 
     def results(structure: str, name: str, work: Work, *, single: bool = False) -> list[Result]:
         given = StructureText(name=name, text=structure, base64=None, atoms=None)
-        structures = service.read(given, Allowance(service.limits))
+        [structures] = service.read([given], Allowance(service.limits))
         if single:
             the_only(structures)
         return service.submit(work, structures).result(service.limits.seconds)

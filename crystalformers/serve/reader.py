@@ -31,34 +31,47 @@ MOST_UNPACKED = 32 << 20
 
 
 def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a file holds.
+    """What files hold.
 
     Args:
-        request: `name` of the file, without any folder; `base64`, its bytes; the limits `structures` and `atoms`.
-        folder: where it may lie while it is read.
+        request: `files`, each as `name`, without any folder, and `base64`, its bytes; the limits `structures` and
+            `atoms` of all together.
+        folder: where a file may lie while it is read.
 
     Returns:
-        `structures`, each as `name`, `numbers`, `frac_coords` and `lattice`, or as the fields of a `Rejected`; or
-        `too_many`, the name of the limit that is exceeded.
+        `files`, for each the list of its structures: `name`, `numbers`, `frac_coords` and `lattice`, or the fields of a
+        `Rejected`; or `too_many`, the name of the limit that is exceeded.
     """
+    left = {limit: request[limit] for limit in ("structures", "atoms")}
+    files = []
+    for file in request["files"]:
+        found = _structures(file["name"], base64.b64decode(file["base64"]), left, folder)
+        exceeded = next((limit for limit in left if left[limit] < 0), None)
+        if exceeded is not None:
+            return {"too_many": exceeded}
+        files.append(found)
+    return {"files": files}
+
+
+def _structures(name: str, data: bytes, left: dict[str, int], folder: Path) -> list[dict[str, Any]]:
+    """The structures of a file, taken from what is left; it ends when less than nothing is left."""
     found: list[dict[str, Any]] = []
-    atoms = 0
     with tempfile.TemporaryDirectory(dir=folder) as own:  # a library may leave a lock or a journal beside the file
-        path = Path(own) / request["name"]
-        path.write_bytes(base64.b64decode(request["base64"]))
+        path = Path(own) / name
+        path.write_bytes(data)
         try:
             if _unpacks_to_too_much(path):
                 problem = f"it unpacks to more than {MOST_UNPACKED >> 20} MiB"
-                return {"structures": [vars(Rejected(request["name"], problem, request["name"], "split it"))]}
+                return [vars(Rejected(name, problem, name, "split it"))]
             for one in read_structures([path]):
-                if isinstance(one, Crystal):
-                    atoms += len(one)
-                if len(found) == request["structures"] or atoms > request["atoms"]:
-                    return {"too_many": "atoms" if atoms > request["atoms"] else "structures"}
+                left["structures"] -= 1
+                left["atoms"] -= len(one) if isinstance(one, Crystal) else 0
+                if min(left.values()) < 0:
+                    break
                 found.append(_plain(one, f"{own}{os.sep}"))
         except MemoryError:
-            found = [vars(Rejected(request["name"], "reading it takes too much memory", request["name"]))]
-    return {"structures": found}
+            found = [vars(Rejected(name, "reading it takes too much memory", name))]
+    return found
 
 
 def _unpacks_to_too_much(path: Path) -> bool:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ from crystalformers.serve.limits import Limits, RefusedError
 MEMORY_FOLDER = Path("/dev/shm")
 LONGEST_NAME = 120
 """Characters of the name of a file that are used, its last ones."""
+
+TOGETHER = 32
+"""Files that the reader is sent at once; one message for each file would cost more time than reading a small one."""
+
+File = tuple[str, bytes]
+"""Name, from `plain_name`, and content."""
 
 
 def plain_name(name: str, text: str | None) -> str:
@@ -93,29 +100,48 @@ class Reader:
         with self._lock:
             self._running()
 
-    def read(self, name: str, data: bytes, allowance: Allowance) -> list[Crystal | Rejected]:
-        """The structures of a file, at least one item.
+    def read(self, files: Sequence[File], allowance: Allowance) -> list[list[Crystal | Rejected]]:
+        """The structures of each file, at least one item.
 
         Args:
-            name: of the file, from `plain_name`.
-            data: its bytes.
-            allowance: of the request; it is not changed.
+            files: to read.
+            allowance: of the request; what they hold is taken from it.
 
         Raises:
-            RefusedError: if it holds more.
+            RefusedError: if they hold more than the request may bring, or take longer than it may.
         """
-        most = {"structures": allowance.structures, "atoms": allowance.atoms}
-        request = {"name": name, "base64": base64.b64encode(data).decode(), **most}
-        with self._lock:
-            reply = self._ask(json.dumps(request).encode() + b"\n")
-        if reply is None:
-            problem = f"it could not be read within {self._limits.reader_seconds:g} s, or stopped its reader"
-            return [Rejected(name, problem, where=name, remedy="check the file; if it is sound, use the command line")]
-        if "too_many" in reply:
-            raise allowance.exceeded(reply["too_many"])
-        return [_structure(fields) for fields in reply["structures"]]
+        found: list[list[Crystal | Rejected]] = []
+        end = time.monotonic() + self._limits.seconds
+        for start in range(0, len(files), TOGETHER):
+            found += self._read(files[start : start + TOGETHER], allowance, end)
+        return found
 
-    def _ask(self, line: bytes) -> dict[str, Any] | None:
+    def _read(self, files: Sequence[File], allowance: Allowance, end: float) -> list[list[Crystal | Rejected]]:
+        """As `read`, by one message; where one file ends the process, each by its own."""
+        if time.monotonic() > end:
+            raise RefusedError(503, "reading the files took too long", remedy="send fewer files")
+        plain = [{"name": name, "base64": base64.b64encode(data).decode()} for name, data in files]
+        request = {"files": plain, "structures": allowance.structures, "atoms": allowance.atoms}
+        line = json.dumps(request).encode() + b"\n"
+        with self._lock:
+            answered = self._ask(line)
+        reply = None if answered is None else json.loads(answered)
+        if reply is None and len(files) > 1:
+            return [found for file in files for found in self._read([file], allowance, end)]
+        if reply is None:
+            name = files[0][0]
+            problem = f"it could not be read within {self._limits.reader_seconds:g} s, or stopped its reader"
+            remedy = "check the file; if it is sound, use the command line"
+            found: list[list[Crystal | Rejected]] = [[Rejected(name, problem, where=name, remedy=remedy)]]
+        elif "too_many" in reply:
+            raise allowance.exceeded(reply["too_many"])
+        else:
+            found = [[_structure(fields) for fields in structures] for structures in reply["files"]]
+        for structures in found:
+            allowance.take(structures)
+        return found
+
+    def _ask(self, line: bytes) -> bytes | None:
         """The answer of the process; None if it ended, or had to be ended, without one."""
         process = self._running()
         assert process.stdin is not None
@@ -131,7 +157,7 @@ class Reader:
         finally:
             timer.cancel()
         if reply.endswith(b"\n"):
-            return dict(json.loads(reply))
+            return reply
         self._end()
         return None
 
@@ -142,13 +168,15 @@ class Reader:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         module = ["-W", "ignore", "-m", "crystalformers.serve.reader"]
         command = [sys.executable, *module, str(self._folder), str(self._limits.reader_bytes)]
-        # One thread for each library: more would only take memory.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        # One thread for each library: more would only take memory. With thresholds that glibc adapts, its heap grows by
+        # half a kilobyte with every file.
+        frugal = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        frugal |= {"MALLOC_MMAP_THRESHOLD_": str(128 << 10), "ARROW_DEFAULT_MEMORY_POOL": "system"}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **threads, "ARROW_DEFAULT_MEMORY_POOL": "system"},
+            env={**os.environ, **frugal},
             start_new_session=True,  # Ctrl-C is for the server, which ends its reader itself
         )
         return self._process

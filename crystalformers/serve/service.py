@@ -17,7 +17,7 @@ from crystalformers.prediction.predictor import Settings
 from crystalformers.prediction.several import Models
 from crystalformers.serve.batches import Worker
 from crystalformers.serve.limits import Limits, RefusedError
-from crystalformers.serve.reading import Allowance, Reader, plain_name
+from crystalformers.serve.reading import Allowance, File, Reader, plain_name
 from crystalformers.serve.schemas import Atoms, StructureText
 from crystalformers.serve.work import Index, Result, Structure, Work, affordable
 
@@ -49,28 +49,19 @@ class Service:
         self.worker.close()
         self.reader.close()
 
-    def read(self, given: StructureText, allowance: Allowance) -> list[Structure]:
-        """The structures that one entry of a request stands for, at least one item.
+    def read(self, given: Sequence[StructureText], allowance: Allowance) -> list[list[Structure]]:
+        """The structures that each entry of a request stands for, at least one item.
 
         Raises:
-            RefusedError: if they are more than a request may bring, or the bytes are no base64.
+            RefusedError: if they are more than a request may bring, take too long to read, or bytes are no base64.
         """
-        name = plain_name(given.name, given.text)
-        if given.atoms is not None:
-            found: list[Structure] = [crystal_of(given.atoms, name if given.name else "structure")]
-        elif given.text is not None:
-            found = self._read_file(name, given.text.encode("utf-8", "replace"), allowance)
-        else:
-            try:
-                data = base64.b64decode(given.base64 or "", validate=True)
-            except ValueError as error:  # or characters beyond ASCII
-                raise RefusedError(422, f"the bytes are no base64 ({error})", where=name) from None
-            found = self._read_file(name, data, allowance)
-        allowance.take(found)
-        return [affordable(one, self.radius, self.limits.images) for one in found]
-
-    def _read_file(self, name: str, data: bytes, allowance: Allowance) -> list[Structure]:
-        return list(self.reader.read(name, data, allowance))
+        entries: list[list[Structure] | File] = [_crystal_or_file(one) for one in given]
+        for entry in entries:
+            if isinstance(entry, list):
+                allowance.take(entry)
+        read = iter(self.reader.read([entry for entry in entries if isinstance(entry, tuple)], allowance))
+        found: list[list[Structure]] = [entry if isinstance(entry, list) else list(next(read)) for entry in entries]
+        return [[affordable(one, self.radius, self.limits.images) for one in structures] for structures in found]
 
     def submit(self, work: Work, structures: Sequence[Structure]) -> Future[list[Result]]:
         """The results of work, as soon as they are there."""
@@ -122,6 +113,19 @@ def the_only(structures: Sequence[Structure]) -> Crystal:
     if isinstance(one, Rejected):
         raise one.error()
     return one
+
+
+def _crystal_or_file(given: StructureText) -> list[Structure] | File:
+    """The crystal of an entry of a request, or the file that holds its structures."""
+    name = plain_name(given.name, given.text)
+    if given.atoms is not None:
+        return [crystal_of(given.atoms, name if given.name else "structure")]
+    if given.text is not None:
+        return name, given.text.encode("utf-8", "replace")
+    try:
+        return name, base64.b64decode(given.base64 or "", validate=True)
+    except ValueError as error:  # or characters beyond ASCII
+        raise RefusedError(422, f"the bytes are no base64 ({error})", where=name) from None
 
 
 def crystal_of(atoms: Atoms, name: str) -> Structure:

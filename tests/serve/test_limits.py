@@ -19,10 +19,11 @@ import pytest
 from fastapi.testclient import TestClient
 from served import EXAMPLES, Clients, entry, running
 
+from crystalformers.crystal import Crystal
 from crystalformers.io import Rejected
 from crystalformers.prediction.several import Models
 from crystalformers.serve import run
-from crystalformers.serve.limits import Limits
+from crystalformers.serve.limits import Limits, RefusedError
 from crystalformers.serve.reader import MOST_UNPACKED
 from crystalformers.serve.reading import LONGEST_NAME, Allowance, Reader, plain_name
 from crystalformers.serve.service import Service
@@ -182,7 +183,7 @@ def test_no_name_leaves_the_folder_and_nothing_stays_in_it(tmp_path: Path, model
         reader = service.reader
         folder = reader._folder
         for name in ("../out.cif", "/tmp/out.cif", f"{tmp_path}/out.cif", "a\0.cif", "..", "\udcff.cif", "é" * 300):
-            found = reader.read(plain_name(name, None), (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
+            found = reader.read([(plain_name(name, None), (EXAMPLES / "Cu.cif").read_bytes())], Allowance(Limits()))
             assert found
             assert list(folder.iterdir()) == []
         assert list(tmp_path.iterdir()) == []
@@ -214,17 +215,61 @@ def test_a_file_that_unpacks_to_much_or_nests_deeply_costs_its_request_only(clie
 def test_a_reader_that_is_too_slow_is_ended_and_replaced() -> None:
     limits = Limits(reader_seconds=0.05)
     reader = Reader(limits)
+    copper = ("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes())
     try:
-        [late] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
+        [[late]] = reader.read([copper], Allowance(Limits()))
         assert isinstance(late, Rejected)
         assert "could not be read within 0.05 s" in late.reason
         object.__setattr__(limits, "reader_seconds", 60.0)
-        [crystal] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
+        [[crystal]] = reader.read([copper], Allowance(Limits()))
         assert not isinstance(crystal, Rejected)
         reader._process.kill()  # type: ignore[union-attr] # as a crash in a parser would
         time.sleep(0.1)
-        [again] = reader.read("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes(), Allowance(Limits()))
+        [[again]] = reader.read([copper], Allowance(Limits()))
         assert not isinstance(again, Rejected)
+    finally:
+        reader.close()
+
+
+def test_a_file_that_ends_the_reader_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a request are read together; if the process ends, each is read again by its own."""
+    reader = Reader(Limits())
+    ask, files = reader._ask, [("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes()), ("bad.cif", b"x")] * 2
+
+    def ends_at_bad(line: bytes) -> dict[str, Any] | None:
+        if b"bad.cif" in line:
+            reader._end()
+            return None
+        return ask(line)
+
+    monkeypatch.setattr(reader, "_ask", ends_at_bad)
+    allowance = Allowance(Limits())
+    try:
+        found = [structures for [*structures] in reader.read(files, allowance)]
+    finally:
+        reader.close()
+    assert [type(one).__name__ for [one] in found] == ["Crystal", "Rejected"] * 2
+    assert allowance.structures == Limits().structures - 4
+    assert allowance.atoms == Limits().atoms - sum(len(one) for [one] in found if isinstance(one, Crystal))
+
+
+def test_files_that_take_longer_than_a_request_may_are_refused() -> None:
+    reader = Reader(Limits(seconds=0.0))
+    try:
+        with pytest.raises(RefusedError, match="took too long"):
+            reader.read([("Cu.cif", b"")], Allowance(Limits()))
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize(("limits", "most"), [(Limits(structures=3), 3), (Limits(atoms=11), 2)])
+def test_files_read_together_share_the_limits_of_their_request(limits: Limits, most: int) -> None:
+    reader = Reader(limits)
+    copper = ("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes())  # four atoms
+    try:
+        assert len(reader.read([copper] * most, Allowance(limits))) == most
+        with pytest.raises(RefusedError, match=r"holds more than (3 structures|11 atoms)"):
+            reader.read([copper] * (most + 1), Allowance(limits))
     finally:
         reader.close()
 
@@ -233,7 +278,7 @@ def test_a_reader_without_memory_says_so() -> None:
     reader = Reader(Limits(reader_bytes=64 << 20))
     text = "\n".join(["data_x", *("_a 1" for _ in range(3_000_000))])
     try:
-        [found] = reader.read("large.cif", text.encode(), Allowance(Limits()))
+        [[found]] = reader.read([("large.cif", text.encode())], Allowance(Limits()))
         assert isinstance(found, Rejected)
         assert "memory" in found.reason or "could not be read" in found.reason
     finally:
