@@ -6,8 +6,8 @@
 
 Tasks, sizes and contenders are in `fine_tuning.yaml`. The rows of a task are divided once: test rows (fold 0 where
 Matbench has folds), development rows, and a pool from which each seed draws its training rows, a tenth of them for
-validation. `choose` never reads the test rows. One line of JSON a run in benchmarks/results/accuracy; finished runs are
-not repeated.
+validation. `choose` never reads the test rows; for `test` the development rows belong to the pool. One line of JSON a
+run in benchmarks/results/accuracy; finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Task:
             test, order = order[in_test], order[~in_test]
         else:
             test, order = order[: self.test], order[self.test :]
-        development, pool = order[: self.development], order[self.development :]
+        development = order[: self.development]
+        pool = order if measured == "test" else order[self.development :]
         drawn = np.random.default_rng(seed + 1).permutation(pool)[:size]
         validation = max(10, size // 10)
         parts = {
@@ -198,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["choose", "test"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="*", help="only these of the seeds")
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -211,7 +213,7 @@ def main() -> None:
         return
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
-        if (name, size, seed, recipe) in finished:
+        if (name, size, seed, recipe) in finished or (given.seeds is not None and seed not in given.seeds):
             continue
         row = run(name, tasks[name], given.action, size, seed, contender, recipe)
         with path.open("a", encoding="utf-8") as file:
