@@ -41,6 +41,9 @@ Measured = Literal["choose", "test"]
 
 RUNS = ROOT / "runs" / "fine-tuning"
 OUT = RESULTS / "accuracy"
+SETTINGS = Path(__file__).with_suffix(".yaml")
+START = "scratch"
+"""The contender that others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -175,23 +178,44 @@ def ridge(path: Path, target: Target, features: str) -> dict[str, Any]:
     return {"rows": rows, "mae": float(np.abs(predicted - labels[~known]).mean())}
 
 
-def _mean(errors: list[float]) -> str:
-    spread = f" ± {np.std(errors):.2g} ({len(errors)})" if errors[1:] else ""
-    return f"{np.mean(errors):.3g}{spread}"
+def tasks() -> dict[str, Task]:
+    """The tasks of the settings, by name."""
+    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+    return {name: Task.of(task) for name, task in settings["tasks"].items()}
+
+
+def results(measured: Measured) -> list[dict[str, Any]]:
+    """The recorded runs."""
+    path = OUT / f"fine-tuning-{measured}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _mean(errors: list[float], form: str = ".3g") -> str:
+    spread = f" ± {np.std(errors, ddof=1):.2g} ({len(errors)})" if errors[1:] else ""
+    return f"{np.mean(errors):{form}}{spread}"
 
 
 def print_errors(done: list[dict[str, Any]]) -> None:
-    """A line for each contender, a column for each task and size: mean over seeds, standard deviation, their number."""
+    """Errors, and their ratios to those of `START` with the same rows: means and standard deviations over seeds.
+
+    A line for each contender, a column for each task and size.
+    """
     columns = list(dict.fromkeys((row["task"], row["size"], row["unit"]) for row in done))
-    found: dict[str, dict[Any, list[float]]] = {}
+    found: dict[str, dict[Any, dict[int, float]]] = {}
     for row in done:
         place = (row["task"], row["size"], row["unit"])
-        found.setdefault(row["contender"], {}).setdefault(place, []).append(row["mae"])
-    titles = ["", *(f"{task}, {size} rows ({unit})" for task, size, unit in columns)]
-    rows = []
-    for contender, errors in found.items():
-        rows.append([contender, *(_mean(errors[column]) if column in errors else "-" for column in columns)])
-    print_table(titles, rows)
+        found.setdefault(row["contender"], {}).setdefault(place, {})[row["seed"]] = row["mae"]
+    errors, ratios = [], []
+    for name, cells in found.items():
+        errors.append([name, *(_mean(list(cells[column].values())) if column in cells else "-" for column in columns)])
+        ratios.append([name])
+        for column in columns:
+            start = found.get(START, {}).get(column, {})
+            paired = [mae / start[seed] for seed, mae in cells.get(column, {}).items() if seed in start]
+            ratios[-1].append(_mean(paired, ".3f") if paired else "-")
+    titles = [f"{task}, {size} rows ({unit})" for task, size, unit in columns]
+    print_table(["error", *titles], errors)
+    print_table([f"relative to {START}", *titles], ratios)
 
 
 def main() -> None:
@@ -203,19 +227,18 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    settings = yaml.safe_load(Path(__file__).with_name("fine_tuning.yaml").read_text(encoding="utf-8"))
-    tasks = {name: Task.of(task) for name, task in settings["tasks"].items()}
-    path = OUT / f"fine-tuning-{given.action}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = results(given.action)
     if given.table:
         print_errors(done)
         return
+    path = OUT / f"fine-tuning-{given.action}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
         if (name, size, seed, recipe) in finished or (given.seeds is not None and seed not in given.seeds):
             continue
-        row = run(name, tasks[name], given.action, size, seed, contender, recipe)
+        row = run(name, tasks()[name], given.action, size, seed, contender, recipe)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(
