@@ -1,31 +1,49 @@
 """Screening many structures: rate, memory, and the same rows after kills and with 1, 2 and 4 parts at once.
 
-The structures are those of a table, repeated with a random strain each until there are as many as asked for. Every run
-is the command `crystalformers screen` in a process of its own. In the disturbed run either the command or one of its
-processes gets SIGKILL at random times, and the command is repeated until it ends by itself. The kernel's own rate is
-that of image lists and network for crystals held in memory, in as many processes at once, each with one thread.
+    python -m benchmarks.speed.screening --scratch FOLDER
+
+The structures are those of some tables in random order, repeated with a random strain each until there are as many as
+asked for. Every run is the command `crystalformers screen` in a process of its own. In the disturbed run either the
+command or one of its processes gets SIGKILL at random times, and the command is repeated until it ends by itself. The
+kernel's own rate is that of image lists and network for crystals held in memory, in as many processes at once, each
+with one thread, measured before and after the first run.
+
+A run takes tens of minutes. Stopped, the same command goes on after the last run that is finished.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.harness import RESULTS, ROOT, parser, print_table, shared, usable_cores, write_results
+from benchmarks.harness import RESULTS, ROOT, machine, parser, print_table, shared, usable_cores, write_results
+from crystalformers.files import write_atomically
 
+TABLES = (
+    "mp36k",
+    "mp2025_structures_20k",
+    "matbench_perovskites",
+    "oqmd_a3bc",
+    "mp_binary_elasticity",
+    "matbench_phonons",
+)
+COLUMNS = ("atomic_numbers", "lattice", "frac_coords", "n_atoms")
 LARGEST_STRAIN = 0.03
 ROWS_OF_A_FILE = 200_000
 KERNEL_SAMPLE = 1_000
@@ -35,10 +53,12 @@ import sys, time
 import torch
 from itertools import islice
 from pathlib import Path
+from crystalformers import Crystal
 from crystalformers.io import read_structures
 from crystalformers.prediction.loading import load_model
 torch.set_num_threads(1)
-crystals = list(islice(read_structures([Path(sys.argv[1])]), int(sys.argv[2])))
+usable = (one for one in read_structures([Path(sys.argv[1])]) if isinstance(one, Crystal))
+crystals = list(islice(usable, int(sys.argv[2])))
 model = load_model()
 model.values(crystals[:100])
 print("ready", flush=True)
@@ -58,19 +78,31 @@ def strained(table: pa.Table, rng: np.random.Generator) -> pa.Table:
     return table.set_column(table.column_names.index("lattice"), "lattice", column)
 
 
-def write_tables(source: Path, folder: Path, count: int, seed: int) -> int:
-    """Write `count` structures to a folder of Parquet files; the number of their atoms."""
-    table, rng = pq.read_table(source), np.random.default_rng(seed)
-    folder.mkdir()
-    done = atoms = 0
+def write_tables(sources: Sequence[Path], folder: Path, count: int, seed: int) -> None:
+    """Write `count` structures to a folder of Parquet files, whole or not at all."""
+    parts = [pq.read_table(source, columns=list(COLUMNS)) for source in sources]
+    rng = np.random.default_rng(seed)
+    table = pa.concat_tables([part.cast(parts[0].schema) for part in parts])
+    table = table.take(pa.array(rng.permutation(len(table))))
+    draft = folder.with_name("unfinished")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    done = 0
     for file in range(-(-count // ROWS_OF_A_FILE)):
-        with pq.ParquetWriter(folder / f"{file:04d}.parquet", table.schema) as writer:
-            while done < min(count, (file + 1) * ROWS_OF_A_FILE):
-                part = strained(table, rng).slice(0, min(count, (file + 1) * ROWS_OF_A_FILE) - done)
-                writer.write_table(part, row_group_size=10_000)
+        with pq.ParquetWriter(
+            draft / f"{file:04d}.parquet", table.schema.append(pa.field("id", pa.string()))
+        ) as writer:
+            while done < (end := min(count, (file + 1) * ROWS_OF_A_FILE)):
+                part = strained(table, rng).slice(0, end - done)
+                ids = pa.array([str(number) for number in range(done, done + part.num_rows)])
+                writer.write_table(part.append_column("id", ids), row_group_size=10_000)
                 done += part.num_rows
-                atoms += sum(part["n_atoms"].to_pylist())
-    return atoms
+    draft.rename(folder)
+
+
+def number_of_atoms(folder: Path) -> int:
+    """Atoms of all structures in a folder of tables."""
+    return sum(pc.sum(pq.read_table(path, columns=["n_atoms"])["n_atoms"]).as_py() for path in folder.iterdir())
 
 
 def descendants(process: int) -> list[int]:
@@ -148,7 +180,9 @@ def difference(results: Path, reference: Path) -> dict[str, Any]:
 
 def options() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--table", type=Path, default=shared() / "data" / "mp2025_structures_20k.parquet")
+    made.add_argument(
+        "--tables", type=Path, nargs="+", default=[shared() / "data" / f"{name}.parquet" for name in TABLES]
+    )
     made.add_argument("--structures", type=int, default=1_000_000)
     made.add_argument(
         "--workers", type=int, nargs="+", default=[2, 1, 4], help="parts at once; the first is compared with"
@@ -158,37 +192,46 @@ def options() -> argparse.Namespace:
         "--seconds", type=float, nargs=2, default=[15, 120], help="shortest and longest time between kills"
     )
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--scratch", type=Path, help="folder for tables and results; default: that of temporary files")
+    made.add_argument("--scratch", type=Path, required=True, help="folder for tables, results and finished runs")
     made.add_argument("--output", type=Path, default=RESULTS / "screening.json")
     return made.parse_args()
 
 
 def main() -> None:
-    given, rows = options(), []
-    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-        folder = Path(scratch)
-        atoms = write_tables(given.table, folder / "tables", given.structures, given.seed)
-        rng, first = random.Random(given.seed), given.workers[0]
-        kernel = kernel_rate(folder / "tables" / "0000.parquet", min(first, usable_cores()))
-        waits = [rng.uniform(*given.seconds) for _ in range(given.kills)]
-        runs = [(f"{count} at once", count, []) for count in given.workers]
-        for name, workers, kills in [*runs, (f"{first} at once, {given.kills} kills", first, waits)]:
-            place = folder / name.replace(" ", "-")
-            found = run(folder / "tables", place, workers, iter(kills))
-            found |= {"run": name, "workers": workers, **difference(place, folder / f"{first}-at-once")}
-            found["structures_per_second"] = given.structures / found["seconds"]
-            found["share_of_kernel_rate"] = atoms / found["seconds"] / kernel
-            rows.append(found)
-    results = {
+    given = options()
+    folder, first = given.scratch, given.workers[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
         "structures": given.structures,
-        "atoms": atoms,
-        "table": given.table.name,
+        "tables": [path.name for path in given.tables],
         "largest_strain": LARGEST_STRAIN,
         "seed": given.seed,
-        "kernel_atoms_per_second": kernel,
-        "runs": rows,
     }
-    write_results(given.output, results, "pyarrow")
+    state = folder / "finished.json"
+    done: dict[str, Any] = json.loads(state.read_text()) if state.exists() else {"about": about, "runs": []}
+    if done["about"] != about:
+        raise SystemExit(f"{folder} holds runs on other structures; name another folder.")
+    if not (tables := folder / "tables").exists():
+        write_tables(given.tables, tables, given.structures, given.seed)
+    atoms, rng = number_of_atoms(tables), random.Random(given.seed)
+    waits = [rng.uniform(*given.seconds) for _ in range(given.kills)]
+    runs: list[tuple[str, int, list[float]]] = [(f"{count} at once", count, []) for count in given.workers]
+    for name, workers, kills in [*runs, (f"{first} at once, {given.kills} kills", first, waits)]:
+        if name in [row["run"] for row in done["runs"]]:
+            continue
+        place = folder / name.replace(" ", "-")
+        shutil.rmtree(place, ignore_errors=True)
+        sample, kernels = tables / "0000.parquet", min(workers, usable_cores())
+        kernel = [kernel_rate(sample, kernels)]
+        found = run(tables, place, workers, iter(kills))
+        kernel.append(kernel_rate(sample, kernels))
+        found |= {"run": name, "workers": workers, **difference(place, folder / f"{first}-at-once")}
+        found["structures_per_second"] = given.structures / found["seconds"]
+        found |= {"kernel_atoms_per_second": kernel, "machine": machine()}
+        found["share_of_kernel_rate"] = atoms / found["seconds"] / statistics.mean(kernel)
+        done["runs"].append(found)
+        write_atomically(state, json.dumps(done).encode())
+    write_results(given.output, {**about, "atoms": atoms, "runs": done["runs"]}, "pyarrow")
     print_table(
         ("run", "structures/s", "of kernel rate", "memory (GB)", "identical rows"),
         [
@@ -199,7 +242,7 @@ def main() -> None:
                 f"{row['peak_bytes'] / 1e9:.2f}",
                 str(row["identical"]),
             )
-            for row in rows
+            for row in done["runs"]
         ],
     )
 
