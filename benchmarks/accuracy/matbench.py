@@ -39,9 +39,10 @@ OUT = RESULTS / "accuracy"
 
 
 def recipes(task: str) -> dict[str, dict[str, Any]]:
-    """Settings of each named recipe of a task: what all share, and its own."""
+    """Settings of each named recipe of a task: its own, and what all share that start from random weights."""
     settings = yaml.safe_load(Path(__file__).with_name("matbench.yaml").read_text(encoding="utf-8"))[task]
-    return {name: {**settings["all"], **(own or {})} for name, own in settings["recipes"].items()}
+    shared_by = {False: settings["all"], True: {"threads": settings["all"]["threads"]}}
+    return {name: {**shared_by["init" in own], **own} for name, own in settings["recipes"].items()}
 
 
 def training_rows(task: str) -> Path:
