@@ -21,7 +21,7 @@ OneModel = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Bundled name, run folder or weight file. Default: the bundled model that is no base.",
+        help="Bundled name, run folder or weight file. Default: materials-project.",
     ),
 ]
 Species = Annotated[

@@ -32,7 +32,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
             "--model",
             "-m",
             help="Bundled name, run folder or weight file; repeat for several. Models of the same target are an "
-            "ensemble. Default: all bundled models but bases.",
+            "ensemble. Default: materials-project.",
         ),
     ] = None,
     output: Annotated[
@@ -111,24 +111,11 @@ class Job:
 
 
 def load_models(names: list[str] | None, device: str, tolerance: float) -> Models:
-    """The models that are named, or the bundled ones.
-
-    Raises:
-        ConfigError: if none is bundled, or the models do not fit together.
-    """
+    """The models that are named, or the default one; raises ConfigError if they do not fit together."""
+    from crystalformers.prediction.bundled import DEFAULT
     from crystalformers.prediction.loading import load_model
 
-    return load_model(model_names(names), device, tolerance)
-
-
-def model_names(names: list[str] | None) -> list[str]:
-    """The names that are given, or those of the bundled models that predict; raises ConfigError if there is none."""
-    from crystalformers.prediction import bundled
-
-    wanted = names or bundled.predicting()
-    if not wanted:
-        raise ConfigError("no model is bundled here", remedy="name a run folder or weight file with -m")
-    return wanted
+    return load_model(names or [DEFAULT], device, tolerance)
 
 
 def _predict_to_file(job: Job, output: Path, about: dict[str, Any], *, resume: bool) -> None:

@@ -31,7 +31,7 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         typer.Option(
             "--model",
             "-m",
-            help="As of predict; repeat for several. Default: all bundled models but bases.",
+            help="As of predict; repeat for several. Default: materials-project.",
         ),
     ] = None,
     where: Annotated[
@@ -65,7 +65,7 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     The same command goes on after Ctrl-C or a kill; each structure is predicted once. OUTPUT/predictions is a folder of
     Parquet files, OUTPUT/rejected names the structures that could not be used. The exit code is 1 if there are any.
     """
-    from crystalformers.cli.predict import model_names
+    from crystalformers.prediction.bundled import DEFAULT
     from crystalformers.screening import PART_SIZE, TOP, Choice, Resources, screen
 
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         found = screen(
             sources,
             output,
-            model_names(model),
+            model or [DEFAULT],
             Choice(where, top, by, lowest),
             resources=Resources(engine, workers, dict(map(_option, option or [])), _shard(shard), device or "cpu"),
             tolerance=tolerance,

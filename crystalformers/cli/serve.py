@@ -19,7 +19,7 @@ ModelNames = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Bundled name, run folder or weight file; repeat for several. Default: all bundled models but bases.",
+        help="Bundled name, run folder or weight file; repeat for several. Default: materials-project.",
     ),
 ]
 

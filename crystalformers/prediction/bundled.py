@@ -11,8 +11,8 @@ from crystalformers.errors import CheckpointError
 FOLDER = Path(__file__).parents[1] / "bundled"
 """Every `NAME.safetensors` in it is the bundled model NAME, which describes itself in its header."""
 
-BASES = ("mp36k-base",)
-"""Bundled models that are made to start from, and predict only where they are named."""
+DEFAULT = "materials-project"
+"""The bundled model that predicts where none is named."""
 
 WEIGHTS = "model.safetensors"
 """The weight file that training writes into its run folder."""
@@ -23,23 +23,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def predicting() -> list[str]:
-    """Names of the bundled models that predict where none is named, sorted."""
-    return [name for name in names() if name not in BASES]
-
-
-def find_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
-    """The weight file of a bundled model, a run folder or a path; None stands for the only one of `predicting`.
+def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
+    """The weight file of a bundled model, a run folder or a path.
 
     Raises:
         CheckpointError: if there is none, with a similar name if one is known, or if a bundled name is also a path.
     """
     bundled = names()
-    if name_or_path is None:
-        if len(found := predicting()) != 1:
-            problem = f"a model must be named: {len(found)} are bundled ({', '.join(found) or 'none'})"
-            raise CheckpointError(problem, remedy="give its name, run folder or weight file")
-        return FOLDER / f"{found[0]}.safetensors"
     name, path = str(name_or_path), Path(name_or_path)
     if name in bundled and path.exists():
         problem = f"'{name}' is a bundled model and a path here"

@@ -15,7 +15,7 @@ from crystalformers.checkpoint import load_checkpoint
 from crystalformers.errors import ConfigError
 from crystalformers.models import MODELS, CrystalModel
 from crystalformers.paper_checkpoints import Config, is_paper_checkpoint, load_paper_checkpoint
-from crystalformers.prediction.bundled import find_weights
+from crystalformers.prediction.bundled import DEFAULT, find_weights
 from crystalformers.prediction.model import Model
 from crystalformers.prediction.several import Models
 from crystalformers.target import Target
@@ -51,8 +51,8 @@ def load_model(
     """Load a bundled model by name, or any model from a run folder or weight file, the papers' checkpoints included.
 
     Args:
-        name_or_path: bundled name (`crystalformers models` lists them), run folder or weight file; needed unless
-            exactly one model is bundled. A list of them gives `Models`, which predict together.
+        name_or_path: bundled name (`crystalformers models` lists them), run folder or weight file;
+            None: `bundled.DEFAULT`. A list of them gives `Models`, which predict together.
         device: `cpu`, `cuda`, `cuda:1`...
         tolerance: share of an atom's attention weight that may be neglected beyond the radius of the images.
         dtype: floating-point type of the network.
@@ -69,10 +69,10 @@ def load_model(
         if not name_or_path:
             raise ConfigError("the list of models is empty", remedy="name at least one")
         return Models([load_model(name, device, tolerance, dtype, preset, targets) for name in name_or_path])
-    path = find_weights(name_or_path)
+    name = DEFAULT if name_or_path is None else str(name_or_path)
+    path = find_weights(name)
     with path.open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-    name = path.stem if name_or_path is None else str(name_or_path)
     if is_paper_checkpoint(path):
         checkpoint = load_paper_checkpoint(path, preset, targets)
     elif preset is None and targets is None:

@@ -17,7 +17,7 @@ from crystalformers.crystal import Crystal
 from crystalformers.errors import CheckpointError, ConfigError, StructureError
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import Rejected
-from crystalformers.prediction import bundled
+from crystalformers.prediction import bundled, loading
 from crystalformers.prediction.batching import batches_by_cost, expected_images, windows
 from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.model import Model
@@ -189,6 +189,7 @@ def test_a_run_folder_a_file_and_a_bundled_name_load(
     run.mkdir()
     (run / "model.safetensors").write_bytes(weights.read_bytes())
     monkeypatch.setattr(bundled, "FOLDER", run)
+    monkeypatch.setattr(loading, "DEFAULT", "model")
     models = [load_model(source) for source in (weights, str(weights), run, "model", None)]
     assert len({model.fingerprint for model in models}) == 1
     assert models[3].name == models[4].name == "model"
@@ -211,8 +212,7 @@ def test_a_misspelt_model_gets_the_close_match(weights: Path, tmp_path: Path, mo
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors; finish the training"):
         load_model(tmp_path / "empty")
-    (tmp_path / "other.safetensors").write_bytes(weights.read_bytes())
-    with pytest.raises(CheckpointError, match="2 are bundled"):
+    with pytest.raises(CheckpointError, match="No model 'materials-project'"):
         load_model()
 
 
