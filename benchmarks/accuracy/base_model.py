@@ -61,7 +61,7 @@ def write_table(path: Path, _: dict[str, Any]) -> None:
 
 def train_entry(
     settings: Path, runs: Path, about: str | None, write: Callable[[Path, dict[str, Any]], None], table: str = "{name}"
-) -> None:
+) -> tuple[str, dict[str, Any]]:
     """Train the entry of a file of settings that the command line names, or go on with it.
 
     Args:
@@ -70,6 +70,9 @@ def train_entry(
         about: text of the help page.
         write: writes the table of an entry.
         table: name of its file without the suffix.
+
+    Returns:
+        The name of the entry, and the entry.
     """
     models = yaml.safe_load(settings.read_text(encoding="utf-8"))["models"]
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,6 +85,7 @@ def train_entry(
         write(path, entry)
     recipe = Recipe.parse({**entry["recipe"], "threads": given.threads})
     fit(open_table(path), [Target(**target) for target in entry["targets"]], runs / given.name, recipe, resume=True)
+    return given.name, entry
 
 
 if __name__ == "__main__":
