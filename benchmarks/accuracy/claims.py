@@ -1,0 +1,122 @@
+"""The papers' central claims on data at hand: every variant with the same rows, budget and seeds.
+
+    python -m benchmarks.accuracy.claims                       # what is missing, seed by seed
+    python -m benchmarks.accuracy.claims --only max "no frames"
+    python -m benchmarks.accuracy.claims --table               # errors and paired differences so far
+
+Contenders, budget and data are in `claims.yaml`. Both weights of a run are measured on the test rows, those averaged
+over the last epochs and those of the best validation epoch; neither is chosen by them. One line of JSON a run in
+benchmarks/results/accuracy/claims.jsonl; run folders, which go on where they were stopped, are in runs/claims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from benchmarks.harness import RESULTS, ROOT, machine, parser, print_table, shared, versions
+from crystalformers import Recipe, Target, fit, open_table
+
+SETTINGS = Path(__file__).with_suffix(".yaml")
+RUNS = ROOT / "runs" / "claims"
+OUT = RESULTS / "accuracy" / "claims.jsonl"
+BASELINE = "no frames"
+
+
+def write_table(path: Path, data: dict[str, Any]) -> None:
+    """The rows of the official split, but so many of the training rows."""
+    table = pq.read_table(shared() / "data" / f"{data['table']}.parquet")
+    split = np.array(table["split"].to_pylist())
+    training = np.flatnonzero(split == "train")
+    drawn = np.random.default_rng(0).permutation(training)[: data["training"]]
+    rows = np.sort(np.concatenate([drawn, np.flatnonzero(split != "train")]))
+    names = ["id", "atomic_numbers", "lattice", "frac_coords", "split", *(one["name"] for one in data["targets"])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.select(names).take(pa.array(rows)), path)
+
+
+def run(settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
+    """Train one contender; its errors with everything needed to repeat it."""
+    data, recipe = settings["data"], {**settings["recipe"], **settings["contenders"][name]}
+    path, folder = RUNS / f"{data['table']}-{data['training']}.parquet", RUNS / f"{name.replace(' ', '-')}-seed{seed}"
+    if not path.exists():
+        write_table(path, data)
+    start = time.monotonic()
+    targets = [Target(**target) for target in data["targets"]]
+    fit(open_table(path), targets, folder, Recipe.parse({**recipe, "seed": seed}), resume=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    measured = {"averaged": summary["errors"], "best": summary["best"]["errors"]}
+    errors = {
+        target.name: {
+            weights: {split: found[split][target.name]["mae"] for split in ("val", "test")}
+            for weights, found in measured.items()
+        }
+        for target in targets
+    }
+    about = {"rows": summary["rows"], "seconds": round(time.monotonic() - start), "settings": recipe}
+    return {"contender": name, "seed": seed, "errors": errors, **about, "machine": machine(), "versions": versions()}
+
+
+def print_errors(done: list[dict[str, Any]], data: dict[str, Any]) -> None:
+    """Test errors by weights, and the paired change against `BASELINE`: mean and standard deviation over seeds."""
+
+    def error(row: dict[str, Any], target: str, weights: str) -> float:
+        return float(row["errors"][target][weights]["test"])
+
+    def spread(values: list[float], form: str) -> str:
+        return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):.2g}" if values[1:] else "")
+
+    headers, table = ["", "seeds"], []
+    for target in data["targets"]:
+        headers += [f"{target['name']} ({target['unit']})", "best epoch", f"against {BASELINE}"]
+    for name in dict.fromkeys(row["contender"] for row in done):
+        own = [row for row in done if row["contender"] == name]
+        cells = [name, str(len(own))]
+        for target in (target["name"] for target in data["targets"]):
+            baseline = {row["seed"]: error(row, target, "averaged") for row in done if row["contender"] == BASELINE}
+            cells += [spread([error(row, target, weights) for row in own], ".4f") for weights in ("averaged", "best")]
+            paired = [
+                100 * (error(row, target, "averaged") / baseline[row["seed"]] - 1)
+                for row in own
+                if row["seed"] in baseline
+            ]
+            cells.append(f"{spread(paired, '+.1f')} %" if paired else "-")
+        table.append(cells)
+    print_table(headers, table)
+
+
+def main() -> None:
+    """Run what is missing."""
+    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+    options: argparse.ArgumentParser = parser(__doc__)
+    options.add_argument("--only", nargs="*", choices=settings["contenders"], help="only these contenders")
+    options.add_argument("--seeds", type=int, nargs="*", default=settings["seeds"])
+    options.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
+    given = options.parse_args()
+    torch.set_num_threads(settings["recipe"]["threads"])
+    done = [json.loads(line) for line in OUT.read_text().splitlines()] if OUT.exists() else []
+    if given.table:
+        print_errors(done, settings["data"])
+        return
+    finished = [(row["contender"], row["seed"]) for row in done]
+    for seed in given.seeds:
+        for name in given.only or settings["contenders"]:
+            if (name, seed) not in finished:
+                row = run(settings, name, seed)
+                OUT.parent.mkdir(parents=True, exist_ok=True)
+                with OUT.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{name} seed {seed}: {row['errors']} in {row['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
