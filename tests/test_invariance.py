@@ -52,7 +52,7 @@ def one_thread() -> Iterator[None]:
 def network() -> torch.nn.Module:
     """The bundled model, or a random one that listens to distances more than a fresh one does."""
     if bundled.names():
-        model: torch.nn.Module = load_checkpoint(bundled.find_weights()).model
+        model: torch.nn.Module = load_checkpoint(bundled.find_weights(bundled.DEFAULT)).model
         return model
     torch.manual_seed(0)
     fresh = Crystalformer()

@@ -65,7 +65,8 @@ def shuffled_order(rows: IntArray, count: int, size: int, seed: int, epoch: int)
 def with_ties_drawn(crystals: CrystalBatch, rows: IntArray, seed: int, epoch: int | None) -> CrystalBatch:
     """The crystals with noise on the squared distances of all images but the atoms themselves.
 
-    The noise follows from the seed, the epoch (None in evaluation) and the rows of the batch.
+    The noise follows from the seed, the epoch (None in evaluation) and the rows of the batch. The images of an atom are
+    in order of the new distances, as compiled kernels need them.
     """
     images = crystals.images
     if images is None or images.vectors is None:
@@ -73,8 +74,10 @@ def with_ties_drawn(crystals: CrystalBatch, rows: IntArray, seed: int, epoch: in
     rng = np.random.default_rng([seed, 0 if epoch is None else epoch + 1, *rows.tolist()])
     noise = torch.from_numpy(rng.uniform(-0.5, 0.5, len(images.distance)) * TIE_NOISE).to(images.distance)
     squared = images.distance.square()
-    noisy = torch.where(squared > TIE_NOISE, squared + noise, squared).sqrt()
-    return replace(crystals, images=replace(images, distance=noisy))
+    noisy = torch.where(squared > TIE_NOISE, squared + noise, squared).sqrt().clamp(max=images.radius)
+    order = torch.from_numpy(np.lexsort((noisy.numpy(), images.target.numpy())))
+    drawn = {name: getattr(images, name)[order] for name in ("pair", "shift", "vectors")}
+    return replace(crystals, images=replace(images, distance=noisy[order], **drawn))
 
 
 def posed(crystals: CrystalBatch, rows: IntArray, augment: Augment, seed: int, epoch: int | None) -> CrystalBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from options import ENERGY, PUBLISHED, TINY, recipe, table_of
 from samples import many, rock_salt
 
+from crystalformers.attention import Geometry, RadialBasis
+from crystalformers.attention.backends.cpu.images import unsupported_images
 from crystalformers.crystal import Crystal
 from crystalformers.errors import ConfigError
 from crystalformers.images import CrystalBatch, with_images
@@ -101,6 +104,27 @@ class TestPublishedSlips:
         vectors = torch.stack([averaged.encode(found).detach()[0] for found in drawn])
         assert (vectors - vectors[0]).abs().max() < 1e-5
         assert published_slips.with_ties_drawn(with_images(crystals, 5.0), rows, 1, 0).images is not None
+
+    def test_the_compiled_kernels_compute_drawn_ties(self) -> None:
+        """They need the images of an atom in order of their distances; PyTorch's way takes gigabytes here."""
+        rng = np.random.default_rng(0)
+        rattled = Crystal(rock_salt().numbers, rng.random((2, 3)), rng.normal(size=(3, 3)) + 5 * np.eye(3))
+        crystals = CrystalBatch.from_crystals([rock_salt(), rattled])
+        batch = with_images(crystals, 9.0, directions=True)
+        images = published_slips.with_ties_drawn(batch, np.arange(2), 1, 0).images
+        assert images is not None
+        assert images.vectors is not None
+        assert batch.images is not None
+        assert images.distance.max() <= batch.images.radius
+        assert not torch.equal(images.vectors, batch.images.vectors), "equal distances change places"
+        assert (images.vectors.norm(dim=1) - images.distance).abs().max() < 1e-5
+        assert unsupported_images(Geometry(replace(batch, images=images), RadialBasis(64, 14.0))) is None
+        model = build_model("crystalformer", {"dim": 32, "heads": 4, "frame": "max"}).eval()
+        model.calibrate(batch)
+        with torch.no_grad():
+            fast = model.encode(replace(batch, images=images))[2:]  # ties averaged, which rounding does not change
+            exact = model.double().encode(replace(batch, images=images))[2:]
+        assert (fast - exact).abs().max() < 1e-5 * exact.abs().max()
 
     def test_they_are_those_of_random_poses(self) -> None:
         with pytest.raises(ConfigError, match=r"published_slips: .*add 'augment'"):
