@@ -76,8 +76,9 @@ def with_ties_drawn(crystals: CrystalBatch, rows: IntArray, seed: int, epoch: in
     squared = images.distance.square()
     noisy = torch.where(squared > TIE_NOISE, squared + noise, squared).sqrt().clamp(max=images.radius)
     order = torch.from_numpy(np.lexsort((noisy.numpy(), images.target.numpy())))
-    drawn = {name: getattr(images, name)[order] for name in ("pair", "shift", "vectors")}
-    return replace(crystals, images=replace(images, distance=noisy[order], **drawn))
+    shift = None if images.shift is None else images.shift[order]
+    drawn = replace(images, distance=noisy[order], pair=images.pair[order], shift=shift, vectors=images.vectors[order])
+    return replace(crystals, images=drawn)
 
 
 def posed(crystals: CrystalBatch, rows: IntArray, augment: Augment, seed: int, epoch: int | None) -> CrystalBatch:

@@ -53,7 +53,7 @@ def write_rows(path: Path, rows: int) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="NOT TESTED: memory is measured on Linux alone")
 def test_the_memory_of_training_does_not_grow_with_the_table(tmp_path: Path) -> None:
     """But for a name and some numbers of each row; what the operating system can drop is not counted."""
-    rows, used = (20_000, 60_000), []
+    rows, used = (20_000, 100_000), []
     for count in rows:
         table = write_rows(tmp_path / f"{count}.parquet", count)
         command = [sys.executable, "-c", PROGRAM, str(table)]
