@@ -41,8 +41,7 @@ OUT = RESULTS / "accuracy"
 def recipes(task: str) -> dict[str, dict[str, Any]]:
     """Settings of each named recipe of a task: its own, and what all share that start from random weights."""
     settings = yaml.safe_load(Path(__file__).with_name("matbench.yaml").read_text(encoding="utf-8"))[task]
-    shared_by = {False: settings["all"], True: {"threads": settings["all"]["threads"]}}
-    return {name: {**shared_by["init" in own], **own} for name, own in settings["recipes"].items()}
+    return {name: own if "init" in own else {**settings["all"], **own} for name, own in settings["recipes"].items()}
 
 
 def training_rows(task: str) -> Path:

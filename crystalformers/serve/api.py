@@ -45,6 +45,7 @@ class Handler:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        # While one thread waits for the reader, the other makes crystals of its last answer.
         self._executor = ThreadPoolExecutor(2, "crystalformers-reading")
 
     async def results(
@@ -76,7 +77,7 @@ class Handler:
             raise RefusedError(503, problem, remedy="send fewer or smaller structures") from None
 
     def close(self) -> None:
-        """End the thread that waits for the reader."""
+        """End the threads that wait for the reader."""
         self._executor.shutdown(cancel_futures=True)
 
 

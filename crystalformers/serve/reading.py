@@ -32,6 +32,9 @@ LONGEST_NAME = 120
 TOGETHER = 32
 """Files that the reader is sent at once; one message for each file would cost more time than reading a small one."""
 
+PATIENCE = 0.25
+"""Share of the time of one file in which a message of several must be answered, before each is read by its own."""
+
 File = tuple[str, bytes]
 """Name, from `plain_name`, and content."""
 
@@ -117,14 +120,14 @@ class Reader:
         return found
 
     def _read(self, files: Sequence[File], allowance: Allowance, end: float) -> list[list[Crystal | Rejected]]:
-        """As `read`, by one message; where one file ends the process, each by its own."""
+        """As `read`, by one message; where it ends the process or takes long, each file by its own."""
         if time.monotonic() > end:
             raise RefusedError(503, "reading the files took too long", remedy="send fewer files")
         plain = [{"name": name, "base64": base64.b64encode(data).decode()} for name, data in files]
         request = {"files": plain, "structures": allowance.structures, "atoms": allowance.atoms}
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
-            answered = self._ask(line)
+            answered = self._ask(line, self._limits.reader_seconds * (PATIENCE if len(files) > 1 else 1))
         reply = None if answered is None else json.loads(answered)
         if reply is None and len(files) > 1:
             return [found for file in files for found in self._read([file], allowance, end)]
@@ -141,12 +144,12 @@ class Reader:
             allowance.take(structures)
         return found
 
-    def _ask(self, line: bytes) -> bytes | None:
-        """The answer of the process; None if it ended, or had to be ended, without one."""
+    def _ask(self, line: bytes, seconds: float) -> bytes | None:
+        """The answer of the process; None if it ended, or had to be ended after these seconds, without one."""
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        timer = threading.Timer(self._limits.reader_seconds, process.kill)
+        timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
             process.stdin.write(line)

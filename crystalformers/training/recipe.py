@@ -101,7 +101,7 @@ FINE_TUNING: dict[str, Any] = {
 }
 """Settings of a run that starts from a trained model, where the recipe names no others.
 
-With `Init.lr_decay`, chosen on development rows of four small tables (docs/results.md)."""
+With `Init.lr_decay`, chosen on development rows of four small tables (docs/fine-tuning-results.md)."""
 
 
 class Augment(Section):

@@ -25,7 +25,7 @@ from crystalformers.prediction.several import Models
 from crystalformers.serve import run
 from crystalformers.serve.limits import Limits, RefusedError
 from crystalformers.serve.reader import MOST_UNPACKED
-from crystalformers.serve.reading import LONGEST_NAME, Allowance, Reader, plain_name
+from crystalformers.serve.reading import LONGEST_NAME, PATIENCE, Allowance, Reader, plain_name
 from crystalformers.serve.service import Service
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
@@ -233,14 +233,15 @@ def test_a_reader_that_is_too_slow_is_ended_and_replaced() -> None:
 
 def test_a_file_that_ends_the_reader_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of a request are read together; if the process ends, each is read again by its own."""
-    reader = Reader(Limits())
+    reader, waits = Reader(Limits()), list[float]()
     ask, files = reader._ask, [("Cu.cif", (EXAMPLES / "Cu.cif").read_bytes()), ("bad.cif", b"x")] * 2
 
-    def ends_at_bad(line: bytes) -> dict[str, Any] | None:
+    def ends_at_bad(line: bytes, seconds: float) -> bytes | None:
+        waits.append(seconds)
         if b"bad.cif" in line:
             reader._end()
             return None
-        return ask(line)
+        return ask(line, seconds)
 
     monkeypatch.setattr(reader, "_ask", ends_at_bad)
     allowance = Allowance(Limits())
@@ -249,6 +250,8 @@ def test_a_file_that_ends_the_reader_costs_no_other(monkeypatch: pytest.MonkeyPa
     finally:
         reader.close()
     assert [type(one).__name__ for [one] in found] == ["Crystal", "Rejected"] * 2
+    whole = Limits().reader_seconds
+    assert waits == [whole * PATIENCE, *[whole] * 4], "two files that never end leave time for the others"
     assert allowance.structures == Limits().structures - 4
     assert allowance.atoms == Limits().atoms - sum(len(one) for [one] in found if isinstance(one, Crystal))
 
