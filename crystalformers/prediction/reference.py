@@ -27,8 +27,11 @@ FLAG_PERCENTILE = 90.0
 MOST_VECTORS = 32768
 """Most reference crystals of all members of a model together."""
 
-MOST_BYTES = 2**21
-"""Most memory of their coordinates; each takes two bytes."""
+ENOUGH_AXES = 32
+"""With so many axes, distances of large sets of crystals tell as well where a model errs as with all of them."""
+
+ENOUGH_BYTES = 2**19
+"""More axes are stored if the coordinates of all members, two bytes each, take no more memory than this."""
 
 LARGEST = 32000
 """Largest coordinate of a reference crystal, in steps: coordinates are whole numbers of 16 bits."""
@@ -48,7 +51,7 @@ class Space:
     Attributes:
         centre: mean of their vectors, (V,).
         axes: P orthogonal axes of coordinates, divided by a step, (V, P): the principal axes of the reference crystals
-            where memory does not hold V coordinates.
+            where these are too many for V coordinates.
         points: their coordinates, in whole steps, (R, P).
         unit: median distance of held-out crystals to the nearest of them, in steps.
     """
@@ -62,11 +65,12 @@ class Space:
     def of(cls, training: FloatArray, held_out: FloatArray, members: int) -> Space:
         """From the vectors of its reference crystals, (R, V), and of crystals that it had not seen, (any, V)."""
         count, width = training.shape
+        axes = max(ENOUGH_AXES, ENOUGH_BYTES // (2 * members * count))
         centre = training.mean(axis=0).astype(np.float32)
-        unscaled = _axes(training - centre, min(width, max(1, MOST_BYTES // (2 * members * count))))
+        unscaled = _axes(training - centre, min(width, axes))
         step = np.abs((training - centre) @ unscaled).max() / LARGEST or 1.0
-        axes = (unscaled / step).astype(np.float32)
-        space = cls(centre, axes, np.rint((training - centre) @ axes).astype(np.int16), 1.0)
+        scaled = (unscaled / step).astype(np.float32)
+        space = cls(centre, scaled, np.rint((training - centre) @ scaled).astype(np.int16), 1.0)
         return replace(space, unit=float(np.median(space.distances(held_out))) or 1.0)
 
     def distances(self, vectors: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ from crystalformers.models.base import mean_over_atoms
 from crystalformers.prediction import predictor
 from crystalformers.prediction.forward import outputs_of_batch
 from crystalformers.prediction.model import network_outputs
-from crystalformers.prediction.reference import MOST_BYTES, MOST_VECTORS, Reference, count_for
+from crystalformers.prediction.reference import ENOUGH_AXES, MOST_VECTORS, Reference, count_for
 
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 16, "radial_functions": 8}
 
@@ -87,8 +87,12 @@ def test_the_file_stays_small(width: int, members: int) -> None:
     vectors = np.random.default_rng(0).normal(size=(count + 9, width))
     space = Reference.of(vectors, vectors[:9], members).members[0]
     assert len(space.points) == count
-    assert members * space.points.nbytes <= MOST_BYTES
-    assert MOST_BYTES < MOST_ARRAY_BYTES
+    assert members * space.points.nbytes <= 2 * ENOUGH_AXES * MOST_VECTORS < MOST_ARRAY_BYTES
+
+
+def test_few_crystals_have_all_their_coordinates() -> None:
+    vectors = np.random.default_rng(0).normal(size=(600, 128))
+    assert Reference.of(vectors, vectors[:9]).members[0].points.shape == (600, 128)
 
 
 def test_a_large_set_is_described_along_its_principal_axes() -> None:
