@@ -1,4 +1,4 @@
-"""Screening many structures: rate, memory, and the same rows after kills and with 1, 2 and 4 parts at once.
+"""Screening many structures: rate, memory, and the same rows with 1 and 2 parts at once, and with 4 after kills.
 
     python -m benchmarks.speed.screening --scratch FOLDER
 
@@ -185,9 +185,10 @@ def options() -> argparse.Namespace:
     )
     made.add_argument("--structures", type=int, default=1_000_000)
     made.add_argument(
-        "--workers", type=int, nargs="+", default=[1, 2, 4], help="parts at once; the first is compared with"
+        "--workers", type=int, nargs="+", default=[1, 2], help="parts at once; the first is compared with"
     )
-    made.add_argument("--kills", type=int, default=10, help="SIGKILLs in the disturbed run, with a part for each core")
+    made.add_argument("--disturbed", type=int, default=4, help="parts at once in the disturbed run")
+    made.add_argument("--kills", type=int, default=10, help="SIGKILLs in the disturbed run")
     made.add_argument(
         "--seconds", type=float, nargs=2, default=[15, 120], help="shortest and longest time between kills"
     )
@@ -216,13 +217,12 @@ def main() -> None:
     atoms, rng = number_of_atoms(tables), random.Random(given.seed)
     waits = [rng.uniform(*given.seconds) for _ in range(given.kills)]
     runs: list[tuple[str, int, list[float]]] = [(f"{count} at once", count, []) for count in given.workers]
-    cores = usable_cores()
-    for name, workers, kills in [*runs, (f"{cores} at once, {given.kills} kills", cores, waits)]:
+    for name, workers, kills in [*runs, (f"{given.disturbed} at once, {given.kills} kills", given.disturbed, waits)]:
         if name in [row["run"] for row in done["runs"]]:
             continue
         place = folder / name.replace(" ", "-")
         shutil.rmtree(place, ignore_errors=True)
-        sample, kernels = tables / "0000.parquet", min(workers, cores)
+        sample, kernels = tables / "0000.parquet", min(workers, usable_cores())
         kernel = [kernel_rate(sample, kernels)]
         found = run(tables, place, workers, iter(kills))
         kernel.append(kernel_rate(sample, kernels))
