@@ -12,9 +12,9 @@ from crystalformers.screening.parts import Job
 
 
 def main() -> None:
-    """Run parts until stdin ends."""
+    """Run parts until stdin ends, or nobody is there to read the answer."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no temporary file is left
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints is no answer
     job = Job(**json.loads(sys.argv[1]))
     for line in sys.stdin:
@@ -23,8 +23,10 @@ def main() -> None:
             answer = {}
         except (CrystalformersError, OSError) as error:
             answer = {"error": str(error)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        try:
+            os.write(answers, (json.dumps(answer) + "\n").encode())
+        except BrokenPipeError:
+            return
 
 
 if __name__ == "__main__":

@@ -114,13 +114,14 @@ def test_what_goes_wrong_in_a_process_is_told(
 
 
 def test_processes_end_with_their_parent(weights: Path, table: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """However it ends; the results are then free for the next run."""
+    """However it ends, and silently; the results are then free for the next run."""
     broken(
         monkeypatch, tmp_path, f"open(r'{tmp_path}/' + str(os.getpid()) + '.pid', 'w'); import time; time.sleep(0.3)"
     )
     command = [sys.executable, "-c", "from crystalformers.cli import main; main()", "screen"]
     given = [str(table), "-o", str(tmp_path / "r"), "-m", str(weights), "--workers", "2", "--part-size", "1"]
-    with subprocess.Popen([*command, *given]) as process:
+    errors = tmp_path / "errors"
+    with errors.open("w") as stderr, subprocess.Popen([*command, *given], stderr=stderr) as process:
         while len(list(tmp_path.glob("*.pid"))) < 2:
             assert process.poll() is None
             time.sleep(0.01)
@@ -129,6 +130,7 @@ def test_processes_end_with_their_parent(weights: Path, table: Path, tmp_path: P
     while any(alive(int(path.stem)) for path in tmp_path.glob("*.pid")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert "Error" not in errors.read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
