@@ -188,7 +188,7 @@ def options() -> argparse.Namespace:
         "--workers", type=int, nargs="+", default=[1, 2], help="parts at once; the first is compared with"
     )
     made.add_argument("--disturbed", type=int, default=4, help="parts at once in the disturbed run")
-    made.add_argument("--kills", type=int, default=10, help="SIGKILLs in the disturbed run")
+    made.add_argument("--kills", type=int, default=10, help="SIGKILLs in the disturbed run; 0: none")
     made.add_argument(
         "--seconds", type=float, nargs=2, default=[15, 120], help="shortest and longest time between kills"
     )
@@ -217,7 +217,9 @@ def main() -> None:
     atoms, rng = number_of_atoms(tables), random.Random(given.seed)
     waits = [rng.uniform(*given.seconds) for _ in range(given.kills)]
     runs: list[tuple[str, int, list[float]]] = [(f"{count} at once", count, []) for count in given.workers]
-    for name, workers, kills in [*runs, (f"{given.disturbed} at once, {given.kills} kills", given.disturbed, waits)]:
+    if waits:
+        runs.append((f"{given.disturbed} at once, {given.kills} kills", given.disturbed, waits))
+    for name, workers, kills in runs:
         if name in [row["run"] for row in done["runs"]]:
             continue
         place = folder / name.replace(" ", "-")
