@@ -1,6 +1,6 @@
 """Draw docs/coverage.png: how often the intervals of fine-tuned models hold, on test rows of four small tables.
 
-python docs/make_coverage_figure.py
+python -m docs.make_coverage_figure
 """
 
 from __future__ import annotations
