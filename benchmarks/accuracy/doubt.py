@@ -63,7 +63,7 @@ def by_flag(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
 
 
 def label_differences(table: CrystalTable, training: CrystalTable) -> dict[int, list[float]]:
-    """How much lower the labels `ALIGNED` of a table would be with the reference energies of another, eV per atom.
+    """How much higher the labels `ALIGNED` of a table would be with the reference energies of another, eV per atom.
 
     For each atomic number: the differences of the labels of crystals that both tables hold and that have more atoms of
     this element than of any other, per atom of it. Their median is the offset. No model takes part.

@@ -2,10 +2,9 @@
 
     python -m benchmarks.speed.conversion [--scratch FOLDER]
 
-OQMD could not be fetched here. So the structures of some tables, repeated with a random strain each, are written in the
-form of its file, as many as it has; a fresh process takes the file, converts it, draws the split and compares the split
-with the published one, which depends on nothing but the number of rows. Labels are random. Memory is the largest
-resident memory of that process.
+The structures of some tables, repeated with a random strain each, are written in the form of OQMD's file, as many as
+it has; a fresh process takes the file, converts it and draws the split, whose hash stands beside the published one: it
+depends on nothing but the number of rows. Labels are random. Memory is the largest resident memory of that process.
 """
 
 from __future__ import annotations
