@@ -82,7 +82,8 @@ class Space:
         if vectors.shape[1] != len(self.centre):
             problem = f"the vectors of the training crystals have {len(self.centre)} numbers"
             raise CheckpointError(f"{problem}, those of the model {vectors.shape[1]}", remedy="copy the file again")
-        coordinates = (vectors - self.centre) @ self.axes.astype(float)
+        # No BLAS, which would keep a thread on each core busy, whatever number of threads was asked for.
+        coordinates = np.einsum("cv, vp -> cp", vectors - self.centre, self.axes.astype(float))
         nearest, _ = self._tree.query(coordinates)
         return np.asarray(nearest) / self.unit
 

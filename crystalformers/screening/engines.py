@@ -74,7 +74,9 @@ def local(job: Job, parts: Sequence[int], workers: int | None, options: Mapping[
             yield
     finally:
         for process in processes:
-            process.stop()
+            process.child.terminate()
+        for process in processes:
+            process.wait()
 
 
 def _here(job: Job, parts: Sequence[int]) -> Iterator[None]:
@@ -139,9 +141,8 @@ class Process:
         line = self.child.stdout.readline()
         return json.loads(line) if line.endswith("\n") else None
 
-    def stop(self) -> None:
-        """End the process; a part in hand is given up."""
-        self.child.terminate()
+    def wait(self) -> None:
+        """Wait until the process has ended, which gives up the part it has in hand; it was told to."""
         try:
             self.child.wait(10)
         except subprocess.TimeoutExpired:
