@@ -58,20 +58,20 @@ def locked(path: Path, seconds: float = 0) -> Iterator[None]:
     lock: BaseFileLock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
     file = Path(lock.lock_file)
     try:
-        lock.acquire(timeout=seconds)
+        held = lock.acquire(timeout=seconds)
     except Timeout:
         raise InUseError(f"{path} is in use by {_holder(file)}", remedy="wait until it ends") from None
-    try:
-        # Windows lets nobody write to a locked file. The soft lock, for file systems without locks, writes the same.
-        if not isinstance(lock, SoftFileLock):
+    with held:
+        try:
+            # Windows lets nobody write to a locked file. The soft lock, where the system has none, writes the same.
+            if not isinstance(lock, SoftFileLock):
+                with suppress(PermissionError):
+                    file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
+            yield
+        finally:
+            # Unix keeps the file after its release, when another process may already hold it. Windows deletes it then.
             with suppress(PermissionError):
-                file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
-        yield
-    finally:
-        # Unix keeps the file after its release, when another process may already hold it. Windows deletes it then.
-        with suppress(PermissionError):
-            file.unlink(missing_ok=True)
-        lock.release()
+                file.unlink(missing_ok=True)
 
 
 def _holder(lock: Path) -> str:

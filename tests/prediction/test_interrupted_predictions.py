@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import shutil
 import tempfile
@@ -125,8 +124,6 @@ class DisturbedPrediction(RuleBasedStateMachine):
                 if result.exit_code != 2 and self.partial.exists():
                     # Nothing more is said of a run that was stopped before it had opened the journal.
                     assert "--resume" in result.stderr or result.stderr.strip() == "interrupted"
-        if fault.kind == "kill":
-            gc.collect()  # so that the lock of the killed run is open, as it is when a process ends
         if self.output.exists():
             assert self.output.read_bytes() == content
             self.output.unlink()
