@@ -2,11 +2,14 @@
 
     python -m benchmarks.accuracy.matbench search --task matbench_phonons            # validation errors inside fold 0
     python -m benchmarks.accuracy.matbench run --task matbench_phonons --recipe NAME # every fold; resumable
+    python -m benchmarks.accuracy.matbench table                                     # docs/accuracy.md from all results
 
 The recipes are those of `matbench.yaml`. `search` drops the test rows of fold 0 and trains on nine tenths of what is
 left, once a recipe and seed; the validation errors on the other tenth decide, so no test row is ever looked at. `run`
-does what `crystalformers benchmark` does. Run folders are in runs/matbench and continue where they were interrupted;
-results go to benchmarks/results/accuracy.
+does what `crystalformers benchmark` does. Run folders are in runs/matbench and continue where they were interrupted.
+In benchmarks/results/accuracy/TASK are, for each recipe, all predictions (NAME.parquet: fold, id, member, label,
+prediction), settings and errors (NAME.json), and the file that the package of Matbench reads (NAME.matbench.json).
+`table` computes every error from the predictions; `matbench_published.yaml` has those of others.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -24,8 +28,10 @@ import yaml
 
 from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
 from crystalformers import Recipe, Target, fit, open_table
-from crystalformers.benchmark import run_folds
+from crystalformers.benchmark import FoldResults, run_folds, write_matbench
+from crystalformers.benchmark.folds import RESULT
 from crystalformers.files import replacing
+from crystalformers.training.folder import write_json
 
 TARGETS = {
     "matbench_perovskites": Target("e_form", "eV", basis="per_cell"),
@@ -36,6 +42,7 @@ TARGETS = {
 FOLDS = range(5)
 RUNS = ROOT / "runs" / "matbench"
 OUT = RESULTS / "accuracy"
+PAGE = ROOT / "docs" / "accuracy.md"
 
 
 def recipes(task: str) -> dict[str, dict[str, Any]]:
@@ -100,20 +107,88 @@ def run_all(task: str, name: str, folds: Sequence[int], seeds: int) -> None:
         resume=True,
         done=lambda fold, seed, error: print(f"{name} fold {fold} seed {seed}: {error:.4g} {target.unit}", flush=True),
     )
-    about = {"settings": recipes(task)[name], "machine": machine(), "versions": versions()}
-    results.write(OUT / task / name, about)
+    settings, folder = recipes(task)[name], OUT / task
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{name}.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(results.rows), temporary)
+    inits = json.loads((output / RESULT).read_text(encoding="utf-8"))["inits"]
+    about = {"settings": settings, "inits": inits, "machine": machine(), "versions": versions()}
+    write_json(folder / f"{name}.json", {**results.summary(), **about})
+    if len(results.means()) == len(FOLDS):
+        about = {"algorithm": f"crystalformers: {name}", "settings": settings, "seeds": seeds}
+        write_matbench(folder / f"{name}.matbench.json", task, results, about)
+
+
+def results_of(task: str) -> dict[str, FoldResults]:
+    """What was predicted of a task, by recipe, if all folds were."""
+    found = {}
+    for path in sorted((OUT / task).glob("*.parquet")):
+        results = FoldResults(TARGETS[task], pq.read_table(path).to_pylist())
+        if len(results.means()) == len(FOLDS):
+            found[path.stem] = results
+    return found
+
+
+def published(task: str) -> dict[str, list[float]]:
+    """Errors of each fold that others have published, by model."""
+    content = yaml.safe_load(Path(__file__).with_name("matbench_published.yaml").read_text(encoding="utf-8"))
+    return {name: entry[task] for name, entry in content.items()}
+
+
+def table(task: str) -> str:
+    """Errors of a task fold by fold: others' as published, and those of the predictions in the results."""
+    digits = 2 if TARGETS[task].unit == "1/cm" else 4
+    lines = [
+        f"| MAE ({TARGETS[task].unit}) | {' | '.join(f'fold {fold}' for fold in FOLDS)} | mean |",
+        "|---" * 7 + "|",
+    ]
+
+    def add(name: str, errors: Sequence[float]) -> None:
+        numbers = " | ".join(f"{error:.{digits}f}" for error in (*errors, float(np.mean(errors))))
+        lines.append(f"| {name} | {numbers} |")
+
+    for name, errors in published(task).items():
+        add(f"{name}, published", errors)
+    for name, results in results_of(task).items():
+        seeds = {seed for fold in results.errors().values() for seed in fold}
+        for seed in sorted(seeds):
+            add(f"`{name}`, seed {seed}", [results.errors()[fold][seed] for fold in FOLDS])
+        if len(seeds) > 1:
+            means = results.summary()["mae_of_mean"]
+            add(f"`{name}`, mean of {len(seeds)} models", [means[str(fold)] for fold in FOLDS])
+    return "\n".join(lines) + "\n"
+
+
+def marks(task: str) -> tuple[str, str]:
+    """What stands before and after the table of a task in the page."""
+    return f"<!-- {task}: computed by benchmarks/accuracy/matbench.py -->\n", f"<!-- end of {task} -->"
+
+
+def write_page() -> None:
+    """Put the tables into docs/accuracy.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    for task in TARGETS:
+        before, after = marks(task)
+        head, rest = text.split(before)
+        text = head + before + table(task) + after + rest.split(after)[1]
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     """Parse the command line."""
     options = parser(__doc__)
-    options.add_argument("action", choices=["search", "run"])
-    options.add_argument("--task", choices=TARGETS, required=True)
+    options.add_argument("action", choices=["search", "run", "table"])
+    options.add_argument("--task", choices=TARGETS, help="needed by `search` and `run`")
     options.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
     options.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
     options.add_argument("--seeds", type=int, nargs="+", default=[0], help="of `run`, how many there are counts")
     options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
+    if given.action == "table":
+        write_page()
+        return
+    if given.task is None:
+        options.error("name the --task")
     torch.set_num_threads(given.threads)
     names = given.recipe or list(recipes(given.task))
     if given.action == "search":

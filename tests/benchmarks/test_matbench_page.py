@@ -1,0 +1,25 @@
+"""The page about public benchmarks says what follows from the committed predictions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.accuracy.matbench import OUT, PAGE, TARGETS, marks, results_of, table
+
+
+@pytest.mark.parametrize("task", TARGETS)
+def test_the_tables_are_computed_from_the_predictions(task: str) -> None:
+    before, after = marks(task)
+    again = "python -m benchmarks.accuracy.matbench table"
+    assert before + table(task) + after in PAGE.read_text(encoding="utf-8"), f"run {again}"
+
+
+@pytest.mark.parametrize("task", TARGETS)
+def test_the_file_of_matbench_holds_the_same_predictions(task: str) -> None:
+    for name, results in results_of(task).items():
+        content = json.loads((OUT / task / f"{name}.matbench.json").read_text(encoding="utf-8"))
+        folds = content["tasks"][task]["results"]
+        for fold, rows in results.means().items():
+            assert folds[f"fold_{fold}"]["data"] == {row: prediction for row, (_, prediction) in rows.items()}
