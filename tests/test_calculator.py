@@ -296,12 +296,12 @@ def test_forces_warn_once_and_energies_do_not() -> None:
     calc = calculator_with_range(1.0, 100.0)
     atoms = atoms_of(GENERAL, calc)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         energy(atoms)
     with pytest.warns(UserWarning, match="a model of relaxed crystals: do not use them for dynamics"):
         atoms.get_forces()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         atoms.get_stress()
         atoms.rattle(0.01)
         atoms.get_forces()
@@ -313,5 +313,5 @@ def test_a_model_without_a_range_says_once_that_it_cannot_be_checked() -> None:
         energy(atoms)
     atoms.rattle(0.01)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         energy(atoms)

@@ -124,11 +124,21 @@ def _members(file: IO[bytes], start: int, length: int) -> Iterator[tuple[tarfile
             with checked():
                 member = archive.next()
             if member is None:
+                _check_end(bounded, archive.offset)
                 return
             archive.members.clear()  # type: ignore[attr-defined] # so that memory does not grow
             _check_unpacked(member.offset_data + (member.size if compressed else 0), length)
             if not member.isdir() and not _hidden(member.name):
                 yield archive, member
+
+
+def _check_end(stream: Bounded, offset: int) -> None:
+    """Raise a StructureError if an archive goes on where `tarfile` sees its end, as it does at a damaged header."""
+    with checked():
+        stream.seek(offset)
+        block = stream.read(tarfile.BLOCKSIZE)
+    if any(block):
+        raise StructureError(f"the archive is damaged (no header at byte {offset:,})", remedy="pack it again")
 
 
 @contextmanager

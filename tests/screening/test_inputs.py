@@ -314,6 +314,26 @@ def test_headers_that_a_tar_archive_cannot_have(headers: dict[str, str], tmp_pat
     assert all(one.problem.strip() for one in found if isinstance(one, Rejected))
 
 
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_a_damaged_header_is_no_end_of_an_archive(ending: str, tmp_path: Path) -> None:
+    """Of what follows it nothing is found; the files are not lost without a word."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, data in poscars(tmp_path).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    content = bytearray(packed.getvalue())
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        at = archive.getmembers()[3].offset
+    content[at + 148] ^= 1  # the checksum
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(gzip.compress(content) if ending == "tar.gz" else content)
+    (bad,) = [one.found for one in structures(path) if isinstance(one.found, Rejected)]
+    assert f"the archive is damaged (no header at byte {at:,})" in bad.reason
+    assert str(path) in bad.reason
+
+
 @pytest.mark.parametrize("ending", ["tar", "tgz"])
 def test_a_header_that_claims_a_long_name_takes_no_memory(ending: str, tmp_path: Path) -> None:
     member = tarfile.TarInfo("x.cif")
