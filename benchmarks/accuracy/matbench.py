@@ -5,8 +5,9 @@
     python -m benchmarks.accuracy.matbench table                                     # docs/accuracy.md from all results
 
 The recipes are those of `matbench.yaml`. `search` drops the test rows of fold 0 and trains on nine tenths of what is
-left, once a recipe and seed; the validation errors on the other tenth decide, so no test row is ever looked at. `run`
-does what `crystalformers benchmark` does. Run folders are in runs/matbench and continue where they were interrupted.
+left, once a recipe and seed; the validation errors on the other tenth decide. So no test row of fold 0 is looked at;
+the validation rows are test rows of other folds, for which they choose the recipe and nothing else. `run` does what
+`crystalformers benchmark` does. Run folders are in runs/matbench and continue where they were interrupted.
 In benchmarks/results/accuracy/TASK are, for each recipe, all predictions (NAME.parquet: fold, id, member, label,
 prediction), settings and errors (NAME.json), and the file that the package of Matbench reads (NAME.matbench.json).
 `table` computes every error from the predictions; `matbench_published.yaml` has those of others.
@@ -138,10 +139,8 @@ def published(task: str) -> dict[str, list[float]]:
 def table(task: str) -> str:
     """Errors of a task fold by fold: others' as published, and those of the predictions in the results."""
     digits = 2 if TARGETS[task].unit == "1/cm" else 4
-    lines = [
-        f"| MAE ({TARGETS[task].unit}) | {' | '.join(f'fold {fold}' for fold in FOLDS)} | mean |",
-        "|---" * 7 + "|",
-    ]
+    heads = [f"MAE ({TARGETS[task].unit})", *(f"fold {fold}" for fold in FOLDS), "mean"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
     def add(name: str, errors: Sequence[float]) -> None:
         numbers = " | ".join(f"{error:.{digits}f}" for error in (*errors, float(np.mean(errors))))
