@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,11 @@ CELL_ENERGY = Target("cell_energy", "eV", basis="per_cell", mean=-2.0, std=0.5)
 MODULUS = Target("modulus", "GPa", transform="log10", mean=2.0, std=0.3)
 
 
-def tiny_model(path: Path, targets: Sequence[Target] = (ENERGY,), seed: int = 0) -> Path:
+def tiny_model(path: Path, targets: Sequence[Target] = (ENERGY,), seed: int = 0, **settings: Any) -> Path:
     """A random model with few numbers, saved to `path`."""
     torch.manual_seed(seed)
     config = {"dim": 8, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8}
-    model = build_model("crystalformer", {**config, "n_targets": len(targets)})
+    model = build_model("crystalformer", {**config, **settings, "n_targets": len(targets)})
     save_model(path, model, targets, {})
     return path
 

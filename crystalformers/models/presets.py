@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from crystalformers.errors import ConfigError
 from crystalformers.models.crystalformer import CrystalformerConfig
@@ -59,6 +60,9 @@ PRESETS: dict[str, CrystalformerConfig | CrystalTransformerConfig] = {
 }
 """The settings of each published model, for one target."""
 
+FRAME_SETTINGS = ("frame", "frame_blocks", "angular_functions", "angular_width", "angle_coefficient", "tie_width")
+"""Settings that make a CrystalFramer of a Crystalformer."""
+
 
 def preset(name: str) -> CrystalformerConfig | CrystalTransformerConfig:
     """The settings of a published model.
@@ -71,3 +75,15 @@ def preset(name: str) -> CrystalformerConfig | CrystalTransformerConfig:
     close = difflib.get_close_matches(str(name), PRESETS, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(PRESETS)}."
     raise ConfigError(f"Unknown preset '{name}'; {hint}")
+
+
+def frames_of(name: str) -> dict[str, Any]:
+    """The settings of a preset's frames, without those of the rest of the model.
+
+    Raises:
+        ConfigError: if there is no such preset, or it has no frames.
+    """
+    settings = preset(name)
+    if not isinstance(settings, CrystalformerConfig) or settings.frame is None:
+        raise ConfigError(f"The preset '{name}' has no frames.")
+    return {setting: getattr(settings, setting) for setting in FRAME_SETTINGS}

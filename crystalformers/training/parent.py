@@ -79,7 +79,7 @@ def inherit(model: CrystalModel, targets: Sequence[Target], init: Init) -> Paren
     """Give a fresh model the weights of its parent, as far as they fit, and freeze what is to stay.
 
     Args:
-        model: fresh, of the parent's architecture, with one output per target.
+        model: fresh, of the parent's architecture or with frames besides, with one output per target.
         targets: of the new model, with mean and std.
         init: the parent and how to use it.
 
@@ -120,7 +120,10 @@ def _check_same(name: str, own: Target, target: Target) -> None:
 
 
 def _take_over_encoder(model: CrystalModel, parent: CrystalModel, *, with_head: bool) -> None:
-    """Copy all tensors but the outputs, or but the whole head; a head of its own per target follows its target."""
+    """Copy all tensors but the outputs, or but the whole head; a head of its own per target follows its target.
+
+    What the encoder has besides, the weights of new frames, begins at zero: it changes nothing until it has learned.
+    """
     left_out = {id(t) for output in outputs(model) for t in (output.linear.weight, output.linear.bias)}
     if not with_head or any(isinstance(network.stages[-1], nn.ModuleList) for network in (model, parent)):
         left_out = {id(parameter) for parameter in model.stages[-1].parameters()}
@@ -128,6 +131,11 @@ def _take_over_encoder(model: CrystalModel, parent: CrystalModel, *, with_head: 
     ours = model.state_dict()
     theirs = {name: tensor for name, tensor in parent.state_dict().items() if name in ours and name not in names}
     model.load_state_dict(theirs, strict=False)
+    head = {id(parameter) for parameter in model.stages[-1].parameters()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name not in theirs and id(parameter) not in head:
+                parameter.zero_()
 
 
 @dataclass(frozen=True)

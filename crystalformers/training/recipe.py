@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from crystalformers.errors import ConfigError
 from crystalformers.extras import optional
 from crystalformers.models import MODELS, architecture_of
-from crystalformers.models.presets import preset
+from crystalformers.models.presets import FRAME_SETTINGS, frames_of, preset
 from crystalformers.prediction.loading import trained_architecture
 
 with optional("train", "a recipe"):
@@ -78,6 +78,8 @@ class Init(Section):
         model: its name, run folder or weight file, as `load_model` takes it.
         head: ``same``: the head is taken over, with the outputs of targets that the model predicts already; outputs of
             other targets start at the mean of the training labels. ``fresh``: all of it starts with random weights.
+        frames: preset of a CrystalFramer whose frames a Crystalformer gets besides what it has learned. Their weights
+            begin at zero, so that the new model begins as the other one ended.
         member: which member to start from, if the model is an ensemble, counted from 0.
         freeze: stages from the input that training leaves as they are.
         lr_decay: learning rate of a stage in units of that of the next one, which is nearer to the head.
@@ -86,6 +88,7 @@ class Init(Section):
 
     model: str
     head: Literal["same", "fresh"] = "same"
+    frames: str | None = None
     member: int = Field(0, ge=0)
     freeze: int = Field(0, ge=0)
     lr_decay: float = Field(0.7, gt=0, le=1)
@@ -366,18 +369,26 @@ def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[
 
 
 def _fine_tuning(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run that starts from a trained model, with the architecture of that model."""
+    """The settings of a run that starts from a trained model, with its architecture and the new frames."""
     model = _setting(data["init"], "model")
     if not isinstance(model, str):
         raise ConfigError("init needs the setting 'model': a name, run folder or weight file.")
     if data.get("preset") is not None:
         raise ConfigError("init: the model brings its own settings; leave out 'preset'.")
     architecture, settings = trained_architecture(model, int(_setting(data["init"], "member") or 0))
+    frames = _setting(data["init"], "frames")
+    if frames is not None:
+        if settings.get("frame", "none such") is not None:
+            remedy = "only a Crystalformer without frames can get them; leave out init.frames"
+            has = f"frames already ({settings['frame']})" if "frame" in settings else "no place for frames"
+            raise ConfigError(f"this {architecture} has {has}", where=f"init: {model}", remedy=remedy)
+        settings = {**settings, **frames_of(frames)}
     given = {"architecture": data.get("architecture") or architecture, **(data.get("model") or {})}
     for name, value in given.items():
         own = {"architecture": architecture, **settings}.get(name)
         if value != own:
-            raise ConfigError(f"init: {model} has {name} = {own}, not {value}; leave out '{name}'.")
+            hint = " and name new frames with init.frames" if name in FRAME_SETTINGS else ""
+            raise ConfigError(f"init: {model} has {name} = {own}, not {value}; leave out '{name}'{hint}.")
     return {**FINE_TUNING, **data, "architecture": architecture, "model": settings}
 
 

@@ -18,6 +18,7 @@ from crystalformers.checkpoint import load_checkpoint
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import ConfigError
 from crystalformers.models import MODELS, build_model
+from crystalformers.models.presets import PRESETS
 from crystalformers.target import Target
 from crystalformers.training import Observer, Recipe, fit
 from crystalformers.training.optimisation import optimizer, set_learning_rate
@@ -235,3 +236,53 @@ def test_on_the_command_line(parent: Path, table: CrystalTable, tmp_path: Path) 
         refused = invoke(*command[:-1], tmp_path / "other", "--set", text)
         assert refused.exit_code == 2
         assert "write SETTING=VALUE" in refused.stderr
+
+
+def test_new_frames_change_nothing_until_they_learn(parent: Path, table: CrystalTable, tmp_path: Path) -> None:
+    with_frames = Recipe.parse(
+        {
+            **recipe(parent, 1).model_dump(exclude={"model"}),
+            "lr": 1e-12,
+            "init": {"model": str(parent), "frames": "crystalframer-lightweight"},
+        }
+    )
+    assert with_frames.model["frame"] == "max"
+    assert with_frames.model["angular_functions"] == PRESETS["crystalframer-lightweight"].angular_functions
+    assert with_frames.model["distance_coefficient"] == 1
+    assert Recipe.parse(with_frames.model_dump()) == with_frames
+    model = load_model(fit(table, [ENERGY], tmp_path / "run", with_frames))
+    crystals = [table[row] for row in range(len(table))]
+    before, after = (one.values(crystals)[:, 0] for one in (load_model(parent), model))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(after, after[0])
+
+
+def test_new_frames_learn(parent: Path, table: CrystalTable, tmp_path: Path) -> None:
+    init = {"model": str(parent), "frames": "crystalframer-weighted-pca"}
+    weights = fit(
+        table, [GAP], tmp_path / "run", Recipe.parse({**recipe(parent).model_dump(exclude={"model"}), "init": init})
+    )
+    state = load_checkpoint(weights).model.state_dict()
+    angular = [tensor for name, tensor in state.items() if name.endswith("angular_encoding")]
+    assert len(angular) == TINY["blocks"]
+    assert all(tensor.abs().max() > 0 for tensor in angular)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"frames": "crystalframer-lightwait"}, "did you mean 'crystalframer-lightweight'"),
+        ({"frames": "crystalformer"}, "has no frames"),
+    ],
+)
+def test_frames_that_no_preset_has_are_refused(parent: Path, init: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe(parent, **init)
+
+
+def test_a_model_with_frames_gets_no_others(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "framed.safetensors", frame="max")
+    with pytest.raises(ConfigError, match=r"has frames already \(max\)"):
+        recipe(tmp_path / "framed.safetensors", frames="crystalframer")
+    with pytest.raises(ConfigError, match=r"new frames with init\.frames"):
+        Recipe.parse({"init": {"model": "materials-project"}, "model": {"frame": "max"}})
