@@ -67,7 +67,7 @@ def training_rows(task: str) -> Path:
 def train(task: str, name: str, seed: int) -> Path:
     """The finished run folder of one recipe and seed, inside fold 0."""
     run = RUNS / task / "search" / f"{name}-fold0-seed{seed}"
-    recipe = Recipe.parse({**recipes(task)[name], "seed": seed})
+    recipe = Recipe.parse({**recipes(task)[name], "seed": seed, "test_fraction": 0})
     if not (run / "summary.json").exists():
         fit(open_table(training_rows(task)), [TARGETS[task]], run, recipe, resume=True)
     return run

@@ -40,6 +40,7 @@ def infinite_attention(
     backend: Backend = "auto",
     *,
     angular: AngularEncoding | None = None,
+    rounded: bool = False,
 ) -> Tensor:
     """Attend from every atom to all periodic images around it.
 
@@ -53,6 +54,8 @@ def infinite_attention(
         geometry: the batch with its images, and the radial basis.
         backend: which implementation computes it.
         angular: the angular part of the value encoding (CrystalFramer), or None to leave it out.
+        rounded: whether q, k and v come from dense layers in bfloat16. A backend may then leave out what is small
+            beside that rounding; `cpu` does (`backends.cpu.accuracy`).
 
     Returns:
         y, shape (atoms, heads, width). Gradients flow to every tensor argument, and to positions and lattice
@@ -62,7 +65,7 @@ def infinite_attention(
         ConfigError: if shapes, types or devices of the arguments do not fit together, or if the backend is unknown
             or cannot compute what is asked.
     """
-    arguments = Arguments(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular)
+    arguments = Arguments(q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, rounded)
     check_arguments(arguments)
     name = choose_backend(q_AHD, geometry, angular) if backend == "auto" else backend
     module = load_backend(name)

@@ -28,6 +28,7 @@ class Arguments(NamedTuple):
     W_HDK: Tensor | None
     geometry: Geometry
     angular: AngularEncoding | None
+    rounded: bool = False
 
 
 def check_arguments(arguments: Arguments) -> None:
@@ -36,7 +37,7 @@ def check_arguments(arguments: Arguments) -> None:
     Raises:
         ConfigError: naming the argument, what it is and what it must be.
     """
-    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, _ = arguments
     kinds: list[tuple[object, type]] = [(q_AHD, Tensor), (geometry, Geometry)]
     if not all(isinstance(value, kind) for value, kind in kinds):
         problem = f"q is a {type(q_AHD).__name__} and the geometry a {type(geometry).__name__}"

@@ -41,7 +41,7 @@ ImageRule = Literal["sphere", "published"]
 
 def attention(arguments: Arguments) -> Tensor:
     """Attention over the authors' box of images, (A, H, D)."""
-    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, _ = arguments
     batch, basis = geometry.batch, geometry.basis
     if angular is not None:
         angular = replace(angular, basis=WindowedAngularBasis.of(angular.basis))

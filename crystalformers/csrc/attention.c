@@ -212,7 +212,7 @@ int image_sum_forward(int64_t first, int64_t last, const KernelInput *input, voi
             const int64_t *source = input->pair_source + first_pair;
             pair_products(s.score, q + i * D * H + lane, k + lane, source, pairs, input);
             const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
-            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, NEGLIGIBLE, i, input);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, input->negligible, i, input);
             heads *total = s.second;
             sum_by_pair(total, s.part, s.weight, input->pair + input->ptr[i], first_pair, pairs, images);
             const heads per_z = 1.0f / sum_of(total, pairs);
@@ -259,6 +259,7 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
     const int64_t A = input->atoms, D = input->head_dim, H = input->head_groups * LANES;
     const int64_t K = input->count, L = cosine_sums(input), N = K + L;
     const int64_t margin = input->windows * WINDOW_LANES;
+    const float backward = input->negligible_backward;
     Scratch s;
     int failure = allocate(&s, input, first, last);
     for (int64_t i = first; i < last && !failure; i++)
@@ -269,7 +270,7 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
             pair_products(s.second, grad_y + i * D * H + lane, v + lane, source, pairs, input);
             const heads width = *(const heads *)(decay + i * H + lane);
             const heads per_z = *(const heads *)(share + i * H + lane);
-            const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, NEGLIGIBLE_BACKWARD, i, input);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, per_z, backward, i, input);
             const float *distance = input->distance + input->ptr[i];
             const float *grad_sums = grad_encoding + (lane * A + i) * N;
             const int64_t around = s.angles.first = first_around(distance, images);
@@ -281,7 +282,7 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
                 everywhere = isotropic_series(&s.angles, i * H + lane, input);
                 /* More exact than forward by this factor: the gradient of the width counts images by decay d^2, which
                  * is no larger. */
-                count_orders(&s.angles, s.weight, (heads){0} + NEGLIGIBLE_BACKWARD, images, input);
+                count_orders(&s.angles, s.weight, (heads){0} + backward, images, input);
             }
             for (int64_t n = 0; n < images; n++) s.grad[n] = n < around ? (heads){0} : everywhere;
             if (input->orders)
@@ -353,7 +354,7 @@ int image_moments(int64_t first, int64_t last, const KernelInput *input, void *c
             pair_products(s.score, q + i * D * H + lane, k + lane, input->pair_source + first_pair, pairs, input);
             heads sum[6] = {{0}};
             const heads width = *(const heads *)(decay + i * H + lane), one = (heads){0} + 1.0f;
-            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, NEGLIGIBLE, i, input);
+            const int64_t images = image_weights(s.weight, s.score, pairs, width, one, input->negligible, i, input);
             for (int64_t start = 0; start < images; start += SUM_BLOCK) {
                 const int64_t stop = start + SUM_BLOCK < images ? start + SUM_BLOCK : images;
                 heads part[6] = {{0}};
@@ -406,7 +407,8 @@ const TableEntry attention_table[] = {
     FIELD(KernelInput, ptr), FIELD(KernelInput, pair_ptr), FIELD(KernelInput, pair_source),
     FIELD(KernelInput, direction), FIELD(KernelInput, tail), FIELD(KernelInput, frame_ptr),
     FIELD(KernelInput, frames), FIELD(KernelInput, isotropic), FIELD(KernelInput, radial),
-    FIELD(KernelInput, spacing), FIELD(KernelInput, tie_width), FIELD(KernelInput, windows),
+    FIELD(KernelInput, spacing), FIELD(KernelInput, tie_width),
+    FIELD(KernelInput, negligible), FIELD(KernelInput, negligible_backward), FIELD(KernelInput, windows),
     FIELD(KernelInput, terms), FIELD(KernelInput, count), FIELD(KernelInput, orders),
     FIELD(KernelInput, atoms), FIELD(KernelInput, head_groups), FIELD(KernelInput, head_dim),
     END};

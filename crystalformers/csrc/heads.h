@@ -28,11 +28,6 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Images whose weight is below exp(-NEGLIGIBLE) of the largest are not summed (half an ulp of float32). The backward
- * pass has a smaller bound, for the gradient of the width counts images by their squared distance. */
-#define NEGLIGIBLE 17.5f
-#define NEGLIGIBLE_BACKWARD 20.5f
-
 /* Weights of exp(-FAR_BELOW) and all that counts beside them are normal numbers of float32. */
 #define FAR_BELOW 60.0f
 
@@ -59,6 +54,8 @@ typedef struct {
     const float *radial;         /* (terms, windows WINDOW_LANES) radial functions as polynomials; see radial_piece */
     float spacing;               /* distance between the centres of two radial functions */
     float tie_width;             /* see attention/frames/local.py */
+    float negligible;            /* images whose weight is below exp(-negligible) of the largest are not summed */
+    float negligible_backward;   /* the same in the backward pass */
     int64_t windows;             /* how many times WINDOW_LANES cover the radial functions that are not zero */
     int64_t terms;               /* coefficients of a radial function, an even number */
     int64_t count;               /* K; 0 leaves the value encoding out */

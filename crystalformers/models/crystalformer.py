@@ -253,6 +253,7 @@ class InfiniteAttention(nn.Module):
     def forward(self, x: Tensor, geometry: Geometry, backend: Backend) -> Tensor:
         """(A, dim) to (A, dim)."""
         config, real = self.config, self.real_heads
+        rounded = torch.is_autocast_enabled(x.device.type)
         q_AHD, k_AHD, v_AHD = (self.heads(linear(x)) for linear in (self.query, self.key, self.value))
         with torch.autocast(x.device.type, enabled=False):
             # Distances want full precision; under autocast only the dense layers are rounded.
@@ -265,7 +266,7 @@ class InfiniteAttention(nn.Module):
                 if self.image_rule == "published":
                     y.append(published.attention(Arguments(*of_real, self.angular())))
                 else:
-                    y.append(infinite_attention(*of_real, backend, angular=self.angular()))
+                    y.append(infinite_attention(*of_real, backend, angular=self.angular(), rounded=rounded))
             if real < config.heads:
                 of_others = (q_AHD[:, real:], k_AHD[:, real:], v_AHD[:, real:], variance_AH)
                 if self.image_rule == "published":

@@ -165,7 +165,8 @@ class Recipe(Section):
         published_slips: follow the authors' training also where ours differs on purpose
             (`training.published_slips`); of CrystalTransformer with coordinates it needs `augment`.
         early_stopping: epochs without a better validation error after which training ends; null never stops.
-        precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16.
+        precision: ``32``, or ``bf16`` to round the dense layers (not the geometry) to bfloat16. On a CPU the sums over
+            images then leave out what is small beside that rounding, in training and validation; a prediction does not.
         seed: of the initial weights, the order of the data and a split drawn at random.
         split_seed: of a split drawn at random, the folds of an ensemble among them; null for that of `seed`.
         val_fraction: share of the rows drawn for validation where the table brings no validation rows.

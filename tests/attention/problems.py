@@ -73,17 +73,17 @@ class Problem:
         inputs = {name: tensor.detach().to(dtype) for name, tensor in self.inputs.items()}
         return Problem(inputs, geometry, self.cotangent.to(dtype))
 
-    def solve(self, backend: Any) -> dict[str, Tensor]:
+    def solve(self, backend: Any, *, rounded: bool = False) -> dict[str, Tensor]:
         """The output `y`, and the gradient of each input by its name."""
         inputs = {name: tensor.detach().clone().requires_grad_() for name, tensor in self.inputs.items()}
-        y = attend(inputs, self.geometry, backend)
+        y = attend(inputs, self.geometry, backend, rounded=rounded)
         grads = torch.autograd.grad(y, list(inputs.values()), self.cotangent)
         return {"y": y.detach()} | dict(zip(inputs, grads, strict=True))
 
 
-def attend(inputs: dict[str, Tensor], geometry: Geometry, backend: Any) -> Tensor:
+def attend(inputs: dict[str, Tensor], geometry: Geometry, backend: Any, *, rounded: bool = False) -> Tensor:
     q, k, v, inverse_variance = (inputs[name] for name in ("q", "k", "v", "inverse_variance"))
-    return infinite_attention(q, k, v, inverse_variance, inputs.get("W"), geometry, backend)
+    return infinite_attention(q, k, v, inverse_variance, inputs.get("W"), geometry, backend, rounded=rounded)
 
 
 def problem(case: Case, seed: int = 0, scale: float = 1.0) -> Problem:

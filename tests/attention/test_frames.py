@@ -27,7 +27,7 @@ METHODS = get_args(FrameMethod)
 
 
 def encode(
-    batch: CrystalBatch, method: FrameMethod, backend: str, seed: int = 0, width: float = 1.5
+    batch: CrystalBatch, method: FrameMethod, backend: str, seed: int = 0, width: float = 1.5, *, rounded: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
     """Attention output and the gradients of its arguments, with weights that depend on the elements alone."""
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +40,7 @@ def encode(
     q, k, v, inverse_variance, W, W_angle = leaves
     geometry = Geometry(batch, RadialBasis(16, 8.0))
     angular = AngularEncoding(W_angle, AngularBasis(16, width), method)
-    y = infinite_attention(q, k, v, inverse_variance, W, geometry, backend, angular=angular)
+    y = infinite_attention(q, k, v, inverse_variance, W, geometry, backend, angular=angular, rounded=rounded)
     probe = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
     return y.detach(), list(torch.autograd.grad((y * probe).sum(), leaves))
 

@@ -26,7 +26,7 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
 
 def attention(arguments: Arguments) -> Tensor:
     """Attention over periodic images, (A, H, D)."""
-    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, _ = arguments
     images = geometry.images
     slot_AM, real_AM = geometry.slots
     pair_AM = images.pair[slot_AM]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crystalformers.attention.arguments import Arguments
+from crystalformers.attention.backends.cpu.accuracy import BFLOAT16, FLOAT32, Accuracy
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.backends.cpu.images import LANES, PTR, CpuImages, KernelInput, unsupported_images
 from crystalformers.attention.frames.encoding import AngularEncoding, static_frames
@@ -39,7 +40,7 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
 
 def attention(arguments: Arguments) -> Tensor:
     """Attention over periodic images, (A, H, D), float32 on the CPU."""
-    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, rounded = arguments
     heads = q_AHD.shape[1]
     pad = -heads % LANES
 
@@ -49,12 +50,14 @@ def attention(arguments: Arguments) -> Tensor:
     q_ADH, k_ADH, v_ADH = (padded(t.mT) for t in (q_AHD / math.sqrt(q_AHD.shape[-1]), k_AHD, v_AHD))
     decay_AH = padded(0.5 * inverse_variance_AH, 1.0)
     images = geometry.cached(CpuImages.of, torch.is_grad_enabled())
+    accuracy = BFLOAT16 if rounded else FLOAT32
     count = 0 if W_HDK is None else geometry.basis.count
     series = frames = None
     if angular is not None:
-        series = geometry.cached(CosineSeries.of, angular.basis)
-        frames = _frames(q_ADH, k_ADH, decay_AH, images, series, geometry, angular, heads)
-    kernel_input = KernelInput.of(images, series, frames, 1.0 if angular is None else angular.tie_width, count)
+        series = geometry.cached(CosineSeries.of, angular.basis, accuracy.series)
+        frames = _frames(q_ADH, k_ADH, decay_AH, images, series, geometry, angular, heads, accuracy)
+    tie_width = 1.0 if angular is None else angular.tie_width
+    kernel_input = KernelInput.of(images, series, frames, tie_width, count, accuracy)
     image_sum = torch.ops.crystalformers.cpu_image_sum if torch.compiler.is_compiling() else ImageSum.apply
     y_ADH, sums_HAN, _ = image_sum(q_ADH, k_ADH, v_ADH, decay_AH, *kernel_input)  # type: ignore[no-untyped-call]
     if pad:  # not free even where nothing is cut off: the gradient of a slice is copied
@@ -78,6 +81,7 @@ def _frames(
     geometry: Geometry,
     angular: AngularEncoding,
     heads: int,
+    accuracy: Accuracy,
 ) -> PackedFrames | None:
     """Frames given to the kernel; None for max frames, which it finds itself."""
     atoms, _, padded = q_ADH.shape
@@ -85,7 +89,7 @@ def _frames(
         return None
     if angular.frame == "weighted-pca":
         moments = decay_AH.new_empty(atoms, padded, 6)
-        kernel_input = KernelInput.of(images, series, None, 1.0, 0).pointers(q_ADH)
+        kernel_input = KernelInput.of(images, series, None, 1.0, 0, accuracy).pointers(q_ADH)
         in_parallel(BoundKernel("image_moments", kernel_input, q_ADH, k_ADH, decay_AH, moments), images.ptr)
         symmetric = moments[:, :heads, [0, 3, 5, 3, 1, 4, 5, 4, 2]].reshape(-1, 3, 3).double()
         return PackedFrames.of(principal_axes(symmetric, angular.tie_width), atoms, heads, padded, series.orders)

@@ -19,9 +19,6 @@ from crystalformers.attention.frames.local import Frames, PrincipalAxes
 from crystalformers.attention.geometry import Geometry
 from crystalformers.images import pointers
 
-SERIES_ERROR = 3e-7
-"""Bound on the error of the angular functions, and on what sums over images with them may leave out."""
-
 READ_AHEAD = 16
 """Directions that the kernel may read beyond the last image: the largest BLOCK of cosines.h."""
 
@@ -33,7 +30,7 @@ class CosineSeries:
     Attributes:
         direction: unit vectors of the images, then zeros, (E + READ_AHEAD, 3) float32.
         coefficients: C with an even number of orders, then a row of means over all axes, (orders + 1, K) float32.
-        tail: what the orders l, l + 1, ... add to a function at most, in units of SERIES_ERROR, (orders,) float32.
+        tail: what the orders l, l + 1, ... add to a function at most, in units of the series' error, (orders,) float32.
     """
 
     direction: Tensor
@@ -41,9 +38,9 @@ class CosineSeries:
     tail: Tensor
 
     @classmethod
-    def of(cls, geometry: Geometry, basis: AngularBasis) -> CosineSeries:
-        """For images with directions and the functions of a model."""
-        return cls(geometry.cached(_directions), *_coefficients(basis))
+    def of(cls, geometry: Geometry, basis: AngularBasis, error: float) -> CosineSeries:
+        """For images with directions and the functions of a model, right to `error`."""
+        return cls(geometry.cached(_directions), *_coefficients(basis, error))
 
     @property
     def orders(self) -> int:
@@ -63,10 +60,10 @@ def _directions(geometry: Geometry) -> Tensor:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # what is cached during a prediction must serve a training that follows
-def _coefficients(basis: AngularBasis) -> tuple[Tensor, Tensor]:
+def _coefficients(basis: AngularBasis, error: float) -> tuple[Tensor, Tensor]:
     """`CosineSeries.coefficients` and `CosineSeries.tail`."""
-    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, SERIES_ERROR))
-    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / SERIES_ERROR
+    series = chebyshev_series(basis, orders_for(basis.width * basis.spacing, error))
+    tail = series.abs().flip(0).cumsum(0).flip(0).amax(1) / error
     return torch.cat([series, basis.sphere(series)[None]]).float(), tail.float()
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crystalformers.attention.backends.cpu.accuracy import Accuracy
 from crystalformers.attention.backends.cpu.cosines import CosineSeries, PackedFrames
 from crystalformers.attention.chebyshev import chebyshev_series, orders_for, power_series
 from crystalformers.attention.geometry import Geometry
@@ -47,7 +48,7 @@ class CKernelInput(ctypes.Structure):
     _fields_ = (
         *[(name, ctypes.c_void_p) for name in ("distance", "envelope", "pair", "ptr", "pair_ptr", "pair_source")],
         *[(name, ctypes.c_void_p) for name in ("direction", "tail", "frame_ptr", "frames", "isotropic", "radial")],
-        *[(name, ctypes.c_float) for name in ("spacing", "tie_width")],
+        *[(name, ctypes.c_float) for name in ("spacing", "tie_width", "negligible", "negligible_backward")],
         *[
             (name, ctypes.c_int64)
             for name in ("windows", "terms", "count", "orders", "atoms", "head_groups", "head_dim")
@@ -152,7 +153,13 @@ class KernelInput(NamedTuple):
 
     @classmethod
     def of(
-        cls, images: CpuImages, series: CosineSeries | None, frames: PackedFrames | None, tie_width: float, count: int
+        cls,
+        images: CpuImages,
+        series: CosineSeries | None,
+        frames: PackedFrames | None,
+        tie_width: float,
+        count: int,
+        accuracy: Accuracy,
     ) -> KernelInput:
         """From a batch, its frames and the settings of a model."""
         none = torch.empty(0)
@@ -166,7 +173,8 @@ class KernelInput(NamedTuple):
         tensors += [images.pair_target, images.by_source, images.source_ptr]
         terms, lanes = images.radial.shape
         orders = 0 if series is None else series.orders
-        return cls(tensors, [images.spacing, tie_width], [lanes // WINDOW_LANES, terms, count, orders])
+        numbers = [images.spacing, tie_width, accuracy.negligible, accuracy.negligible_backward]
+        return cls(tensors, numbers, [lanes // WINDOW_LANES, terms, count, orders])
 
     def pointers(self, q_ADH: Tensor) -> CKernelInput:
         """As the kernel takes it; the tensors must outlive it."""

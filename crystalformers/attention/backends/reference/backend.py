@@ -37,7 +37,7 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
 
 def attention(arguments: Arguments) -> Tensor:
     """Attention over periodic images by brute force, (A, H, D)."""
-    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, _ = arguments
     batch, exact = geometry.batch, geometry.batch.in_float64()
     rows = []
     for crystal, (first, last) in enumerate(pairwise(batch.ptr.tolist())):

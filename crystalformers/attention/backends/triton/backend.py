@@ -39,7 +39,7 @@ def unsupported_reason(q_AHD: Tensor, geometry: Geometry, angular: AngularEncodi
 
 def attention(arguments: Arguments) -> Tensor:
     """Attention over periodic images, (A, H, D), see `unsupported_reason`."""
-    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular = arguments
+    q_AHD, k_AHD, v_AHD, inverse_variance_AH, W_HDK, geometry, angular, _ = arguments
     basis, dtype = geometry.basis, v_AHD.dtype
     count = 0 if W_HDK is None else basis.count
     spacing, per_width = (basis.spacing, 1 / (basis.width * basis.spacing)) if count else (1.0, 1.0)
