@@ -7,7 +7,8 @@
 The recipes are those of `matbench.yaml`. `search` drops the test rows of fold 0 and trains on nine tenths of what is
 left, once a recipe and seed; the validation errors on the other tenth decide. So no test row of fold 0 is looked at;
 the validation rows are test rows of other folds, for which they choose the recipe and nothing else. `run` does what
-`crystalformers benchmark` does. Run folders are in runs/matbench and continue where they were interrupted.
+`crystalformers benchmark` does, and trains no fold and seed again that the results have. Run folders are in
+runs/matbench and continue where they were interrupted.
 In benchmarks/results/accuracy/TASK are, for each recipe, all predictions (NAME.parquet: fold, id, member, label,
 prediction), settings and errors (NAME.json), and the file that the package of Matbench reads (NAME.matbench.json).
 `table` computes every error from the predictions; `matbench_published.yaml` has those of others.
@@ -94,38 +95,67 @@ def search(task: str, names: Sequence[str], seeds: Sequence[int]) -> None:
             print(f"{name} seed {seed}: val MAE {error['mae']:.4g} {error['unit']}", flush=True)
 
 
-def run_all(task: str, name: str, folds: Sequence[int], seeds: int) -> None:
-    """Train and predict every fold and seed; copy the predictions to the results."""
-    target, output = TARGETS[task], RUNS / task / "run" / name
+def run_all(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) -> None:
+    """Train and predict every fold and seed that the results do not have yet; add each to them when it is done."""
+    target, output, settings = TARGETS[task], RUNS / task / "run" / name, recipes(task)[name]
     table = open_table(shared() / "data" / f"{task}.parquet")
-    results = run_folds(
-        table,
-        target,
-        output,
-        Recipe.parse({"seed": 0, **recipes(task)[name]}),
-        folds=folds,
-        seeds=seeds,
-        resume=True,
-        done=lambda fold, seed, error: print(f"{name} fold {fold} seed {seed}: {error:.4g} {target.unit}", flush=True),
-    )
-    settings, folder = recipes(task)[name], OUT / task
+    rows, inits = results_so_far(task, name)
+    for seed in seeds:
+        for fold in folds:
+            if any(row["fold"] == fold and row["member"] == seed for row in rows):
+                continue
+            recipe = Recipe.parse({"split_seed": 0, **settings, "seed": seed})
+            results = run_folds(table, target, output, recipe, folds=[fold], resume=True)
+            print(f"{name} fold {fold} seed {seed}: {results.errors()[fold][seed]:.4g} {target.unit}", flush=True)
+            rows = sorted(rows + results.rows, key=lambda row: (row["member"], row["fold"]))
+            inits |= json.loads((output / RESULT).read_text(encoding="utf-8"))["inits"]
+            write_results(task, name, rows, {"settings": settings, "inits": inits})
+
+
+def results_so_far(task: str, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Predictions of the folds and seeds that are done, and what is known of the models that they started from.
+
+    Raises:
+        SystemExit: if they were trained with other settings than those of the recipe now.
+    """
+    path = OUT / task / f"{name}.parquet"
+    if not path.exists():
+        return [], {}
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if about["settings"] != recipes(task)[name]:
+        raise SystemExit(f"{path.name} was made with {about['settings']}: give the new recipe another name.")
+    return pq.read_table(path).to_pylist(), about["inits"]
+
+
+def write_results(task: str, name: str, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Replace the files of a recipe; the one for Matbench as soon as all folds are done."""
+    folder = OUT / task
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{name}.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(results.rows), temporary)
-    inits = json.loads((output / RESULT).read_text(encoding="utf-8"))["inits"]
-    about = {"settings": settings, "inits": inits, "machine": machine(), "versions": versions()}
-    write_json(folder / f"{name}.json", {**results.summary(), **about})
-    if len(results.means()) == len(FOLDS):
-        about = {"algorithm": f"crystalformers: {name}", "settings": settings, "seeds": seeds}
-        write_matbench(folder / f"{name}.matbench.json", task, results, about)
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
+    summary = FoldResults(TARGETS[task], rows).summary()
+    write_json(folder / f"{name}.json", {**summary, **about, "machine": machine(), "versions": versions()})
+    complete = complete_seeds(task, rows)
+    if complete.rows:
+        seeds = sorted({row["member"] for row in complete.rows})
+        algorithm = {"algorithm": f"crystalformers: {name}", "settings": about["settings"], "seeds": len(seeds)}
+        write_matbench(folder / f"{name}.matbench.json", task, complete, algorithm)
+
+
+def complete_seeds(task: str, rows: Sequence[dict[str, Any]]) -> FoldResults:
+    """The predictions of the seeds with which every fold was trained."""
+    folds_of: dict[int, set[int]] = {}
+    for row in rows:
+        folds_of.setdefault(row["member"], set()).add(row["fold"])
+    return FoldResults(TARGETS[task], [row for row in rows if folds_of[row["member"]] == set(FOLDS)])
 
 
 def results_of(task: str) -> dict[str, FoldResults]:
-    """What was predicted of a task, by recipe, if all folds were."""
+    """What was predicted of a task, by recipe, with the seeds that have all folds."""
     found = {}
     for path in sorted((OUT / task).glob("*.parquet")):
-        results = FoldResults(TARGETS[task], pq.read_table(path).to_pylist())
-        if len(results.means()) == len(FOLDS):
+        results = complete_seeds(task, pq.read_table(path).to_pylist())
+        if results.rows:
             found[path.stem] = results
     return found
 
@@ -180,7 +210,7 @@ def main() -> None:
     options.add_argument("--task", choices=TARGETS, help="needed by `search` and `run`")
     options.add_argument("--recipe", nargs="+", help="names in matbench.yaml; default: all")
     options.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
-    options.add_argument("--seeds", type=int, nargs="+", default=[0], help="of `run`, how many there are counts")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
     if given.action == "table":
@@ -194,7 +224,7 @@ def main() -> None:
         search(given.task, names, given.seeds)
     else:
         for name in names:
-            run_all(given.task, name, given.folds, len(given.seeds))
+            run_all(given.task, name, given.folds, given.seeds)
 
 
 if __name__ == "__main__":
