@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, ROOT, parser, shared, write_results
+from benchmarks.harness import RESULTS, parser, shared, write_results
+from benchmarks.pages import ComputedTable
 
 STRUCTURES = 1_000_000_000
-PAGE = ROOT / "docs" / "billion.md"
-BEGIN, END = "<!-- computed by benchmarks/billion.py -->\n", "<!-- end -->"
+TABLE = ComputedTable("billion.md", "a billion structures", "billion.py")
 
 CORES_OF_A_MACHINE = 64
 MACHINES = 10
@@ -173,10 +172,7 @@ def main() -> None:
     if given.task == "measure":
         write_results(given.output, {"table": given.table.name, **measure(given.table, given.structures)}, "pyarrow")
     else:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(
-            re.sub(f"(?<={re.escape(BEGIN)}).*?(?={END})", lambda _: table(), page, flags=re.DOTALL), "utf-8"
-        )
+        TABLE.write(table())
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import torch
 import yaml
 
 from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
+from benchmarks.pages import ComputedTable
 from crystalformers import Recipe, Target, fit, open_table
 from crystalformers.benchmark import FoldResults, run_folds, write_matbench
 from crystalformers.benchmark.folds import RESULT
@@ -44,7 +45,6 @@ TARGETS = {
 FOLDS = range(5)
 RUNS = ROOT / "runs" / "matbench"
 OUT = RESULTS / "accuracy"
-PAGE = ROOT / "docs" / "accuracy.md"
 
 
 def recipes(task: str) -> dict[str, dict[str, Any]]:
@@ -188,19 +188,9 @@ def table(task: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def marks(task: str) -> tuple[str, str]:
-    """What stands before and after the table of a task in the page."""
-    return f"<!-- {task}: computed by benchmarks/accuracy/matbench.py -->\n", f"<!-- end of {task} -->"
-
-
-def write_page() -> None:
-    """Put the tables into docs/accuracy.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    for task in TARGETS:
-        before, after = marks(task)
-        head, rest = text.split(before)
-        text = head + before + table(task) + after + rest.split(after)[1]
-    PAGE.write_text(text, encoding="utf-8")
+def computed(task: str) -> ComputedTable:
+    """The table of a task in the documentation."""
+    return ComputedTable("accuracy.md", task, "accuracy/matbench.py")
 
 
 def main() -> None:
@@ -214,7 +204,8 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
     if given.action == "table":
-        write_page()
+        for task in TARGETS:
+            computed(task).write(table(task))
         return
     if given.task is None:
         options.error("name the --task")
