@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.claims                       # what is missing, seed by seed
     python -m benchmarks.accuracy.claims --only max "no frames"
-    python -m benchmarks.accuracy.claims --table               # errors and paired differences so far
+    python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
 
 Contenders, budget and data are in `claims.yaml`. Both weights of a run are measured on the test rows, those averaged
 over the last epochs and those of the best validation epoch; neither is chosen by them. One line of JSON a run in
@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, print_table, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
+from benchmarks.pages import ComputedTable
 from crystalformers import Recipe, Target, fit, open_table
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RUNS = ROOT / "runs" / "claims"
 OUT = RESULTS / "accuracy" / "claims.jsonl"
+TABLE = ComputedTable("claims.md", "claims", "accuracy/claims.py")
 BASELINE = "no frames"
 
 
@@ -66,32 +68,45 @@ def run(settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
     return {"contender": name, "seed": seed, "errors": errors, **about, "machine": machine(), "versions": versions()}
 
 
-def print_errors(done: list[dict[str, Any]], data: dict[str, Any]) -> None:
-    """Test errors by weights, and the paired change against `BASELINE`: mean and standard deviation over seeds."""
+def results() -> list[dict[str, Any]]:
+    """The runs that are done."""
+    return [json.loads(line) for line in OUT.read_text(encoding="utf-8").splitlines()] if OUT.exists() else []
 
-    def error(row: dict[str, Any], target: str, weights: str) -> float:
-        return float(row["errors"][target][weights]["test"])
+
+def error_of(row: dict[str, Any], target: str, weights: str = "averaged") -> float:
+    """Mean absolute error of a run on the test rows."""
+    return float(row["errors"][target][weights]["test"])
+
+
+def paired_changes(done: list[dict[str, Any]], name: str, target: str) -> list[float]:
+    """How much more a contender errs than `BASELINE` with the same seed, in per cent, by seed."""
+    baseline = {row["seed"]: error_of(row, target) for row in done if row["contender"] == BASELINE}
+    own = {row["seed"]: error_of(row, target) for row in done if row["contender"] == name}
+    return [100 * (own[seed] / baseline[seed] - 1) for seed in sorted(own.keys() & baseline.keys())]
+
+
+def errors_table(done: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """Test errors by weights, and the paired change against `BASELINE`: mean and standard deviation over seeds."""
 
     def spread(values: list[float], form: str) -> str:
         return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):.2g}" if values[1:] else "")
 
-    headers, table = ["", "seeds"], []
-    for target in data["targets"]:
-        headers += [f"{target['name']} ({target['unit']})", "best epoch", f"against {BASELINE}"]
-    for name in dict.fromkeys(row["contender"] for row in done):
+    heads, targets = ["", "seeds"], settings["data"]["targets"]
+    for target in targets:
+        heads += [f"{target['name'].replace('_', ' ')} ({target['unit']})", "best epoch", f"against {BASELINE}"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in settings["contenders"]:
         own = [row for row in done if row["contender"] == name]
+        if not own:
+            continue
         cells = [name, str(len(own))]
-        for target in (target["name"] for target in data["targets"]):
-            baseline = {row["seed"]: error(row, target, "averaged") for row in done if row["contender"] == BASELINE}
-            cells += [spread([error(row, target, weights) for row in own], ".4f") for weights in ("averaged", "best")]
-            paired = [
-                100 * (error(row, target, "averaged") / baseline[row["seed"]] - 1)
-                for row in own
-                if row["seed"] in baseline
-            ]
-            cells.append(f"{spread(paired, '+.1f')} %" if paired else "-")
-        table.append(cells)
-    print_table(headers, table)
+        for target in (target["name"] for target in targets):
+            for weights in ("averaged", "best"):
+                cells.append(spread([error_of(row, target, weights) for row in own], ".4f"))
+            paired = paired_changes(done, name, target)
+            cells.append(f"{spread(paired, '+.1f')} %" if paired and name != BASELINE else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -100,14 +115,13 @@ def main() -> None:
     options: argparse.ArgumentParser = parser(__doc__)
     options.add_argument("--only", nargs="*", choices=settings["contenders"], help="only these contenders")
     options.add_argument("--seeds", type=int, nargs="*", default=settings["seeds"])
-    options.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
+    options.add_argument("--table", action="store_true", help="put what was measured into docs/claims.md")
     given = options.parse_args()
     torch.set_num_threads(settings["recipe"]["threads"])
-    done = [json.loads(line) for line in OUT.read_text().splitlines()] if OUT.exists() else []
     if given.table:
-        print_errors(done, settings["data"])
+        TABLE.write(errors_table(results(), settings))
         return
-    finished = [(row["contender"], row["seed"]) for row in done]
+    finished = [(row["contender"], row["seed"]) for row in results()]
     for seed in given.seeds:
         for name in given.only or settings["contenders"]:
             if (name, seed) not in finished:

@@ -1,0 +1,42 @@
+"""Draw docs/claims.png: how much more or less each variant errs than a Crystalformer with the same seed.
+
+python -m docs.make_claims_figure
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+
+from benchmarks.accuracy.claims import BASELINE, SETTINGS, paired_changes, results
+from crystalformers.plots import plot_style, save
+from crystalformers.plots.style import INK, OTHER_COLOUR, RULE
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """One panel a target: a dot for each seed, a bar for their mean."""
+    settings, done = yaml.safe_load(SETTINGS.read_text(encoding="utf-8")), results()
+    measured = {row["contender"] for row in done} - {BASELINE}
+    names = [name for name in settings["contenders"] if name in measured]
+    targets = [target["name"] for target in settings["data"]["targets"]]
+    with plot_style():
+        figure = Figure(figsize=(8, 0.9 + 0.38 * len(names)), layout="constrained")
+        for panel, target in zip(figure.subplots(1, len(targets), sharey=True), targets, strict=True):
+            for place, name in enumerate(names):
+                changes = paired_changes(done, name, target)
+                panel.scatter(changes, [place] * len(changes), s=18, color=OTHER_COLOUR, zorder=2)
+                panel.plot([np.mean(changes)] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=1.5)
+            panel.axvline(0, color=RULE, linewidth=0.8)
+            panel.set(xlabel=f"change of the test error, {target.replace('_', ' ')} (%)")
+            panel.set_yticks(range(len(names)), names)
+            panel.set_ylim(len(names) - 0.5, -0.5)
+        save(figure, ROOT / "docs" / "claims.png")
+
+
+if __name__ == "__main__":
+    main()
