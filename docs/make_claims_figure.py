@@ -25,14 +25,14 @@ def main() -> None:
     names = [name for name in settings["contenders"] if name in measured]
     targets = [target["name"] for target in settings["data"]["targets"]]
     with plot_style():
-        figure = Figure(figsize=(8, 0.9 + 0.38 * len(names)), layout="constrained")
+        figure = Figure(figsize=(8, 1.3 + 0.38 * len(names)), layout="constrained")
         for panel, target in zip(figure.subplots(1, len(targets), sharey=True), targets, strict=True):
             for place, name in enumerate(names):
                 changes = paired_changes(done, name, target)
                 panel.scatter(changes, [place] * len(changes), s=18, color=OTHER_COLOUR, zorder=2)
                 panel.plot([np.mean(changes)] * 2, [place - 0.3, place + 0.3], color=INK, linewidth=1.5)
             panel.axvline(0, color=RULE, linewidth=0.8)
-            panel.set(xlabel=f"change of the test error, {target.replace('_', ' ')} (%)")
+            panel.set(title=target.replace("_", " "), xlabel="change of the test error (%)")
             panel.set_yticks(range(len(names)), names)
             panel.set_ylim(len(names) - 0.5, -0.5)
         save(figure, ROOT / "docs" / "claims.png")
