@@ -73,15 +73,18 @@ def results() -> list[dict[str, Any]]:
     return [json.loads(line) for line in OUT.read_text(encoding="utf-8").splitlines()] if OUT.exists() else []
 
 
-def error_of(row: dict[str, Any], target: str, weights: str = "averaged") -> float:
-    """Mean absolute error of a run on the test rows."""
-    return float(row["errors"][target][weights]["test"])
+def error_of(row: dict[str, Any], target: str, weights: str = "averaged", split: str = "test") -> float:
+    """Mean absolute error of a run."""
+    return float(row["errors"][target][weights][split])
 
 
-def paired_changes(done: list[dict[str, Any]], name: str, target: str) -> list[float]:
+def paired_changes(done: list[dict[str, Any]], name: str, target: str, split: str = "test") -> list[float]:
     """How much more a contender errs than `BASELINE` with the same seed, in per cent, by seed."""
-    baseline = {row["seed"]: error_of(row, target) for row in done if row["contender"] == BASELINE}
-    own = {row["seed"]: error_of(row, target) for row in done if row["contender"] == name}
+
+    def by_seed(contender: str) -> dict[int, float]:
+        return {row["seed"]: error_of(row, target, split=split) for row in done if row["contender"] == contender}
+
+    baseline, own = by_seed(BASELINE), by_seed(name)
     return [100 * (own[seed] / baseline[seed] - 1) for seed in sorted(own.keys() & baseline.keys())]
 
 
@@ -93,7 +96,12 @@ def errors_table(done: list[dict[str, Any]], settings: dict[str, Any]) -> str:
 
     heads, targets = ["", "seeds"], settings["data"]["targets"]
     for target in targets:
-        heads += [f"{target['name'].replace('_', ' ')} ({target['unit']})", "best epoch", f"against {BASELINE}"]
+        heads += [
+            f"{target['name'].replace('_', ' ')} ({target['unit']})",
+            "best epoch",
+            f"against {BASELINE}",
+            "on validation rows",
+        ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in settings["contenders"]:
         own = [row for row in done if row["contender"] == name]
@@ -103,8 +111,9 @@ def errors_table(done: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         for target in (target["name"] for target in targets):
             for weights in ("averaged", "best"):
                 cells.append(spread([error_of(row, target, weights) for row in own], ".4f"))
-            paired = paired_changes(done, name, target)
-            cells.append(f"{spread(paired, '+.1f')} %" if paired and name != BASELINE else "")
+            for split in ("test", "val"):
+                paired = paired_changes(done, name, target, split)
+                cells.append(f"{spread(paired, '+.1f')} %" if paired and name != BASELINE else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
