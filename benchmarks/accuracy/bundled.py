@@ -1,4 +1,4 @@
-"""Errors of the bundled models on the test split of the Materials Project table: the figures of the README."""
+"""Errors of the bundled model on the test split of the Materials Project table: the figures of the README."""
 
 from __future__ import annotations
 
@@ -55,7 +55,12 @@ def print_scores(reports: Sequence[dict[str, Any]]) -> None:
 
 def arguments() -> argparse.Namespace:
     options = parser(__doc__)
-    options.add_argument("-m", "--model", action="append", help="bundled name, run folder or weight file; repeatable")
+    options.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        help=f"bundled name, run folder or weight file; repeatable; default: {bundled.DEFAULT}",
+    )
     options.add_argument("--table", type=Path, default=shared() / "data" / "mp36k.parquet")
     options.add_argument("--split", default="test")
     options.add_argument("--output", type=Path, default=RESULTS / "accuracy.json")
@@ -68,7 +73,7 @@ def main() -> None:
         raise SystemExit(f"NOT MEASURED: {given.table.name} was not found; name a labelled table with --table.")
     table = open_table(given.table)
     reports = []
-    for name in given.model or bundled.names():
+    for name in given.model or [bundled.DEFAULT]:
         model = load_model(name)
         report, evaluation = measure(model, table, given.split)
         reports.append(report)
