@@ -186,6 +186,25 @@ def write_results(path: Path, results: Mapping[str, Any], *packages: str) -> Non
     print(f"wrote {path.name}")
 
 
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results, one run a line; an incomplete last line, left by a crash, is removed from it."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        print(f"{path.name}: the last line was incomplete; its run is repeated.")
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def record(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a run, as one line of JSON, to a file of results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that shows the docstring of a script as it is."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

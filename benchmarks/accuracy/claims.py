@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded, shared, versions
 from benchmarks.pages import ComputedTable
 from crystalformers import Recipe, Target, fit, open_table
 
@@ -70,7 +70,7 @@ def run(settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
 
 def results() -> list[dict[str, Any]]:
     """The runs that are done."""
-    return [json.loads(line) for line in OUT.read_text(encoding="utf-8").splitlines()] if OUT.exists() else []
+    return recorded(OUT)
 
 
 def error_of(row: dict[str, Any], target: str, weights: str = "averaged", split: str = "test") -> float:
@@ -135,9 +135,7 @@ def main() -> None:
         for name in given.only or settings["contenders"]:
             if (name, seed) not in finished:
                 row = run(settings, name, seed)
-                OUT.parent.mkdir(parents=True, exist_ok=True)
-                with OUT.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                record(OUT, row)
                 print(f"{name} seed {seed}: {row['errors']} in {row['seconds']} s", flush=True)
 
 

@@ -32,7 +32,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.accuracy.doubt import by_flag, coverage
-from benchmarks.harness import RESULTS, ROOT, machine, print_table, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, print_table, record, recorded, shared, versions
 from crystalformers import Recipe, Target, evaluate_model, fit, load_model, open_table
 from crystalformers.elements import load_elements
 from crystalformers.elements.composition import composition_features
@@ -186,8 +186,11 @@ def tasks() -> dict[str, Task]:
 
 def results(measured: Measured) -> list[dict[str, Any]]:
     """The recorded runs."""
-    path = OUT / f"fine-tuning-{measured}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return recorded(_results_file(measured))
+
+
+def _results_file(measured: str) -> Path:
+    return OUT / f"fine-tuning-{measured}.jsonl"
 
 
 def _mean(errors: list[float], form: str = ".3g") -> str:
@@ -231,16 +234,13 @@ def main() -> None:
     if given.table:
         print_errors(done)
         return
-    path = OUT / f"fine-tuning-{given.action}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
         if (name, size, seed, recipe) in finished or (given.seeds is not None and seed not in given.seeds):
             continue
         row = run(name, tasks()[name], given.action, size, seed, contender, recipe)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        record(_results_file(given.action), row)
         print(
             f"{name} {size} seed {seed} {contender}: {row['mae']:.4g} {row['unit']} in {row['seconds']} s", flush=True
         )

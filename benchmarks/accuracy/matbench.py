@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded, shared, versions
 from benchmarks.pages import ComputedTable
 from crystalformers import Recipe, Target, fit, open_table
 from crystalformers.benchmark import FoldResults, run_folds, write_matbench
@@ -77,7 +77,7 @@ def train(task: str, name: str, seed: int) -> Path:
 def search(task: str, names: Sequence[str], seeds: Sequence[int]) -> None:
     """Add the validation error of each recipe and seed that is not there yet."""
     path = OUT / f"{task}-search.jsonl"
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = recorded(path)
     for seed in seeds:
         for name in names:
             settings = recipes(task)[name]
@@ -89,9 +89,7 @@ def search(task: str, names: Sequence[str], seeds: Sequence[int]) -> None:
             error = summary["errors"]["val"][TARGETS[task].name]
             row = {"task": task, "recipe": name, "seed": seed, "val_mae": error["mae"], "unit": error["unit"]}
             row |= {"rows": summary["rows"], "seconds": round(time.monotonic() - start), "settings": settings}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**row, "machine": machine(), "versions": versions()}) + "\n")
+            record(path, {**row, "machine": machine(), "versions": versions()})
             print(f"{name} seed {seed}: val MAE {error['mae']:.4g} {error['unit']}", flush=True)
 
 

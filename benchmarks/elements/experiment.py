@@ -17,7 +17,6 @@ are paired. Test rows are used once, at the end of a run.
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmarks.elements.data import TASKS, overlap
 from benchmarks.elements.summary import REFERENCE, markdown, summarise
 from benchmarks.elements.training import BACKENDS, Run, carry_out, fingerprint
-from benchmarks.harness import RESULTS, parser, write_results
+from benchmarks.harness import RESULTS, parser, record, recorded, write_results
 
 FOLDER = RESULTS / "elements"
 
@@ -110,14 +109,12 @@ def main() -> None:
 
 def run_all(runs: list[Run], path: Path, jobs: int, minutes: float | None) -> None:
     """Carry out the runs that are not in the file yet, and append a line for each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = {key(line) for line in read(path)}
+    done = {key(line) for line in recorded(path)}
     waiting = [run for run in runs if identity(run) not in done]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} done, {len(waiting)} to do", flush=True)
     start = time.monotonic()
     for number, line in enumerate(results(waiting, jobs, minutes), 1):
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        record(path, line)
         left = (time.monotonic() - start) / number * (len(waiting) - number) / 60
         what = " ".join(str(line[name]) for name in ("task", "size", "backend", "table", "mode", "seed"))
         print(f"{number}/{len(waiting)}  {what}: {line['mae']:.4f} {line['unit']}  ({left:.0f} min left)", flush=True)
@@ -150,22 +147,10 @@ def identity(run: Run) -> tuple[Any, ...]:
     return key({**asdict(run), "fingerprint": fingerprint(run.source)})
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; an incomplete last line, left by a crash, is removed from the file."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        print(f"{path.name}: the last line was incomplete; its run is repeated.")
-        path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
 def write_summary(recipe: Recipe, path: Path, against: str) -> None:
     """Write the summary of the runs of a recipe next to the raw lines."""
     wanted = {identity(run) for run in recipe.runs()}
-    lines = [line for line in read(path) if key(line) in wanted]
+    lines = [line for line in recorded(path) if key(line) in wanted]
     if not lines:
         print("no results yet")
         return

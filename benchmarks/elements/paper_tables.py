@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.elements.data import EXCLUDED, FRONT_END, TASKS, load
 from benchmarks.elements.training import BACKENDS, BackEnd, Run, carry_out
-from benchmarks.harness import RESULTS, ROOT, parser, shared, write_results
+from benchmarks.harness import RESULTS, ROOT, parser, record, recorded, shared, write_results
 from crystalformers.checkpoint import read_description
 from crystalformers.elements.trained import from_model
 from crystalformers.files import write_atomically
@@ -38,6 +38,7 @@ from crystalformers.training.recipe import Recipe
 
 RUNS = ROOT / "runs" / "elements" / "paper"
 OUTPUT = RESULTS / "elements" / "paper-tables.json"
+LINES = OUTPUT.with_suffix(".jsonl")
 PROPERTIES = {
     "f": TASKS["mp36k-energy"].target,
     "b": TASKS["mp36k-gap"].target,
@@ -114,7 +115,7 @@ def train_front_end(kind: str, epochs: int, crystals: int | None) -> None:
 
 def run_back_ends(backends: list[str], size: int | None, seeds: list[int]) -> None:
     """Train back-ends behind the tables of the front-ends that are there; a run is not repeated."""
-    done = {_key(line) for line in read_lines()}
+    done = {_key(line) for line in recorded(LINES)}
     for seed in seeds:
         for backend in backends:
             for task, name in TASK_NAMES.items():
@@ -123,7 +124,7 @@ def run_back_ends(backends: list[str], size: int | None, seeds: list[int]) -> No
                         run = Run(name, size, SIZED[backend], origin, source, mode, seed)
                         if _key(vars(run)) not in done:
                             line = carry_out(run) | {"source": source if origin in BUNDLED else origin}
-                            append(line)
+                            record(LINES, line)
                             print(backend, origin, mode, task, f"{line['mae']:.4f} {line['unit']}", flush=True)
 
 
@@ -143,21 +144,9 @@ def _key(line: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(line[name] for name in ("task", "size", "backend", "table", "mode", "seed"))
 
 
-def read_lines() -> list[dict[str, Any]]:
-    """The results of all back-ends so far."""
-    path = OUTPUT.with_suffix(".jsonl")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def append(line: dict[str, Any]) -> None:
-    """Add the result of a back-end."""
-    with OUTPUT.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def write_tables() -> None:
     """The tables as Markdown, and what they were drawn from as JSON."""
-    lines, front_ends = read_lines(), _front_ends()
+    lines, front_ends = recorded(LINES), _front_ends()
     text = [_front_end_table(front_ends)]
     titles = {
         "Table 1: vectors of one task": ("none", "one task"),
