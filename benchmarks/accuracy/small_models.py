@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.accuracy.base_model import train_entry
+from benchmarks.accuracy.bundle import bundle
 from benchmarks.harness import ROOT, shared
-from crystalformers.checkpoint import load_checkpoint, save_model
-from crystalformers.prediction.bundled import FOLDER, WEIGHTS
 
 RUNS = ROOT / "runs" / "small-models"
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -44,9 +43,7 @@ def write_table(path: Path, entry: dict[str, Any]) -> None:
 def main() -> None:
     """Train, and put the model into the package."""
     name, entry = train_entry(SETTINGS, RUNS, __doc__, write_table)
-    found = load_checkpoint(RUNS / name / WEIGHTS)
-    card = {**found.card, "data": {**found.card["data"], **entry["data"]}}
-    save_model(FOLDER / f"{name}.safetensors", found.model, found.targets, card, found.arrays)
+    bundle(RUNS / name, name, entry["data"])
 
 
 if __name__ == "__main__":
