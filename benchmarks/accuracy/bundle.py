@@ -1,7 +1,6 @@
 """Put a finished run into the package as a bundled model, with the name and licence of its data on its card.
 
-python -m benchmarks.accuracy.bundle runs/longer materials-project \
-        --data "Materials Project 2020 (mp36k)" --licence "CC BY 4.0"
+python -m benchmarks.accuracy.bundle runs/longer materials-project --data "mp36k" --licence "CC BY 4.0"
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,31 @@ def lemat_parquet(count: int, crystals: Sequence[Crystal] = (), *, columns: bool
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
     return buffer.getvalue()
+
+
+def cif_text(crystal: Crystal) -> str:
+    """A CIF file without symmetry."""
+    a, b, c = np.linalg.norm(crystal.lattice, axis=1)
+    unit = crystal.lattice / np.array([[a], [b], [c]])
+    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
+    lines = ["data_x", *(f"_cell_length_{x} {v:.12f}" for x, v in zip("abc", (a, b, c), strict=True))]
+    lines += [f"_cell_angle_{x} {v:.12f}" for x, v in zip(("alpha", "beta", "gamma"), angles, strict=True)]
+    lines += ["loop_", "_symmetry_equiv_pos_as_xyz", "'x, y, z'", "loop_", "_atom_site_label", "_atom_site_type_symbol"]
+    lines += [f"_atom_site_fract_{x}" for x in "xyz"]
+    for k, (symbol, frac) in enumerate(zip(crystal.symbols, crystal.frac_coords, strict=True)):
+        lines.append(f"{symbol}{k} {symbol} " + " ".join(f"{x:.12f}" for x in frac))
+    return "\n".join(lines) + "\n"
+
+
+def perovskite_zip(path: Path, count: int = 20) -> Path:
+    """A zip of CIF files in a folder, with one that is missing and one that cannot be read."""
+    table = "".join(f"h{k},{-0.5 * k},{'na' if k == 4 else 0.1 * k}\n" for k in range(count + 2))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hoip/id_prop.csv", table)
+        for k, crystal in enumerate(many(count)):
+            archive.writestr(f"hoip/h{k}.cif", cif_text(crystal))
+        archive.writestr(f"hoip/h{count}.cif", "data_x\n")
+    return path
 
 
 def small(split: Split) -> Split:

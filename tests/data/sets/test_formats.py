@@ -17,13 +17,13 @@ from miniatures import (
     megnet_rows,
     modulus_pickles,
     oqmd_rows,
+    perovskite_zip,
     play,
     zipped_json,
 )
 from samples import many
 
 from crystalformers import open_table
-from crystalformers.crystal import Crystal
 from crystalformers.data.sets import Store, find, resolve
 from crystalformers.data.sets.axes import shortest_distance
 from crystalformers.data.sets.entry import Request
@@ -112,36 +112,11 @@ def test_matbench(host: Host, store: Store) -> None:
         assert split.count("val") == 2
 
 
-def cif_text(crystal: Crystal) -> str:
-    """A CIF file without symmetry."""
-    a, b, c = np.linalg.norm(crystal.lattice, axis=1)
-    unit = crystal.lattice / np.array([[a], [b], [c]])
-    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
-    lines = ["data_x", *(f"_cell_length_{x} {v:.12f}" for x, v in zip("abc", (a, b, c), strict=True))]
-    lines += [f"_cell_angle_{x} {v:.12f}" for x, v in zip(("alpha", "beta", "gamma"), angles, strict=True)]
-    lines += ["loop_", "_symmetry_equiv_pos_as_xyz", "'x, y, z'", "loop_", "_atom_site_label", "_atom_site_type_symbol"]
-    lines += [f"_atom_site_fract_{x}" for x in "xyz"]
-    for k, (symbol, frac) in enumerate(zip(crystal.symbols, crystal.frac_coords, strict=True)):
-        lines.append(f"{symbol}{k} {symbol} " + " ".join(f"{x:.12f}" for x in frac))
-    return "\n".join(lines) + "\n"
-
-
-def perovskites(path: Path, count: int = 20) -> Path:
-    """A zip of CIF files in a folder, with one that is missing and one that cannot be read."""
-    table = "".join(f"h{k},{-0.5 * k},{'na' if k == 4 else 0.1 * k}\n" for k in range(count + 2))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("hoip/id_prop.csv", table)
-        for k, crystal in enumerate(many(count)):
-            archive.writestr(f"hoip/h{k}.cif", cif_text(crystal))
-        archive.writestr(f"hoip/h{count}.cif", "data_x\n")
-    return path
-
-
 def test_hybrid_perovskites(store: Store, tmp_path: Path) -> None:
     dataset = find("hybrid-perovskites")
     with pytest.raises(DataSetError, match=r"no address is known for this set.*pass with --from a zip"):
         store.get(dataset)
-    given = perovskites(tmp_path / "mine.zip")
+    given = perovskite_zip(tmp_path / "mine.zip")
     store.get(dataset, Request(store.folder(dataset.name), (given,)))
     table = open_table(dataset.name)
     assert table.ids == [f"h{k}" for k in range(20)]

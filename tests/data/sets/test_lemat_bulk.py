@@ -22,11 +22,11 @@ from crystalformers.data.sets.axes import shortest_distance, vectors_are_columns
 from crystalformers.errors import DataSetError
 
 
-def lemat(monkeypatch: pytest.MonkeyPatch, host: Host, content: bytes) -> None:
+def lemat(monkeypatch: pytest.MonkeyPatch, host: Host, content: bytes, functional: str = "pbe") -> None:
     """Let the hub's client talk to the host."""
     import hashlib
 
-    path = "compatible_pbe/train-00000-of-00001.parquet"
+    path = f"compatible_{functional}/train-00000-of-00001.parquet"
     api = "/api/datasets/LeMaterial/LeMat-Bulk"
     entry = {
         "type": "file",
@@ -38,7 +38,7 @@ def lemat(monkeypatch: pytest.MonkeyPatch, host: Host, content: bytes) -> None:
     info = {"id": "LeMaterial/LeMat-Bulk", "sha": "c" * 40, "siblings": [], "private": False, "tags": []}
     kind = "application/json"
     host.pages[f"{api}/revision/main"] = Page(json.dumps(info).encode(), content_type=kind)
-    host.pages[f"{api}/tree/{'c' * 40}/compatible_pbe"] = Page(json.dumps([entry]).encode(), content_type=kind)
+    host.pages[f"{api}/tree/{'c' * 40}/compatible_{functional}"] = Page(json.dumps([entry]).encode(), content_type=kind)
     host.pages[f"/datasets/LeMaterial/LeMat-Bulk/resolve/{'c' * 40}/{path}"] = Page(content)
     for module in ("huggingface_hub.constants", "huggingface_hub.hf_api", "huggingface_hub.file_download"):
         for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):

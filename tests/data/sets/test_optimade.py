@@ -9,12 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fetching import fetched, optimade_pages, rejected, same_crystals
+from fetching import MP_KEY, fetched, optimade_pages, play_materials_project, rejected, same_crystals
 from host import Host, visible
-from miniatures import (
-    pymatgen_dict,
-)
-from samples import many
 
 from crystalformers import open_table
 from crystalformers.data.sets import Store, find, resolve
@@ -104,26 +100,6 @@ def test_optimade_structures_that_are_not_ordered_crystals(host: Host, store: St
     assert "disordered (Na 0.5 + K 0.5)" in problems[1]
 
 
-CLIENT = """
-from types import SimpleNamespace
-import json, os
-documents = json.load(open(os.environ["DOCUMENTS"]))
-class MPRester:
-    def __init__(self, key):
-        assert key == "my key"
-        self.materials = SimpleNamespace(summary=self)
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        pass
-    def search(self, material_ids=None, fields=()):
-        found = [d for d in documents if material_ids is None or d["material_id"] in material_ids]
-        keep = lambda d: {k: d[k] for k in fields if k != "structure"}
-        made = lambda d: {"structure": SimpleNamespace(as_dict=lambda: d["structure"])} if "structure" in fields else {}
-        return [SimpleNamespace(**keep(d), **made(d)) for d in found]
-"""
-
-
 def test_materials_project(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client is played by a module of the same name."""
     dataset = find("materials-project")
@@ -131,23 +107,12 @@ def test_materials_project(store: Store, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(DataSetError, match=r"needs the package mp-api; pip install 'crystalformers\[mp\]'"):
         store.get(dataset)
     monkeypatch.delitem(sys.modules, "mp_api")
-    package = tmp_path / "packages" / "mp_api"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "client.py").write_text(CLIENT)
-    names = ("formation_energy_per_atom", "band_gap", "energy_above_hull")
-    documents = [
-        {"material_id": f"mp-{k}", "structure": pymatgen_dict(crystal), **dict.fromkeys(names, 0.1 * k)}
-        for k, crystal in enumerate(many(7))
-    ]
-    (tmp_path / "documents.json").write_text(json.dumps(documents))
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    monkeypatch.setenv("DOCUMENTS", str(tmp_path / "documents.json"))
+    play_materials_project(monkeypatch, tmp_path, 7)
     monkeypatch.setattr("crystalformers.data.sets.sources.DOCUMENTS_AT_ONCE", 3)
-    monkeypatch.delenv("MP_API_KEY", raising=False)
+    monkeypatch.delenv("MP_API_KEY")
     with pytest.raises(DataSetError, match="MP_API_KEY is not set"):
         store.get(dataset)
-    monkeypatch.setenv("MP_API_KEY", "my key")
+    monkeypatch.setenv("MP_API_KEY", MP_KEY)
     table = fetched(store, dataset)
     same_crystals(table, 7)
     assert table.labels("band_gap")[5] == pytest.approx(0.5)

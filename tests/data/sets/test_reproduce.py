@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import invoke
-from fetching import optimade_pages
+from fetching import optimade_pages, play_materials_project
 from host import Host
 from miniatures import (
     jarvis_rows,
@@ -22,6 +23,7 @@ from miniatures import (
     megnet_rows,
     modulus_pickles,
     oqmd_rows,
+    perovskite_zip,
     play,
     zipped_json,
 )
@@ -29,6 +31,7 @@ from test_lemat_bulk import lemat
 
 from crystalformers import load_model
 from crystalformers.data.sets import SETS, DataSet, Store
+from crystalformers.data.sets.sources import Optimade
 from crystalformers.reproduction import Result, find, published, read_result
 from crystalformers.training import TrainingInterrupted
 from crystalformers.training.loop import TrainingLoop
@@ -207,10 +210,17 @@ def test_a_split_that_is_not_the_published_one_is_refused(offered: Path, store: 
     assert not Path("runs").exists()
 
 
-OTHERS = [name for name in SETS if name not in MADE]
+MATBENCH = [name for name in SETS if name.startswith("matbench")]
+OPTIMADE = [name for name, dataset in SETS.items() if isinstance(dataset.source, Optimade)]
+LEMAT = {"lemat-bulk": "pbe", "lemat-bulk-pbesol": "pbesol", "lemat-bulk-scan": "scan"}
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name.startswith("matbench")])
+def test_every_set_has_its_chain() -> None:
+    """In this file each set is fetched, converted and trained on."""
+    assert {*MADE, *MATBENCH, *OPTIMADE, *LEMAT, "materials-project", "hybrid-perovskites"} == set(SETS)
+
+
+@pytest.mark.parametrize("name", MATBENCH)
 def test_a_task_of_matbench(
     host: Host, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
@@ -219,14 +229,45 @@ def test_a_task_of_matbench(
     trained(tmp_path, name, label.name)
 
 
-def test_sets_that_grow(host: Host, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", OPTIMADE)
+def test_a_provider_of_optimade(
+    host: Host, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    dataset = SETS[name]
+    assert isinstance(dataset.source, Optimade)
+    optimade_pages(host, COUNT, 10, dataset.source.fields)
+    here = replace(dataset, source=replace(dataset.source, base_url=f"{host.url}/pbe"))
+    monkeypatch.setitem(SETS, name, here)
+    trained(tmp_path, name, dataset.labels[0].name)
+
+
+def test_a_provider_by_its_address(host: Host, store: Store, tmp_path: Path) -> None:
     optimade_pages(host, COUNT, 10)
     url = f"{host.url}/pbe"
     assert invoke("data", "get", url, "--name", "mine", "--field", "_x_gap").exit_code == 0
     trained(tmp_path, "mine", "_x_gap", "--unit", "eV", get=False)
+
+
+@pytest.mark.parametrize(("name", "functional"), LEMAT.items())
+def test_lemat_bulk(
+    host: Host, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, functional: str
+) -> None:
     pytest.importorskip("huggingface_hub")
-    lemat(monkeypatch, host, lemat_parquet(COUNT))
-    trained(tmp_path, "lemat-bulk", "energy")
+    lemat(monkeypatch, host, lemat_parquet(COUNT), functional)
+    trained(tmp_path, name, "energy")
+
+
+def test_the_materials_project(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play_materials_project(monkeypatch, tmp_path, COUNT)
+    trained(tmp_path, "materials-project", "band_gap")
+
+
+def test_hybrid_perovskites(store: Store, tmp_path: Path) -> None:
+    """From a file that the user has collected; two of its rows have no structure."""
+    given = perovskite_zip(tmp_path / "mine.zip", COUNT)
+    fetched = invoke("data", "get", "hybrid-perovskites", "--from", given)
+    assert fetched.exit_code == 0, fetched.stderr
+    trained(tmp_path, "hybrid-perovskites", "formation_energy_per_atom", get=False)
 
 
 def trained(folder: Path, name: str, target: str, *options: str, get: bool = True) -> None:
