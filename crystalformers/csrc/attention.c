@@ -149,25 +149,6 @@ static void release(Scratch *scratch) {
     free(scratch->memory);
 }
 
-/* Rows to columns of an 8 x 8 matrix. */
-INLINE void transpose(heads m[LANES]) {
-    heads t[LANES];
-    for (int k = 0; k < LANES; k += 2) {
-        t[k] = __builtin_shufflevector(m[k], m[k + 1], 0, 8, 2, 10, 4, 12, 6, 14);
-        t[k + 1] = __builtin_shufflevector(m[k], m[k + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-    }
-    for (int half = 0; half < LANES; half += 4)
-        for (int k = half; k < half + 2; k++) {
-            m[k] = __builtin_shufflevector(t[k], t[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            m[k + 2] = __builtin_shufflevector(t[k], t[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-    for (int k = 0; k < 4; k++) {
-        t[k] = __builtin_shufflevector(m[k], m[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        t[k + 4] = __builtin_shufflevector(m[k], m[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-    for (int k = 0; k < LANES; k++) m[k] = t[k];
-}
-
 /* out[h][k] = in[k][h] for `count` rows of LANES heads; rows of `out` lie `stride` apart. */
 INLINE void by_head(float *out, const heads *in, int64_t count, int64_t stride) {
     int64_t k = 0;

@@ -13,33 +13,27 @@
 #define PENALTY_FLOOR 1e-5f
 #define EXACTLY_COLLINEAR 1e-6f
 
-typedef struct {
-    float axis[3][3];
-    float share[3];
-} Frame;
-
-/* A line that axes of frames lie on. psi is a sum over axes, so all that matters is the share of frames in which the
- * line is e_1, e_2 or e_3, in one direction or the other. At a centre of inversion the four frames of largest weight
- * have three lines. */
-typedef struct {
-    float axis[3];
-    float share[2][3]; /* of frames with this axis, and with its negative */
-} Line;
-
-typedef struct {
-    Line *items;
-    int64_t count, capacity;
-} LineList;
-
-/* One line for each of LANES heads; a head with fewer lines than others has share 0 in the later ones. T_l(-t) is
- * T_l(t) for even l and -T_l(t) for odd l, hence the share of the even orders, the first, is a sum and that of the
- * odd ones a difference. */
+/* Lines that axes of frames lie on, LANES side by side. psi is a sum over axes, so all that matters of a line is the
+ * share of frames in which it is e_1, e_2 or e_3, in one direction or the other. At a centre of inversion the four
+ * frames of largest weight have three lines.
+ *
+ * T_l(-t) is T_l(t) for even l and -T_l(t) for odd l, hence the share of the even orders, the first, is the sum of both
+ * directions and that of the odd ones the difference. */
 typedef struct {
     heads axis[3];
     heads share[2][3];
 } Lines;
 
-/* The lines of each head, and the same side by side. */
+#define PARTS ((int)(sizeof(Lines) / sizeof(heads)))
+
+/* The lines of one head, LANES in a group; what no line fills is 0. */
+typedef struct {
+    Lines *groups;
+    int64_t count, capacity;
+} LineList;
+
+/* The lines of each head, and the same with the heads side by side: a head with fewer lines than others has share 0 in
+ * the later ones. */
 typedef struct {
     LineList lane[LANES];
     Lines *rounds;
@@ -51,53 +45,55 @@ typedef struct {
     float share;
 } Candidate;
 
-/* Add axis k of a frame, which may lie on one of the first `lines` lines. */
-static int add_axis(LineList *list, int64_t lines, const float *axis, int k, float share) {
-    if (share == 0) return 0;
-    for (int64_t n = 0; n < lines; n++) {
-        Line *line = &list->items[n];
-        const int down = line->axis[0] * axis[0] + line->axis[1] * axis[1] + line->axis[2] * axis[2] < 0;
-        const float sign = down ? -1 : 1;
-        float apart = 0;
-        for (int x = 0; x < 3; x++) {
-            const float gap = fabsf(line->axis[x] - sign * axis[x]);
-            apart = gap > apart ? gap : apart;
-        }
-        if (apart < ONE_LINE) {
-            line->share[down][k] += share;
-            return 0;
-        }
-    }
-    if (list->count == list->capacity) {
-        const int64_t capacity = list->capacity ? 2 * list->capacity : 16;
-        Line *items = realloc(list->items, capacity * sizeof(Line));
-        if (!items) return 1;
-        list->items = items;
-        list->capacity = capacity;
-    }
-    Line *line = &list->items[list->count++];
-    *line = (Line){.axis = {axis[0], axis[1], axis[2]}};
-    line->share[0][k] = share;
-    return 0;
-}
-
-/* Add a frame. Its own axes lie on three different lines. */
-static int add_frame(LineList *list, const Frame *frame) {
-    const int64_t lines = list->count;
-    for (int k = 0; k < 3; k++)
-        if (add_axis(list, lines, frame->axis[k], k, frame->share[k])) return 1;
-    return 0;
-}
-
-static void free_frames(Frames *frames) {
-    for (int lane = 0; lane < LANES; lane++) free(frames->lane[lane].items);
-    free(frames->rounds);
-}
-
 INLINE int any(heads_int mask) {
     int32_t bits = 0;
     for (int lane = 0; lane < LANES; lane++) bits |= mask[lane];
     return bits != 0;
+}
+
+INLINE heads absolute(heads a) { return (heads)((heads_int)a & 0x7fffffff); }
+
+INLINE int64_t groups_of(int64_t lines) { return (lines + LANES - 1) / LANES; }
+
+/* Add axis k of frames with this share, which may lie on a line that is there. */
+static int add_axis(LineList *list, const float *axis, int k, float share) {
+    const heads_int place = {0, 1, 2, 3, 4, 5, 6, 7};
+    if (share == 0) return 0;
+    for (int64_t g = 0; g < groups_of(list->count); g++) {
+        Lines *lines = &list->groups[g];
+        const heads_int down = lines->axis[0] * axis[0] + lines->axis[1] * axis[1] + lines->axis[2] * axis[2] < 0;
+        heads apart = {0};
+        for (int x = 0; x < 3; x++) {
+            const heads along = (heads)((heads_int)lines->axis[x] ^ (down & INT32_MIN));
+            apart = maximum(apart, absolute(along - axis[x]));
+        }
+        const heads_int same = (apart < ONE_LINE) & (place < (int32_t)(list->count - g * LANES));
+        if (!any(same)) continue;
+        int n = 0;
+        while (!same[n]) n++;
+        lines->share[0][k][n] += share;
+        lines->share[1][k][n] += down[n] ? -share : share;
+        return 0;
+    }
+    const int64_t g = list->count / LANES, n = list->count % LANES;
+    if (g == list->capacity) {
+        const int64_t capacity = g ? 2 * g : 2;
+        Lines *groups = realloc(list->groups, capacity * sizeof(Lines));
+        if (!groups) return 1;
+        list->groups = groups;
+        list->capacity = capacity;
+    }
+    Lines *lines = &list->groups[g];
+    if (!n) *lines = (Lines){{{0}}};
+    for (int x = 0; x < 3; x++) lines->axis[x][n] = axis[x];
+    lines->share[0][k][n] = lines->share[1][k][n] = share;
+    list->count++;
+    return 0;
+}
+
+static void free_frames(Frames *frames) {
+    for (int lane = 0; lane < LANES; lane++) free(frames->lane[lane].groups);
+    free(frames->rounds);
 }
 
 INLINE float smooth_step(float x) {
@@ -108,7 +104,7 @@ INLINE float smooth_step(float x) {
 /* Score of an image as second axis: w (1 - |cos|), zero if it is too near the line of the first. */
 INLINE heads second_score(heads w, const heads e1[3], const float *r, float least) {
     const heads dot = e1[0] * r[0] + e1[1] * r[1] + e1[2] * r[2];
-    const heads away = 1.0f - (heads)((heads_int)dot & 0x7fffffff);
+    const heads away = 1.0f - absolute(dot);
     const heads score = w * maximum(away, (heads){0} + PENALTY_FLOOR);
     return (heads)((heads_int)score & (away > least));
 }
@@ -139,37 +135,34 @@ INLINE Candidate candidate_of(const Candidates *of, int lane, int64_t place) {
     return candidate;
 }
 
-static Frame orthonormal(const float *e1, const float *towards, float share) {
-    Frame f = {.share = {share, share, share}};
+/* The second and third axes of a frame: those at right angles to the first, the second as near to `towards` as can be. */
+static int add_others(LineList *list, const float *e1, const float *towards, float share) {
     const float dot = e1[0] * towards[0] + e1[1] * towards[1] + e1[2] * towards[2];
-    float norm = 0;
-    for (int k = 0; k < 3; k++) {
-        f.axis[0][k] = e1[k];
-        f.axis[1][k] = towards[k] - dot * e1[k];
-        norm += f.axis[1][k] * f.axis[1][k];
+    float e2[3], e3[3], norm = 0;
+    for (int x = 0; x < 3; x++) {
+        e2[x] = towards[x] - dot * e1[x];
+        norm += e2[x] * e2[x];
     }
     norm = 1 / sqrtf(norm);
-    for (int k = 0; k < 3; k++) f.axis[1][k] *= norm;
-    for (int k = 0; k < 3; k++)
-        f.axis[2][k] = e1[(k + 1) % 3] * f.axis[1][(k + 2) % 3] - e1[(k + 2) % 3] * f.axis[1][(k + 1) % 3];
-    return f;
+    for (int x = 0; x < 3; x++) e2[x] *= norm;
+    for (int x = 0; x < 3; x++) e3[x] = e1[(x + 1) % 3] * e2[(x + 2) % 3] - e1[(x + 2) % 3] * e2[(x + 1) % 3];
+    return add_axis(list, e2, 1, share) || add_axis(list, e3, 2, share);
 }
 
 /* Frames of one lane with a given first axis. Where all images lie on its line, any second axis serves. */
 static int complete_frames(LineList *list, Candidate first, const Candidates *second, int lane,
                            const float *direction) {
     const float *e1 = direction + 3 * first.image;
+    if (add_axis(list, e1, 0, first.share)) return 1;
     if (!second->count[lane]) {
         const float size[3] = {fabsf(e1[0]), fabsf(e1[1]), fabsf(e1[2])};
         const int least = size[0] <= size[1] ? (size[0] <= size[2] ? 0 : 2) : (size[1] <= size[2] ? 1 : 2);
         const float towards[3] = {least == 0, least == 1, least == 2};
-        const Frame frame = orthonormal(e1, towards, first.share);
-        return add_frame(list, &frame);
+        return add_others(list, e1, towards, first.share);
     }
     for (int64_t place = 0; place < second->count[lane]; place++) {
         const Candidate candidate = candidate_of(second, lane, place);
-        const Frame frame = orthonormal(e1, direction + 3 * candidate.image, first.share * candidate.share);
-        if (add_frame(list, &frame)) return 1;
+        if (add_others(list, e1, direction + 3 * candidate.image, first.share * candidate.share)) return 1;
     }
     return 0;
 }
@@ -245,15 +238,16 @@ static int arrange(Frames *frames) {
         frames->capacity = most;
     }
     frames->count = most;
-    if (most) memset(frames->rounds, 0, most * sizeof(Lines));
-    for (int lane = 0; lane < LANES; lane++)
-        for (int64_t n = 0; n < frames->lane[lane].count; n++) {
-            const Line *line = &frames->lane[lane].items[n];
-            for (int k = 0; k < 3; k++) {
-                frames->rounds[n].axis[k][lane] = line->axis[k];
-                frames->rounds[n].share[0][k][lane] = line->share[0][k] + line->share[1][k];
-                frames->rounds[n].share[1][k][lane] = line->share[0][k] - line->share[1][k];
+    for (int64_t g = 0; g < groups_of(most); g++)
+        for (int part = 0; part < PARTS; part++) {
+            heads block[LANES];
+            for (int lane = 0; lane < LANES; lane++) {
+                const LineList *list = &frames->lane[lane];
+                block[lane] = g < groups_of(list->count) ? ((const heads *)&list->groups[g])[part] : (heads){0};
             }
+            transpose(block);
+            for (int64_t n = 0; n < LANES && g * LANES + n < most; n++)
+                ((heads *)&frames->rounds[g * LANES + n])[part] = block[n];
         }
     return 0;
 }
@@ -270,9 +264,9 @@ INLINE int frames_of(Frames *frames, const heads *weight, int64_t around, int64_
         const int64_t row = i * input->head_groups * LANES + first_head + lane;
         frames->lane[lane].count = 0;
         for (int64_t f = input->frame_ptr[row]; f < input->frame_ptr[row + 1]; f++) {
-            Frame frame;
-            memcpy(&frame, input->frames + 12 * f, sizeof(Frame));
-            if (add_frame(&frames->lane[lane], &frame)) return 1;
+            const float *frame = input->frames + 12 * f;
+            for (int k = 0; k < 3; k++)
+                if (add_axis(&frames->lane[lane], frame + 3 * k, k, frame[9 + k])) return 1;
         }
     }
     return arrange(frames);

@@ -70,6 +70,25 @@ INLINE heads maximum(heads a, heads b) {
     return (heads)(((heads_int)a & first) | ((heads_int)b & ~first));
 }
 
+/* Rows to columns of an 8 x 8 matrix. */
+INLINE void transpose(heads m[LANES]) {
+    heads t[LANES];
+    for (int k = 0; k < LANES; k += 2) {
+        t[k] = __builtin_shufflevector(m[k], m[k + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        t[k + 1] = __builtin_shufflevector(m[k], m[k + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int half = 0; half < LANES; half += 4)
+        for (int k = half; k < half + 2; k++) {
+            m[k] = __builtin_shufflevector(t[k], t[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            m[k + 2] = __builtin_shufflevector(t[k], t[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int k = 0; k < 4; k++) {
+        t[k] = __builtin_shufflevector(m[k], m[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        t[k + 4] = __builtin_shufflevector(m[k], m[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int k = 0; k < LANES; k++) m[k] = t[k];
+}
+
 /* 2^x for x <= 0: 2^n by its bit pattern, n the integer nearest to x, times a polynomial for 2^r, r = x - n, to 5e-9.
  * Adding 1.5 2^23 rounds to an integer and leaves it in the lowest bits. */
 INLINE heads exp2_heads(heads x) {
