@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
-from benchmarks.accuracy.claims import BASELINE, SETTINGS, paired_changes, results
+from benchmarks.accuracy.claims import CLAIMS, paired_changes
+from benchmarks.harness import recorded
 from crystalformers.plots import plot_style, save
 from crystalformers.plots.style import INK, OTHER_COLOUR, RULE
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """One panel a target: a dot for each seed, a bar for their mean."""
-    settings, done = yaml.safe_load(SETTINGS.read_text(encoding="utf-8")), results()
-    measured = {row["contender"] for row in done} - {BASELINE}
-    names = [name for name in settings["contenders"] if name in measured]
-    targets = [target["name"] for target in settings["data"]["targets"]]
+    done = recorded(CLAIMS.path)
+    measured = {row["contender"] for row in done} - {CLAIMS.baseline}
+    names = [name for name in CLAIMS.contenders if name in measured]
+    targets = [target["name"] for target in CLAIMS.targets]
     with plot_style():
         figure = Figure(figsize=(8, 1.3 + 0.38 * len(names)), layout="constrained")
         for panel, target in zip(figure.subplots(1, len(targets), sharey=True), targets, strict=True):

@@ -1,12 +1,14 @@
-"""The papers' central claims on data at hand: every variant with the same rows, budget and seeds.
+"""Contenders with the same rows, budget and seeds: the papers' central claims, and settings of the training.
 
     python -m benchmarks.accuracy.claims                       # what is missing, seed by seed
     python -m benchmarks.accuracy.claims --only max "no frames"
     python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
+    python -m benchmarks.accuracy.claims settings              # learning rate, batch, loss and so on
 
-Contenders, budget and data are in `claims.yaml`. Both weights of a run are measured on the test rows, those averaged
-over the last epochs and those of the best validation epoch; neither is chosen by them. One line of JSON a run in
-benchmarks/results/accuracy/claims.jsonl; run folders, which go on where they were stopped, are in runs/claims.
+Contenders, budget and data are in `claims.yaml` and `settings.yaml`. Both weights of a run are measured on the test
+rows, those averaged over the last epochs and those of the best validation epoch; neither is chosen by them. Settings
+are compared by their errors on validation rows. One line of JSON a run in benchmarks/results/accuracy/claims.jsonl and
+settings.jsonl; run folders, which go on where they were stopped, are in runs/claims and runs/settings.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +31,54 @@ from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded,
 from benchmarks.pages import ComputedTable
 from crystalformers import Recipe, Target, fit, open_table
 
-SETTINGS = Path(__file__).with_suffix(".yaml")
-RUNS = ROOT / "runs" / "claims"
-OUT = RESULTS / "accuracy" / "claims.jsonl"
 TABLE = ComputedTable("claims.md", "claims", "accuracy/claims.py")
-BASELINE = "no frames"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Contenders of one question.
+
+    Attributes:
+        name: of its files: `claims` or `settings`.
+    """
+
+    name: str
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Data, seeds, budget, and the contenders as changes of it; the first is what the others are compared with."""
+        path = Path(__file__).with_name(f"{self.name}.yaml")
+        settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return settings
+
+    @property
+    def contenders(self) -> list[str]:
+        """Their names."""
+        return list(self.settings["contenders"])
+
+    @property
+    def baseline(self) -> str:
+        """The contender that the others are compared with."""
+        return self.contenders[0]
+
+    @property
+    def targets(self) -> list[dict[str, str]]:
+        """What all of them learn."""
+        targets: list[dict[str, str]] = self.settings["data"]["targets"]
+        return targets
+
+    @property
+    def path(self) -> Path:
+        """The file of results."""
+        return RESULTS / "accuracy" / f"{self.name}.jsonl"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs."""
+        return ROOT / "runs" / self.name
+
+
+CLAIMS = Comparison("claims")
 
 
 def write_table(path: Path, data: dict[str, Any]) -> None:
@@ -46,14 +93,16 @@ def write_table(path: Path, data: dict[str, Any]) -> None:
     pq.write_table(table.select(names).take(pa.array(rows)), path)
 
 
-def run(settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
+def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
     """Train one contender; its errors with everything needed to repeat it."""
+    settings = comparison.settings
     data, recipe = settings["data"], {**settings["recipe"], **settings["contenders"][name]}
-    path, folder = RUNS / f"{data['table']}-{data['training']}.parquet", RUNS / f"{name.replace(' ', '-')}-seed{seed}"
+    path = comparison.runs / f"{data['table']}-{data['training']}.parquet"
+    folder = comparison.runs / f"{name.replace(' ', '-')}-seed{seed}"
     if not path.exists():
         write_table(path, data)
     start = time.monotonic()
-    targets = [Target(**target) for target in data["targets"]]
+    targets = [Target(**target) for target in comparison.targets]
     fit(open_table(path), targets, folder, Recipe.parse({**recipe, "seed": seed}), resume=True)
     summary = json.loads((folder / "summary.json").read_text())
     measured = {"averaged": summary["errors"], "best": summary["best"]["errors"]}
@@ -68,74 +117,75 @@ def run(settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
     return {"contender": name, "seed": seed, "errors": errors, **about, "machine": machine(), "versions": versions()}
 
 
-def results() -> list[dict[str, Any]]:
-    """The runs that are done."""
-    return recorded(OUT)
-
-
 def error_of(row: dict[str, Any], target: str, weights: str = "averaged", split: str = "test") -> float:
     """Mean absolute error of a run."""
     return float(row["errors"][target][weights][split])
 
 
-def paired_changes(done: list[dict[str, Any]], name: str, target: str, split: str = "test") -> list[float]:
-    """How much more a contender errs than `BASELINE` with the same seed, in per cent, by seed."""
+def paired_changes(
+    done: list[dict[str, Any]], name: str, target: str, split: str = "test", baseline: str = CLAIMS.baseline
+) -> list[float]:
+    """How much more a contender errs than the baseline with the same seed, in per cent, by seed."""
 
     def by_seed(contender: str) -> dict[int, float]:
         return {row["seed"]: error_of(row, target, split=split) for row in done if row["contender"] == contender}
 
-    baseline, own = by_seed(BASELINE), by_seed(name)
-    return [100 * (own[seed] / baseline[seed] - 1) for seed in sorted(own.keys() & baseline.keys())]
+    before, own = by_seed(baseline), by_seed(name)
+    return [100 * (own[seed] / before[seed] - 1) for seed in sorted(own.keys() & before.keys())]
 
 
-def errors_table(done: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """Test errors by weights, and the paired change against `BASELINE`: mean and standard deviation over seeds."""
+def errors_table(done: list[dict[str, Any]], comparison: Comparison) -> str:
+    """Test errors by weights, and the paired change against the baseline: mean and standard deviation over seeds."""
 
     def spread(values: list[float], form: str) -> str:
         return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):.2g}" if values[1:] else "")
 
-    heads, targets = ["", "seeds"], settings["data"]["targets"]
-    for target in targets:
+    heads, baseline = ["", "seeds"], comparison.baseline
+    for target in comparison.targets:
         heads += [
             f"{target['name'].replace('_', ' ')} ({target['unit']})",
             "best epoch",
-            f"against {BASELINE}",
+            f"against {baseline}",
             "on validation rows",
         ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in settings["contenders"]:
+    for name in comparison.contenders:
         own = [row for row in done if row["contender"] == name]
         if not own:
             continue
         cells = [name, str(len(own))]
-        for target in (target["name"] for target in targets):
+        for target in (target["name"] for target in comparison.targets):
             for weights in ("averaged", "best"):
                 cells.append(spread([error_of(row, target, weights) for row in own], ".4f"))
             for split in ("test", "val"):
-                paired = paired_changes(done, name, target, split)
-                cells.append(f"{spread(paired, '+.1f')} %" if paired and name != BASELINE else "")
+                paired = paired_changes(done, name, target, split, baseline)
+                cells.append(f"{spread(paired, '+.1f')} %" if paired and name != baseline else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Run what is missing."""
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     options: argparse.ArgumentParser = parser(__doc__)
-    options.add_argument("--only", nargs="*", choices=settings["contenders"], help="only these contenders")
-    options.add_argument("--seeds", type=int, nargs="*", default=settings["seeds"])
-    options.add_argument("--table", action="store_true", help="put what was measured into docs/claims.md")
+    options.add_argument("question", nargs="?", choices=["claims", "settings"], default="claims")
+    options.add_argument("--only", nargs="*", metavar="CONTENDER", help="only these contenders")
+    options.add_argument("--seeds", type=int, nargs="*")
+    options.add_argument("--table", action="store_true", help="put what was measured into docs/claims.md, or print it")
     given = options.parse_args()
-    torch.set_num_threads(settings["recipe"]["threads"])
+    comparison = Comparison(given.question)
+    if unknown := set(given.only or ()) - set(comparison.contenders):
+        options.error(f"no contender {', '.join(sorted(unknown))}; there are {', '.join(comparison.contenders)}")
+    torch.set_num_threads(comparison.settings["recipe"]["threads"])
     if given.table:
-        TABLE.write(errors_table(results(), settings))
+        table = errors_table(recorded(comparison.path), comparison)
+        TABLE.write(table) if comparison == CLAIMS else print(table)
         return
-    finished = [(row["contender"], row["seed"]) for row in results()]
-    for seed in given.seeds:
-        for name in given.only or settings["contenders"]:
+    finished = [(row["contender"], row["seed"]) for row in recorded(comparison.path)]
+    for seed in comparison.settings["seeds"] if given.seeds is None else given.seeds:
+        for name in given.only or comparison.contenders:
             if (name, seed) not in finished:
-                row = run(settings, name, seed)
-                record(OUT, row)
+                row = run(comparison, name, seed)
+                record(comparison.path, row)
                 print(f"{name} seed {seed}: {row['errors']} in {row['seconds']} s", flush=True)
 
 
