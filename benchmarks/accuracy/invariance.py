@@ -28,7 +28,7 @@ from crystalformers.images import CrystalBatch, with_images
 from crystalformers.io import read_crystal
 from crystalformers.models import architecture_of, build_model
 from crystalformers.models.presets import preset
-from crystalformers.prediction.bundled import find_weights
+from crystalformers.prediction.bundled import DEFAULT, find_weights
 from crystalformers.testing import CONTROL, E3, SE3, Row, Transformation, invariance_report, network_predictor, table
 
 CHIRAL = ("max", "static-local", "lattice")
@@ -49,7 +49,7 @@ TOLERANCE = 1e-7
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--table", type=Path, required=True, help="crystals, in any form `open_table` reads")
-    options.add_argument("--weights", help="name or file of a model; default: the bundled one")
+    options.add_argument("--weights", default=DEFAULT, help="name or file of a model; default: %(default)s")
     options.add_argument("--preset", help="random weights of this variant, two blocks of two heads")
     options.add_argument("--crystals", type=int, default=200)
     options.add_argument("--max-atoms", type=int, default=20, help="atoms per cell at most")
@@ -108,8 +108,8 @@ def high_symmetry(most: int) -> list[Crystal]:
     return [crystal for crystal in prototypes if len(crystal) <= most] + elements
 
 
-def load(weights: str | None, variant: str | None, crystals: list[Crystal]) -> tuple[str, Any]:
-    """The model named, the bundled one, or a random one of this variant, calibrated on the crystals."""
+def load(weights: str, variant: str | None, crystals: list[Crystal]) -> tuple[str, Any]:
+    """The model named, or a random one of this variant, calibrated on the crystals."""
     if variant is None:
         path = find_weights(weights)
         return path.name, load_checkpoint(path).model
