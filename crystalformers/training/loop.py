@@ -16,7 +16,7 @@ from crystalformers.training.folder import RunFolder
 from crystalformers.training.interruption import Signals, TrainingInterrupted
 from crystalformers.training.memory import memory_named
 from crystalformers.training.observer import Observer
-from crystalformers.training.optimisation import learning_rate, set_learning_rate
+from crystalformers.training.optimisation import denormals_flushed, learning_rate, set_learning_rate
 from crystalformers.training.parent import keep_frozen, waiting_for_head
 from crystalformers.training.processes import over_processes
 from crystalformers.training.published_slips import without_dropout
@@ -123,7 +123,8 @@ class TrainingLoop:
             loss = self.objective(batch)
             self.fabric.backward(loss)
         self.fabric.clip_gradients(self.objective, state.optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
-        state.optimizer.step()
+        with denormals_flushed():
+            state.optimizer.step()
         if self.averaging:
             state.average.update()
         state.loss_sum += over_processes(self.fabric, loss.detach(), "mean") * batch.size

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from runs import ENERGY, TINY, recipe, table_of
 
 from crystalformers.models import build_model
-from crystalformers.training import Recipe
+from crystalformers.training import Recipe, fit
 from crystalformers.training.averaging import WeightAverage, other_weights
 from crystalformers.training.batching import Batches
 from crystalformers.training.dataset import Dataset
 from crystalformers.training.loss import Loss
-from crystalformers.training.optimisation import learning_rate
+from crystalformers.training.optimisation import denormals_flushed, learning_rate
 from crystalformers.training.state import TrainingState
 
 
@@ -61,3 +62,42 @@ class TestStep:
         assert (weights["weight_decay"], biases["weight_decay"]) == (0.1, 0)
         assert all(parameter.dim() == 1 for parameter in biases["params"])
         assert len(weights["params"]) + len(biases["params"]) == len(list(model.parameters()))
+
+    def test_tiny_moments_become_zero(self) -> None:
+        weight = torch.nn.Parameter(torch.ones(40))
+        optimizer = torch.optim.AdamW([weight], fused=True)
+        weight.grad = torch.zeros(40)
+        optimizer.step()
+        moments = optimizer.state[weight]["exp_avg"]
+        moments.fill_(1e-40)
+        optimizer.step()
+        assert (moments > 0).all()
+        with denormals_flushed():
+            optimizer.step()
+        assert (moments == 0).all()
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_denormals_are_treated_as_before_afterwards(self, before: bool) -> None:
+        torch.set_flush_denormal(before)
+        try:
+            with pytest.raises(ZeroDivisionError), denormals_flushed():
+                raise ZeroDivisionError
+            assert (_denormal() == 0) == before
+        finally:
+            torch.set_flush_denormal(False)
+
+    def test_steps_of_a_training_flush_denormals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen, step = [], torch.optim.AdamW.step
+
+        def recorded(self: torch.optim.AdamW, *given: Any, **named: Any) -> Any:
+            seen.append(_denormal())
+            return step(self, *given, **named)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+        fit(table_of(tmp_path), [ENERGY], tmp_path / "run", recipe(epochs=1))
+        assert set(seen) == {0.0}
+        assert _denormal() > 0
+
+
+def _denormal() -> float:
+    return float(torch.tensor(1e-38) * 0.1)
