@@ -14,15 +14,24 @@ from crystalformers.cli.output import check_output, complain, print_table, write
 from crystalformers.cli.progress import progress
 
 if TYPE_CHECKING:
+    from crystalformers.data.table import CrystalTable
     from crystalformers.prediction.evaluation import Evaluation
-    from crystalformers.prediction.model import Model
+    from crystalformers.prediction.several import Models
 
 
 def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     table: Annotated[
         Path, typer.Argument(help="Table, as of train, with label columns named like the model's targets; see --label.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, weight file or bundled name.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="Run folder, weight file or bundled name; repeat for several. Models of the same target are an "
+            "ensemble, whose mean is measured.",
+        ),
+    ],
     split: Annotated[
         str | None, typer.Option(help="train, val, test, or all. Default: test if the split is known, else all.")
     ] = None,
@@ -42,23 +51,22 @@ def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
 
     They are MAE, RMSE and R2 of each target, in its unit, and the errors of a baseline that predicts the mean of
     the training labels for every structure. The split stored in a run folder takes precedence over the column
-    `split` of the table. If some structures are unlike the training data of the model, as those of another database
-    may be, the errors of these and of the others are given apart.
+    `split` of the table; of several run folders it must be the same. If some structures are unlike the training
+    data of the model, as those of another database may be, the errors of these and of the others are given apart.
     """
     for path, suffix in ((output, ".json"), (predictions, ".parquet")):
         if path is not None:
             check_output(path, [suffix], overwrite=overwrite)
 
     from crystalformers.data.table import open_table
-    from crystalformers.prediction.evaluation import evaluate_rows, select_rows
+    from crystalformers.prediction.evaluation import evaluate_rows
     from crystalformers.prediction.loading import load_model
 
     opened, loaded = (
         open_table(table, labels=renamed_labels(label)),
         load_model(model, set_up(device, threads), tolerance),
     )
-    run = Path(model) if Path(model).is_dir() else None
-    chosen, rows = select_rows(opened, split, run)
+    chosen, rows = _rows(opened, split, model)
     with progress("evaluating", len(rows)) as advance:
         result = evaluate_rows(loaded, opened, chosen, rows, advance)
     _print_scores(result)
@@ -67,6 +75,20 @@ def evaluate_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     if output is not None:
         _write_report(output, result, loaded, opened.fingerprint)
     complain(result.rejected)
+
+
+def _rows(table: CrystalTable, split: str | None, models: list[str]) -> tuple[str, list[int]]:
+    """The name of the split and the numbers of its rows, which must be the same for all run folders."""
+    from crystalformers.errors import ConfigError
+    from crystalformers.prediction.evaluation import select_rows
+
+    runs = [Path(model) for model in models if Path(model).is_dir()]
+    chosen = [select_rows(table, split, run) for run in runs] or [select_rows(table, split, None)]
+    for run, other in zip(runs, chosen, strict=False):
+        if other != chosen[0]:
+            problem = f"'{runs[0]}' and '{run}' divided the table in different ways, so one learned from test rows"
+            raise ConfigError(f"{problem} of the other", where="-m", remedy="evaluate them one by one")
+    return chosen[0]
 
 
 def _print_scores(result: Evaluation) -> None:
@@ -91,16 +113,16 @@ def _print_domain_scores(result: Evaluation) -> None:
     print_table(("target", *headers), rows, right=headers, title="inside and outside the domain of the training data")
 
 
-def _write_report(path: Path, result: Evaluation, model: Model, table: str) -> None:
+def _write_report(path: Path, result: Evaluation, models: Models, table: str) -> None:
     from crystalformers import __version__
     from crystalformers.files import write_atomically
 
     report = {
         "crystalformers": __version__,
-        "model": {"name": model.name, "sha256": model.fingerprint},
+        "models": [{"name": model.name, "sha256": model.fingerprint} for model in models.models],
         "table": table,
         "split": result.split,
-        "tolerance": model.tolerance,
+        "tolerance": models.models[0].tolerance,
         "rejected": len(result.rejected),
         "scores": [asdict(score) for score in result.scores],
         "domain": [asdict(score) for score in result.domain_scores],

@@ -57,7 +57,7 @@ def predict_command(  # noqa: PLR0913, PLR0917 - an option is an argument
         float | None,
         typer.Option(
             help="Flag structures farther from the training crystals than this percentage of held-out crystals. "
-            "Default: 99."
+            "Default: 90."
         ),
     ] = None,
     resume: Annotated[

@@ -23,8 +23,7 @@ from crystalformers.data.table import CrystalTable
 from crystalformers.errors import StructureError, TableError
 from crystalformers.io import Rejected
 from crystalformers.prediction.batching import Advance, no_progress, windows
-from crystalformers.prediction.model import Model
-from crystalformers.prediction.predictor import WINDOW
+from crystalformers.prediction.predictor import WINDOW, Predictor
 
 FloatArray = NDArray[np.float64]
 
@@ -115,7 +114,7 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: Model,
+    model: Predictor,
     table: CrystalTable,
     split: str | None = None,
     run: Path | None = None,
@@ -124,7 +123,7 @@ def evaluate_model(
     """Measure the errors of a model on a table whose label columns have the names of the model's targets.
 
     Args:
-        model: the trained model.
+        model: the trained model, or several that predict together.
         table: structures with labels in the physical units of the targets.
         split: `train`, `val`, `test`, or `all`. Default: `test` if the split is known, else `all`.
         run: folder of a training whose `splits.json` takes precedence over the table's own split, if the
@@ -139,12 +138,12 @@ def evaluate_model(
 
 
 def evaluate_rows(
-    model: Model, table: CrystalTable, split: str, rows: Sequence[int], advance: Advance = no_progress
+    model: Predictor, table: CrystalTable, split: str, rows: Sequence[int], advance: Advance = no_progress
 ) -> Evaluation:
     """Measure the errors of a model on some rows of a table.
 
     Args:
-        model: the trained model.
+        model: the trained model, or several that predict together.
         table: structures with labels in the physical units of the targets.
         split: name of the rows in the result.
         rows: their numbers in the table, counted from 0.
@@ -235,7 +234,7 @@ def _splits(table: CrystalTable, run: Path | None) -> Sequence[str | None] | Non
 
 
 def _predict_rows(
-    model: Model, table: CrystalTable, rows: Sequence[int], advance: Advance
+    model: Predictor, table: CrystalTable, rows: Sequence[int], advance: Advance
 ) -> tuple[list[int], FloatArray, list[str], list[Rejected]]:
     """Rows that could be predicted, their values (C, T) and flags (C,), and the rejected structures."""
     used: list[int] = []

@@ -24,6 +24,7 @@ from crystalformers.prediction.intervals import check_coverage
 from crystalformers.prediction.progress import progress_bar
 from crystalformers.prediction.reference import FLAG_PERCENTILE
 from crystalformers.prediction.rows import Prediction, Row, predictions_frame
+from crystalformers.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +70,12 @@ class Predictor(ABC):
 
     Attributes:
         name: how messages call it.
+        targets: what it predicts.
         units: unit of each target, by its name.
     """
 
     name: str
+    targets: tuple[Target, ...]
     units: dict[str, str]
 
     @abstractmethod

@@ -36,7 +36,9 @@ class Models(Predictor):
     Attributes:
         models: the models.
         name: the names of all.
-        units: unit of each target, by its name, in the order in which the models have them.
+        targets: those of all, in the order in which the models have them; of one that several predict, the mean and
+            spread of the training labels are those of the first.
+        units: unit of each target, by its name.
 
     Raises:
         ConfigError: if two of them are the same and predict the same, or predict a target in different units.
@@ -53,7 +55,8 @@ class Models(Predictor):
                 if model.fingerprint == other.fingerprint:
                     problem = f"models '{other.name}' and '{model.name}' both predict {', '.join(model.units)}"
                     raise ConfigError(f"{problem}, and are the same", remedy="name each model once")
-        self.units = {name: target.unit for name, (_, target) in first.items()}
+        self.targets = tuple(target for _, target in first.values())
+        self.units = {target.name: target.unit for target in self.targets}
 
     def __repr__(self) -> str:
         return f"Models({', '.join(map(repr, self.models))})"

@@ -210,7 +210,7 @@ def test_evaluation_on_the_terminal_and_in_files(weights: Path, tmp_path: Path) 
     (entry,) = report["scores"]
     assert (entry["n"], entry["unit"]) == (3, "eV/atom")
     assert entry["mae"] == pytest.approx(0.5, rel=1e-4)
-    assert report["model"]["sha256"] == load_model(weights).fingerprint
+    assert [model["sha256"] for model in report["models"]] == [load_model(weights).fingerprint]
     rows = pq.read_table(tmp_path / "rows.parquet")
     assert rows["id"].to_pylist() == ["x1", "x3", "x5"]
     assert rows.schema.field("energy_prediction").metadata == {b"unit": b"eV/atom"}

@@ -17,9 +17,11 @@ from crystalformers.checkpoint import save_model
 from crystalformers.errors import CheckpointError, StructureError
 from crystalformers.models import build_model
 from crystalformers.prediction.domain import Domain, shortest_distances
+from crystalformers.prediction.reference import FLAG_PERCENTILE
 
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 16, "radial_functions": 8}
 KNOWN = Domain({"Na": 100, "Cl": 100, "K": 2, "O": 1}, (20.0, 30.0), 2.5)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +126,13 @@ def test_flags_on_the_command_line(weights: Path, tmp_path: Path) -> None:
     assert strict.exit_code == 1
     assert "unlike the training data (only 2 training crystals hold K)" in strict.stderr
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+def test_help_and_pages_say_from_which_percentile_on_crystals_are_flagged() -> None:
+    assert f"held-out crystals. Default: {FLAG_PERCENTILE:g}." in " ".join(invoke("predict", "--help").stdout.split())
+    for page, words in (
+        ("uncertainty", f"farther from the training crystals than those of {FLAG_PERCENTILE:g} % of held-out crystals"),
+        ("screening", f"distance_percentile < {FLAG_PERCENTILE:g}"),
+        ("tutorials/first-hour", f"above {FLAG_PERCENTILE:g} there is a flag"),
+    ):
+        assert words in " ".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").split()), page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +156,42 @@ def test_a_part_without_rows_has_no_error(model: Model, tmp_path: Path) -> None:
     (part,) = result.domain_scores
     assert (part.n_inside, part.n_outside, part.mae_outside, part.ratio) == (3, 0, None, None)
     assert part.mae_inside == pytest.approx(result.scores[0].mae)
+
+
+def test_several_models_are_measured_as_their_mean(tmp_path: Path) -> None:
+    """The constant prediction that they are compared with is that of the first."""
+    scaled = replace(ENERGY, mean=-1.0, std=0.5)
+    paths = [tiny_model(tmp_path / "a.safetensors", (ENERGY,)), tiny_model(tmp_path / "b.safetensors", (scaled,))]
+    table = table_of(tmp_path, many(4), energy=[1.0, 2.0, 3.0, 4.0])
+    single = [evaluate_model(load_model(path), table) for path in paths]
+    result = evaluate_model(load_model(paths), table)
+    np.testing.assert_allclose(result.predictions, np.mean([one.predictions for one in single], axis=0), rtol=1e-12)
+    assert result.scores[0].baseline_mae == single[0].scores[0].baseline_mae != single[1].scores[0].baseline_mae
+
+    done = invoke("evaluate", table.path, "-m", paths[0], "-m", paths[1], "-o", tmp_path / "r.json")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [model["name"] for model in report["models"]] == [str(path) for path in paths]
+    assert report["scores"][0]["mae"] == pytest.approx(result.scores[0].mae)
+
+
+def test_run_folders_that_divided_the_table_differently_are_refused(tmp_path: Path) -> None:
+    table = table_of(tmp_path, many(4), energy=[1.0, 2.0, 3.0, 4.0])
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for k, run in enumerate(runs):
+        run.mkdir()
+        tiny_model(run / "model.safetensors", (replace(ENERGY, mean=float(k)),))
+        write_splits(run, test=["x0"])
+    given = ("evaluate", table.path, "-m", runs[0], "-m", runs[1])
+    assert invoke(*given).exit_code == 0
+    write_splits(runs[1], test=["x1"])
+    done = invoke(*given)
+    assert done.exit_code == 2
+    assert "divided the table in different ways" in done.stderr
+    assert invoke(*given, "--split", "all").exit_code == 0
+
+
+def write_splits(run: Path, test: list[str]) -> None:
+    """What a run folder tells of its split."""
+    text = json.dumps({"train": ["x2", "x3"], "val": [], "test": test})
+    (run / "splits.json").write_text(text, encoding="utf-8")
