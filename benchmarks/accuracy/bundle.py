@@ -12,13 +12,14 @@ from crystalformers.checkpoint import load_checkpoint, save_model
 from crystalformers.prediction.bundled import FOLDER, WEIGHTS
 
 
-def bundle(run: Path, name: str, data: dict[str, str]) -> Path:
+def bundle(run: Path, name: str, data: dict[str, str], *, half: bool = False) -> Path:
     """Copy the weights of a run into the package.
 
     Args:
         run: the finished run folder.
         name: that the bundled model will have.
         data: what the card is to say of the data, beside what it says: `name` and `licence`.
+        half: round the weights to 16 bits, which halves the file.
 
     Returns:
         The file in the package.
@@ -26,7 +27,7 @@ def bundle(run: Path, name: str, data: dict[str, str]) -> Path:
     found = load_checkpoint(run / WEIGHTS)
     card = {**found.card, "data": {**found.card["data"], **data}}
     path = FOLDER / f"{name}.safetensors"
-    save_model(path, found.model, found.targets, card, found.arrays)
+    save_model(path, found.model.half() if half else found.model, found.targets, card, found.arrays)
     return path
 
 
@@ -37,8 +38,9 @@ def main() -> None:
     options.add_argument("name")
     options.add_argument("--data", required=True, help="name of the data")
     options.add_argument("--licence", required=True, help="of the data")
+    options.add_argument("--half", action="store_true", help="round the weights to 16 bits")
     given = options.parse_args()
-    path = bundle(given.run, given.name, {"name": given.data, "licence": given.licence})
+    path = bundle(given.run, given.name, {"name": given.data, "licence": given.licence}, half=given.half)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
