@@ -1,4 +1,10 @@
-"""Errors of the bundled model on the test split of the Materials Project table: the figures of the README."""
+"""Errors of the bundled model on the test split of the Materials Project table: the figures of the README.
+
+    python -m benchmarks.accuracy.bundled                                     # the default model
+    python -m benchmarks.accuracy.bundled -m ONE -m OTHER -o NAME.json        # each of several, and their mean
+
+Predictions are written beside the errors.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +36,14 @@ def measure(model: Model, table: CrystalTable, split: str) -> tuple[dict[str, An
         "sha256": model.fingerprint,
         "tolerance": model.tolerance,
         "trained_on": model.card.get("data", {}),
-        "rejected": len(evaluation.rejected),
-        "scores": [asdict(score) for score in evaluation.scores],
+        **errors(evaluation),
     }
     return report, evaluation
+
+
+def errors(evaluation: Evaluation) -> dict[str, Any]:
+    """What was measured."""
+    return {"rejected": len(evaluation.rejected), "scores": [asdict(score) for score in evaluation.scores]}
 
 
 def predictions_csv(evaluation: Evaluation) -> bytes:
@@ -63,7 +73,7 @@ def arguments() -> argparse.Namespace:
     )
     options.add_argument("--table", type=Path, default=shared() / "data" / "mp36k.parquet")
     options.add_argument("--split", default="test")
-    options.add_argument("--output", type=Path, default=RESULTS / "accuracy.json")
+    options.add_argument("-o", "--output", type=Path, default=RESULTS / "accuracy.json")
     return options.parse_args()
 
 
@@ -72,13 +82,16 @@ def main() -> None:
     if not given.table.is_file():
         raise SystemExit(f"NOT MEASURED: {given.table.name} was not found; name a labelled table with --table.")
     table = open_table(given.table)
-    reports = []
-    for name in given.model or [bundled.DEFAULT]:
+    reports, names = [], given.model or [bundled.DEFAULT]
+    for name in names:
         model = load_model(name)
         report, evaluation = measure(model, table, given.split)
         reports.append(report)
         predictions = given.output.with_name(f"predictions-{Path(report['model']).stem}.csv")
         write_atomically(predictions, predictions_csv(evaluation))
+    if len(names) > 1:
+        together = evaluate_model(load_model(names), table, given.split)
+        reports.append({"model": f"mean of {' and '.join(report['model'] for report in reports)}", **errors(together)})
     print_scores(reports)
     data = {"file": given.table.name, "fingerprint": table.fingerprint, "split": given.split}
     write_results(given.output, {"table": data, "models": reports})
