@@ -97,14 +97,14 @@ def run_all(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) ->
     """Train and predict every fold and seed that the results do not have yet; add each to them when it is done."""
     target, output, settings = TARGETS[task], RUNS / task / "run" / name, recipes(task)[name]
     table = open_table(shared() / "data" / f"{task}.parquet")
-    rows, inits = results_so_far(task, name)
     for seed in seeds:
         for fold in folds:
-            if any(row["fold"] == fold and row["member"] == seed for row in rows):
+            if any(row["fold"] == fold and row["member"] == seed for row in results_so_far(task, name)[0]):
                 continue
             recipe = Recipe.parse({"split_seed": 0, **settings, "seed": seed})
             results = run_folds(table, target, output, recipe, folds=[fold], resume=True)
             print(f"{name} fold {fold} seed {seed}: {results.errors()[fold][seed]:.4g} {target.unit}", flush=True)
+            rows, inits = results_so_far(task, name)  # another process may have added other folds meanwhile
             rows = sorted(rows + results.rows, key=lambda row: (row["member"], row["fold"]))
             inits |= json.loads((output / RESULT).read_text(encoding="utf-8"))["inits"]
             write_results(task, name, rows, {"settings": settings, "inits": inits})
@@ -149,13 +149,9 @@ def complete_seeds(task: str, rows: Sequence[dict[str, Any]]) -> FoldResults:
 
 
 def results_of(task: str) -> dict[str, FoldResults]:
-    """What was predicted of a task, by recipe, with the seeds that have all folds."""
-    found = {}
-    for path in sorted((OUT / task).glob("*.parquet")):
-        results = complete_seeds(task, pq.read_table(path).to_pylist())
-        if results.rows:
-            found[path.stem] = results
-    return found
+    """What was predicted of a task, by recipe."""
+    paths = sorted((OUT / task).glob("*.parquet"))
+    return {path.stem: FoldResults(TARGETS[task], pq.read_table(path).to_pylist()) for path in paths}
 
 
 def published(task: str) -> dict[str, list[float]]:
@@ -165,13 +161,17 @@ def published(task: str) -> dict[str, list[float]]:
 
 
 def table(task: str) -> str:
-    """Errors of a task fold by fold: others' as published, and those of the predictions in the results."""
+    """Errors of a task fold by fold: others' as published, and those of the predictions in the results.
+
+    A fold that a seed was not trained on yet has a dash, and that seed no mean.
+    """
     digits = 2 if TARGETS[task].unit == "1/cm" else 4
     heads = [f"MAE ({TARGETS[task].unit})", *(f"fold {fold}" for fold in FOLDS), "mean"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
 
-    def add(name: str, errors: Sequence[float]) -> None:
-        numbers = " | ".join(f"{error:.{digits}f}" for error in (*errors, float(np.mean(errors))))
+    def add(name: str, errors: Sequence[float | None]) -> None:
+        mean = None if None in errors else float(np.mean([error for error in errors if error is not None]))
+        numbers = " | ".join("–" if error is None else f"{error:.{digits}f}" for error in (*errors, mean))
         lines.append(f"| {name} | {numbers} |")
 
     for name, errors in published(task).items():
@@ -179,9 +179,10 @@ def table(task: str) -> str:
     for name, results in results_of(task).items():
         seeds = {seed for fold in results.errors().values() for seed in fold}
         for seed in sorted(seeds):
-            add(f"`{name}`, seed {seed}", [results.errors()[fold][seed] for fold in FOLDS])
-        if len(seeds) > 1:
-            means = results.summary()["mae_of_mean"]
+            add(f"`{name}`, seed {seed}", [results.errors().get(fold, {}).get(seed) for fold in FOLDS])
+        complete = complete_seeds(task, results.rows)
+        if len(seeds := {row["member"] for row in complete.rows}) > 1:
+            means = complete.summary()["mae_of_mean"]
             add(f"`{name}`, mean of {len(seeds)} models", [means[str(fold)] for fold in FOLDS])
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.accuracy.matbench import OUT, TARGETS, computed, results_of, table
+from benchmarks.accuracy.matbench import OUT, TARGETS, complete_seeds, computed, results_of, table
 
 
 @pytest.mark.parametrize("task", TARGETS)
@@ -17,7 +17,9 @@ def test_the_tables_are_computed_from_the_predictions(task: str) -> None:
 
 @pytest.mark.parametrize("task", TARGETS)
 def test_the_file_of_matbench_holds_the_same_predictions(task: str) -> None:
-    for name, results in results_of(task).items():
+    for name, found in results_of(task).items():
+        if not (results := complete_seeds(task, found.rows)).rows:
+            continue
         content = json.loads((OUT / task / f"{name}.matbench.json").read_text(encoding="utf-8"))
         folds = content["tasks"][task]["results"]
         for fold, rows in results.means().items():
