@@ -23,6 +23,7 @@ def read(name: str) -> Any:
 
 INSIDE, OUTSIDE, DOUBT = (read(name) for name in ("accuracy.json", "accuracy-outside.json", "accuracy/doubt.json"))
 (INSIDE_MODEL,), (OUTSIDE_MODEL,) = INSIDE["models"], OUTSIDE["models"]
+SINGLE, FRAMER, TOGETHER = read("accuracy/ensemble.json")["models"]
 
 
 def by_target(scores: list[dict[str, Any]]) -> dict[str, Any]:
@@ -59,12 +60,20 @@ def sentences() -> list[tuple[str, str]]:
     }
     too_low = -OUTSIDE_MODEL["mean_difference"][ENERGY]
     zero = labels["here"][GAP]["mean_absolute"]
-    means = f"the training mean would give {like_mean} in the first row, {other_mean} in the second"
+    means = f"the training mean would give {like_mean} for the test split, {other_mean} for OQMD"
+    framer, both = (by_target(one["scores"]) for one in (FRAMER, TOGETHER))
+    framer_units, both_units = (
+        f"{found[ENERGY]['mae']:.3f} eV/atom and {found[GAP]['mae']:.3f} eV" for found in (framer, both)
+    )
+    of_both = f"1,119 | {both[ENERGY]['mae']:.3f} | {both[GAP]['mae']:.3f} |"
     of_test, of_other = flagged("like the training"), flagged("another database")
     moved = flagged("another database, labels moved")
     found = [
         ("README.md", f"| bundled, like its training: test split of the same table | 1,119 | {like}"),
         ("README.md", f"| bundled, unlike its training: A3BC compounds of OQMD | 11,264 | {other}"),
+        ("README.md", f"| the same crystals: mean of `-m materials-project -m materials-project-framer` | {of_both}"),
+        ("docs/results.md", f"| the same crystals: mean with `materials-project-framer` | {of_both}"),
+        ("docs/models.md", f"{framer_units} alone, {both_units} with `materials-project`"),
         ("README.md", means),
         (
             "README.md",
@@ -131,4 +140,5 @@ def test_a_page_says_what_was_measured(page: str, words: str) -> None:
 
 def test_the_bundled_model_is_the_measured_one() -> None:
     fingerprint = load_model().fingerprint
-    assert {one["sha256"] for one in (INSIDE_MODEL, OUTSIDE_MODEL, DOUBT)} == {fingerprint}
+    assert {one["sha256"] for one in (INSIDE_MODEL, OUTSIDE_MODEL, DOUBT, SINGLE)} == {fingerprint}
+    assert FRAMER["sha256"] == load_model("materials-project-framer").fingerprint

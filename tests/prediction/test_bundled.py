@@ -50,8 +50,9 @@ def test_the_bundled_model_tells_which_elements_it_has_seen() -> None:
 
 
 @pytest.mark.shared
-def test_the_error_on_the_card_is_the_error_of_the_model(shared: Path) -> None:
-    model = load_model("materials-project", tolerance=1e-5)
+@pytest.mark.parametrize("name", ["materials-project", "materials-project-framer"])
+def test_the_error_on_the_card_is_the_error_of_the_model(name: str, shared: Path) -> None:
+    model = load_model(name, tolerance=1e-5)
     evaluation = evaluate_model(model, open_table(shared / "data" / "mp36k.parquet"), "test")
     limits = {"formation_energy_per_atom": 0.080, "band_gap": 0.50}
     for score in evaluation.scores:
