@@ -1,4 +1,4 @@
-"""The bundled models of small tables: elastic moduli, phonons, perovskites. Each starts from `mp36k-base`.
+"""The bundled models of small tables: elastic moduli and phonons.
 
     python -m benchmarks.accuracy.small_models NAME      # train one entry of small_models.yaml, or go on with it
 
@@ -43,7 +43,7 @@ def write_table(path: Path, entry: dict[str, Any]) -> None:
 def main() -> None:
     """Train, and put the model into the package."""
     name, entry = train_entry(SETTINGS, RUNS, __doc__, write_table)
-    bundle(RUNS / name, name, entry["data"])
+    bundle(RUNS / name, name, entry["data"], half=True)
 
 
 if __name__ == "__main__":

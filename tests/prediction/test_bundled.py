@@ -12,6 +12,7 @@ from crystalformers import evaluate_model, load_model, open_table
 from crystalformers.elements import load_elements
 from crystalformers.prediction import bundled
 from crystalformers.prediction.bundled import find_weights
+from crystalformers.prediction.evaluation import evaluate_rows
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("golden_predictions.json")
@@ -59,3 +60,14 @@ def test_the_error_on_the_card_is_the_error_of_the_model(name: str, shared: Path
         assert score.n == 1119
         assert score.mae < limits[score.target]
         np.testing.assert_allclose(score.mae, model.card["errors"]["test"][score.target]["mae"], rtol=1e-3)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["perovskites", "phonons"])
+def test_the_error_on_the_card_is_that_on_fold_0_of_matbench(name: str, shared: Path) -> None:
+    model, table = load_model(name, tolerance=1e-5), open_table(shared / "data" / f"matbench_{name}.parquet")
+    rows = np.flatnonzero(table.labels("matbench_fold") == 0).tolist()
+    (score,) = evaluate_rows(model, table, "fold 0", rows).scores
+    on_card = model.card["errors"]["test"][score.target]
+    assert score.n == on_card["n"] == len(rows)
+    np.testing.assert_allclose(score.mae, on_card["mae"], rtol=1e-3)
