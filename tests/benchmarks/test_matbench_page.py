@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmarks.accuracy.matbench import OUT, TARGETS, complete_seeds, computed, results_of, table
+from benchmarks.harness import recorded
 
 
 @pytest.mark.parametrize("task", TARGETS)
@@ -24,3 +25,12 @@ def test_the_file_of_matbench_holds_the_same_predictions(task: str) -> None:
         folds = content["tasks"][task]["results"]
         for fold, rows in results.means().items():
             assert folds[f"fold_{fold}"]["data"] == {row: prediction for row, (_, prediction) in rows.items()}
+
+
+@pytest.mark.parametrize(("task", "digits"), [("matbench_phonons", 1), ("matbench_perovskites", 4)])
+def test_errors_that_chose_recipes_are_those_recorded(task: str, digits: int) -> None:
+    page = computed(task).path.read_text(encoding="utf-8")
+    for row in recorded(OUT / f"{task}-search.jsonl"):
+        frames = row["settings"].get("preset", "crystalformer") != "crystalformer"
+        if task == "matbench_phonons" or not frames:  # frames of perovskites are another question, on another page
+            assert f"| {row['val_mae']:.{digits}f} |" in page, row["recipe"]
