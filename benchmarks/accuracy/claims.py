@@ -3,12 +3,13 @@
     python -m benchmarks.accuracy.claims                       # what is missing, seed by seed
     python -m benchmarks.accuracy.claims --only max "no frames"
     python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
+    python -m benchmarks.accuracy.claims claims-perovskites    # frames on cubic crystals, whose frames are tied
     python -m benchmarks.accuracy.claims settings              # learning rate, batch, loss and so on
 
-Contenders, budget and data are in `claims.yaml` and `settings.yaml`. Both weights of a run are measured on the test
-rows, those averaged over the last epochs and those of the best validation epoch; neither is chosen by them. Settings
-are compared by their errors on validation rows. One line of JSON a run in benchmarks/results/accuracy/claims.jsonl and
-settings.jsonl; run folders, which go on where they were stopped, are in runs/claims and runs/settings.
+Contenders, budget and data of each question are in a file of its name here (`claims.yaml`). Both weights of a run are
+measured on the test rows, those averaged over the last epochs and those of the best validation epoch; neither is chosen
+by them. Settings are compared by their errors on validation rows. One line of JSON a run in
+benchmarks/results/accuracy (claims.jsonl); run folders, which go on where they were stopped, are in runs (runs/claims).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import yaml
@@ -31,7 +33,7 @@ from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded,
 from benchmarks.pages import ComputedTable
 from crystalformers import Recipe, Target, fit, open_table
 
-TABLE = ComputedTable("claims.md", "claims", "accuracy/claims.py")
+QUESTIONS = ("claims", "claims-perovskites", "settings")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Comparison:
     """Contenders of one question.
 
     Attributes:
-        name: of its files: `claims` or `settings`.
+        name: of its files, one of `QUESTIONS`.
     """
 
     name: str
@@ -77,17 +79,31 @@ class Comparison:
         """The folder of the runs."""
         return ROOT / "runs" / self.name
 
+    @property
+    def table(self) -> ComputedTable:
+        """Where docs/claims.md has its errors."""
+        return ComputedTable("claims.md", self.name, "accuracy/claims.py")
+
 
 CLAIMS = Comparison("claims")
 
 
 def write_table(path: Path, data: dict[str, Any]) -> None:
-    """The rows of the official split, but so many of the training rows."""
+    """The rows of the data with their split; of the training rows all, or so many as `training` says.
+
+    Of a task of Matbench the test rows of fold 0 are left out, and a tenth each of the others validates and tests.
+    """
     table = pq.read_table(shared() / "data" / f"{data['table']}.parquet")
+    rng = np.random.default_rng(0)
+    if "matbench_fold" in table.column_names:
+        table = table.filter(pc.not_equal(table["matbench_fold"], 0))
+        drawn, tenth = rng.permutation(len(table)), len(table) // 10
+        split = np.full(len(table), "train", dtype=object)
+        split[drawn[:tenth]], split[drawn[tenth : 2 * tenth]] = "val", "test"
+        table = table.append_column("split", pa.array(split.tolist()))
     split = np.array(table["split"].to_pylist())
-    training = np.flatnonzero(split == "train")
-    drawn = np.random.default_rng(0).permutation(training)[: data["training"]]
-    rows = np.sort(np.concatenate([drawn, np.flatnonzero(split != "train")]))
+    training = rng.permutation(np.flatnonzero(split == "train"))[: data.get("training")]
+    rows = np.sort(np.concatenate([training, np.flatnonzero(split != "train")]))
     names = ["id", "atomic_numbers", "lattice", "frac_coords", "split", *(one["name"] for one in data["targets"])]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.select(names).take(pa.array(rows)), path)
@@ -97,7 +113,7 @@ def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
     """Train one contender; its errors with everything needed to repeat it."""
     settings = comparison.settings
     data, recipe = settings["data"], {**settings["recipe"], **settings["contenders"][name]}
-    path = comparison.runs / f"{data['table']}-{data['training']}.parquet"
+    path = comparison.runs / f"{data['table']}-{data.get('training', 'all')}.parquet"
     folder = comparison.runs / f"{name.replace(' ', '-')}-seed{seed}"
     if not path.exists():
         write_table(path, data)
@@ -167,7 +183,7 @@ def errors_table(done: list[dict[str, Any]], comparison: Comparison) -> str:
 def main() -> None:
     """Run what is missing."""
     options: argparse.ArgumentParser = parser(__doc__)
-    options.add_argument("question", nargs="?", choices=["claims", "settings"], default="claims")
+    options.add_argument("question", nargs="?", choices=QUESTIONS, default="claims")
     options.add_argument("--only", nargs="*", metavar="CONTENDER", help="only these contenders")
     options.add_argument("--seeds", type=int, nargs="*")
     options.add_argument("--table", action="store_true", help="put what was measured into docs/claims.md, or print it")
@@ -178,7 +194,7 @@ def main() -> None:
     torch.set_num_threads(comparison.settings["recipe"]["threads"])
     if given.table:
         table = errors_table(recorded(comparison.path), comparison)
-        TABLE.write(table) if comparison == CLAIMS else print(table)
+        print(table) if comparison.name == "settings" else comparison.table.write(table)
         return
     finished = [(row["contender"], row["seed"]) for row in recorded(comparison.path)]
     for seed in comparison.settings["seeds"] if given.seeds is None else given.seeds:

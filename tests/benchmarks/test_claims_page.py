@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from benchmarks.accuracy.claims import CLAIMS, TABLE, Comparison, errors_table, paired_changes
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.accuracy.claims import CLAIMS, QUESTIONS, Comparison, errors_table, paired_changes, write_table
 from benchmarks.harness import recorded
 from crystalformers import Recipe
 
-
-def test_the_table_is_computed_from_the_runs() -> None:
-    again = "python -m benchmarks.accuracy.claims --table"
-    assert TABLE.read() == errors_table(recorded(CLAIMS.path), CLAIMS), f"run {again}"
+SHOWN = [Comparison(name) for name in QUESTIONS if name != "settings"]
+"""Those with a table on the page."""
 
 
-def test_every_run_had_the_budget_of_all() -> None:
-    data, recipe = CLAIMS.settings["data"], CLAIMS.settings["recipe"]
-    for row in recorded(CLAIMS.path):
-        assert row["rows"]["train"] == data["training"], row["contender"]
+@pytest.mark.parametrize("comparison", SHOWN, ids=lambda one: one.name)
+def test_the_table_is_computed_from_the_runs(comparison: Comparison) -> None:
+    again = f"python -m benchmarks.accuracy.claims {comparison.name} --table"
+    assert comparison.table.read() == errors_table(recorded(comparison.path), comparison), f"run {again}"
+
+
+@pytest.mark.parametrize("comparison", SHOWN, ids=lambda one: one.name)
+def test_every_run_had_the_budget_of_all(comparison: Comparison) -> None:
+    rows, recipe = recorded(comparison.path), comparison.settings["recipe"]
+    for row in rows:
+        assert row["rows"] == rows[0]["rows"], row["contender"]
         assert {key: row["settings"][key] for key in recipe} == recipe, row["contender"]
+
+
+@pytest.mark.shared
+def test_no_test_row_of_fold_0_is_among_the_perovskites_compared(tmp_path: Path, shared: Path) -> None:
+    data = Comparison("claims-perovskites").settings["data"]
+    write_table(tmp_path / "rows.parquet", data)
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    all_rows = pq.read_table(shared / "data" / f"{data['table']}.parquet")
+    test = {row["id"] for row in all_rows.select(["id", "matbench_fold"]).to_pylist() if row["matbench_fold"] == 0}
+    assert len(rows) == len(all_rows) - len(test)
+    assert test.isdisjoint(rows["id"].to_pylist())
+    assert {name: rows["split"].to_pylist().count(name) for name in ("val", "test")} == dict.fromkeys(
+        ("val", "test"), len(rows) // 10
+    )
 
 
 def test_changes_are_paired_by_seed() -> None:
@@ -34,6 +58,6 @@ def test_changes_are_paired_by_seed() -> None:
 
 
 def test_every_contender_has_a_valid_recipe() -> None:
-    for comparison in (CLAIMS, Comparison("settings")):
+    for comparison in map(Comparison, QUESTIONS):
         for name, changes in comparison.settings["contenders"].items():
             assert Recipe.parse({**comparison.settings["recipe"], **changes}), name
