@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.claims                       # what is missing, seed by seed
     python -m benchmarks.accuracy.claims --only max "no frames"
     python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
-    python -m benchmarks.accuracy.claims claims-perovskites    # frames on cubic crystals, whose frames are tied
+    python -m benchmarks.accuracy.claims claims-perovskites    # frames on perovskites
     python -m benchmarks.accuracy.claims settings              # learning rate, batch, loss and so on
 
 Contenders, budget and data of each question are in a file of its name here (`claims.yaml`). Both weights of a run are

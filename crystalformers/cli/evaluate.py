@@ -86,8 +86,12 @@ def _rows(table: CrystalTable, split: str | None, models: list[str]) -> tuple[st
     chosen = [select_rows(table, split, run) for run in runs] or [select_rows(table, split, None)]
     for run, other in zip(runs, chosen, strict=False):
         if other != chosen[0]:
-            problem = f"'{runs[0]}' and '{run}' divided the table in different ways, so one learned from test rows"
-            raise ConfigError(f"{problem} of the other", where="-m", remedy="evaluate them one by one")
+            problem = f"'{runs[0]}' and '{run}' divided the table in different ways"
+            raise ConfigError(
+                f"{problem}: one may have learned from test rows of the other",
+                where="-m",
+                remedy="evaluate them one by one",
+            )
     return chosen[0]
 
 
