@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from crystalformers.models import CrystalModel
+from crystalformers.training.muon import Muon, hidden_matrices
 from crystalformers.training.published_slips import bias_decay
 from crystalformers.training.recipe import Recipe
 
@@ -24,14 +25,17 @@ def optimizer(model: CrystalModel, loss: nn.Module, recipe: Recipe) -> torch.opt
     Of a model that was trained before, the learning rate shrinks with the distance from the head.
     """
     groups = [
-        {"params": parameters, "weight_decay": _decay(recipe, *key), **_pace(recipe, *key)}
-        for key, parameters in _grouped(model, recipe).items()
+        {"params": parameters, "weight_decay": _decay(recipe, kind), **_pace(recipe, kind), **_rule(kind)}
+        for kind, parameters in _grouped(model, recipe).items()
     ]
     if balancing := list(loss.parameters()):
         groups.append({"params": balancing, "weight_decay": 0.0})
     match recipe.optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+        case "muon":
+            settings = {"lr": recipe.lr, "betas": recipe.betas, "eps": recipe.eps, "fused": True}
+            return Muon(groups, momentum=recipe.momentum, bf16=recipe.precision == "bf16", **settings)
         case "sgd":
             return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
 
@@ -52,34 +56,52 @@ def denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _grouped(model: CrystalModel, recipe: Recipe) -> dict[tuple[bool, bool, int], list[nn.Parameter]]:
-    """Learned parameters by whether they are vectors of a table, whether biases, and how far from the head.
+class _Kind(NamedTuple):
+    """What the steps of a parameter depend on.
 
-    The distance counts in stages and is 0 for all parameters of a model that starts from random weights.
+    Attributes:
+        vectors: whether it is the vectors of a table.
+        bias: whether it is a bias.
+        matrix: whether Muon takes it for a matrix.
+        distance: from the head, in stages; 0 for all parameters of a model that starts from random weights.
     """
+
+    vectors: bool
+    bias: bool
+    matrix: bool
+    distance: int
+
+
+def _grouped(model: CrystalModel, recipe: Recipe) -> dict[_Kind, list[nn.Parameter]]:
+    """Learned parameters by their kind."""
     stages = model.stages if recipe.init is not None else []
     distance = {id(p): len(stages) - 1 - k for k, stage in enumerate(stages) for p in stage.parameters()}
-    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
+    matrices = {id(p) for p in hidden_matrices(model)} if recipe.optimizer == "muon" else set()
+    groups: dict[_Kind, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            vectors = recipe.elements is not None and name.endswith(VECTORS)
-            key = (vectors, name.endswith("bias"), distance.get(id(parameter), max(0, len(stages) - 1)))
-            groups.setdefault(key, []).append(parameter)
+            key, vectors = id(parameter), recipe.elements is not None and name.endswith(VECTORS)
+            kind = _Kind(vectors, name.endswith("bias"), key in matrices, distance.get(key, max(0, len(stages) - 1)))
+            groups.setdefault(kind, []).append(parameter)
     return dict(sorted(groups.items()))
 
 
-def _decay(recipe: Recipe, vectors: bool, bias: bool, _: int) -> float:
-    if vectors:
+def _decay(recipe: Recipe, kind: _Kind) -> float:
+    if kind.vectors:
         return 0.0
-    return bias_decay(recipe) if bias else recipe.weight_decay
+    return bias_decay(recipe) if kind.bias else recipe.weight_decay
 
 
-def _pace(recipe: Recipe, vectors: bool, bias: bool, distance: int) -> dict[str, Any]:
+def _pace(recipe: Recipe, kind: _Kind) -> dict[str, Any]:
     """The share of the learning rate that a group has, and whether it waits for the head."""
-    scale = recipe.elements.lr_scale if vectors and recipe.elements is not None else 1.0
+    scale = recipe.elements.lr_scale if kind.vectors and recipe.elements is not None else 1.0
     if recipe.init is None:
         return {"lr_scale": scale}
-    return {"lr_scale": scale * recipe.init.lr_decay**distance, "head": distance == 0}
+    return {"lr_scale": scale * recipe.init.lr_decay**kind.distance, "head": kind.distance == 0}
+
+
+def _rule(kind: _Kind) -> dict[str, Any]:
+    return {"matrices": True} if kind.matrix else {}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, *, head_only: bool = False) -> None:

@@ -95,6 +95,9 @@ class Init(Section):
     head_epochs: int = Field(0, ge=0)
 
 
+MUON_MOMENTUM = 0.95
+"""Share of Muon's last direction in the next, as proposed (Jordan, "Muon", 2024), where the recipe names none."""
+
 FINE_TUNING: dict[str, Any] = {
     "epochs": 200,
     "batch_size": 32,
@@ -142,11 +145,12 @@ class Recipe(Section):
             however many labels it has; ``sum``: as ``targets``, but their sum (published for CrystalTransformer);
             ``uncertainty``: by learned weights (Kendall et al., CVPR 2018), that start
             like ``targets``.
-        optimizer: ``adamw``, or ``sgd`` with momentum.
+        optimizer: ``adamw``; ``muon``, AdamW with orthogonalised steps of the weight matrices (`training.muon`); or
+            ``sgd`` with momentum.
         lr: peak learning rate.
         betas: decay rates of AdamW's two moments.
         eps: AdamW's denominator offset.
-        momentum: of SGD.
+        momentum: of SGD and Muon; left out: 0.9, of Muon 0.95.
         weight_decay: decay of weights per step, relative to the learning rate (of AdamW: decoupled from the gradient);
             biases are not decayed.
         schedule: ``inverse-sqrt``: lr sqrt(T / (T + t)) after t steps; ``cosine``: to zero at the last epoch;
@@ -192,7 +196,7 @@ class Recipe(Section):
     max_atoms: int | None = Field(16384, ge=1)
     loss: Literal["l1", "mse"] = "l1"
     loss_balance: Literal["none", "targets", "sum", "uncertainty"] = "none"
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(1e-8, gt=0)
@@ -242,6 +246,8 @@ class Recipe(Section):
         if average is None:
             average = epochs // 10 if isinstance(epochs, int) else 0
         model = _resolved_model(architecture, data.get("preset"), data.get("model") or {})
+        if data.get("optimizer") == "muon":
+            data = {"momentum": MUON_MOMENTUM, **data}
         return {**data, "architecture": architecture, "average_epochs": average, "preset": None, "model": model}
 
     @model_validator(mode="after")
