@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy.claims --only max "no frames"
     python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
     python -m benchmarks.accuracy.claims claims-perovskites    # frames on perovskites
-    python -m benchmarks.accuracy.claims settings              # learning rate, batch, loss and so on
+    python -m benchmarks.accuracy.claims settings              # optimiser, learning rate, batch, loss and so on
 
 Contenders, budget and data of each question are in a file of its name here (`claims.yaml`). Both weights of a run are
 measured on the test rows, those averaged over the last epochs and those of the best validation epoch; neither is chosen
@@ -81,8 +81,23 @@ class Comparison:
 
     @property
     def table(self) -> ComputedTable:
-        """Where docs/claims.md has its errors."""
-        return ComputedTable("claims.md", self.name, "accuracy/claims.py")
+        """Where a page has its errors."""
+        page = "accuracy.md" if self.name == "settings" else "claims.md"
+        return ComputedTable(page, self.name, "accuracy/claims.py")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its runs, with those of other questions that had the same data and recipe as one of its contenders."""
+        rows = recorded(self.path)
+        for other in (Comparison(name) for name in QUESTIONS if name != self.name):
+            if other.settings["data"] == self.settings["data"]:
+                for name in self.contenders:
+                    same = (row for row in recorded(other.path) if row["settings"] == self.recipe_of(name))
+                    rows += [{**row, "contender": name} for row in same]
+        return rows
+
+    def recipe_of(self, name: str) -> dict[str, Any]:
+        """The settings of a contender."""
+        return {**self.settings["recipe"], **self.settings["contenders"][name]}
 
 
 CLAIMS = Comparison("claims")
@@ -112,7 +127,7 @@ def write_table(path: Path, data: dict[str, Any]) -> None:
 def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
     """Train one contender; its errors with everything needed to repeat it."""
     settings = comparison.settings
-    data, recipe = settings["data"], {**settings["recipe"], **settings["contenders"][name]}
+    data, recipe = settings["data"], comparison.recipe_of(name)
     path = comparison.runs / f"{data['table']}-{data.get('training', 'all')}.parquet"
     folder = comparison.runs / f"{name.replace(' ', '-')}-seed{seed}"
     if not path.exists():
@@ -186,17 +201,16 @@ def main() -> None:
     options.add_argument("question", nargs="?", choices=QUESTIONS, default="claims")
     options.add_argument("--only", nargs="*", metavar="CONTENDER", help="only these contenders")
     options.add_argument("--seeds", type=int, nargs="*")
-    options.add_argument("--table", action="store_true", help="put what was measured into docs/claims.md, or print it")
+    options.add_argument("--table", action="store_true", help="put what was measured into the page that has it")
     given = options.parse_args()
     comparison = Comparison(given.question)
     if unknown := set(given.only or ()) - set(comparison.contenders):
         options.error(f"no contender {', '.join(sorted(unknown))}; there are {', '.join(comparison.contenders)}")
     torch.set_num_threads(comparison.settings["recipe"]["threads"])
     if given.table:
-        table = errors_table(recorded(comparison.path), comparison)
-        print(table) if comparison.name == "settings" else comparison.table.write(table)
+        comparison.table.write(errors_table(comparison.rows(), comparison))
         return
-    finished = [(row["contender"], row["seed"]) for row in recorded(comparison.path)]
+    finished = [(row["contender"], row["seed"]) for row in comparison.rows()]
     for seed in comparison.settings["seeds"] if given.seeds is None else given.seeds:
         for name in given.only or comparison.contenders:
             if (name, seed) not in finished:

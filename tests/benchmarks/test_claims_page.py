@@ -11,22 +11,31 @@ from benchmarks.accuracy.claims import CLAIMS, QUESTIONS, Comparison, errors_tab
 from benchmarks.harness import recorded
 from crystalformers import Recipe
 
-SHOWN = [Comparison(name) for name in QUESTIONS if name != "settings"]
-"""Those with a table on the page."""
+COMPARISONS = [Comparison(name) for name in QUESTIONS]
 
 
-@pytest.mark.parametrize("comparison", SHOWN, ids=lambda one: one.name)
+@pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda one: one.name)
 def test_the_table_is_computed_from_the_runs(comparison: Comparison) -> None:
     again = f"python -m benchmarks.accuracy.claims {comparison.name} --table"
-    assert comparison.table.read() == errors_table(recorded(comparison.path), comparison), f"run {again}"
+    assert comparison.table.read() == errors_table(comparison.rows(), comparison), f"run {again}"
 
 
-@pytest.mark.parametrize("comparison", SHOWN, ids=lambda one: one.name)
+@pytest.mark.parametrize("comparison", COMPARISONS, ids=lambda one: one.name)
 def test_every_run_had_the_budget_of_all(comparison: Comparison) -> None:
-    rows, recipe = recorded(comparison.path), comparison.settings["recipe"]
+    rows = comparison.rows()
     for row in rows:
         assert row["rows"] == rows[0]["rows"], row["contender"]
-        assert {key: row["settings"][key] for key in recipe} == recipe, row["contender"]
+        assert row["settings"] == comparison.recipe_of(row["contender"]), row["contender"]
+    done = [(row["contender"], row["seed"]) for row in rows]
+    assert len(done) == len(set(done))
+
+
+def test_a_run_counts_for_every_question_that_it_answers() -> None:
+    settings = Comparison("settings")
+    no_frames = [row for row in recorded(CLAIMS.path) if row["contender"] == "no frames"]
+    shared = [row for row in settings.rows() if row["contender"] == settings.baseline]
+    assert [row["errors"] for row in shared] == [row["errors"] for row in no_frames]
+    assert all(row["contender"] in Comparison("claims-perovskites").contenders for row in COMPARISONS[1].rows())
 
 
 @pytest.mark.shared
