@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from crystalformers.crystal import Crystal
+    from crystalformers.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
@@ -184,6 +185,13 @@ def write_results(path: Path, results: Mapping[str, Any], *packages: str) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps({**results, **about}, indent=1) + "\n").encode())
     print(f"wrote {path.name}")
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """A recipe that takes what it leaves out from the published one, whatever is recommended when it is read."""
+    from crystalformers.training.recipe import Recipe
+
+    return Recipe.parse({"defaults": "published", **settings})
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.harness import ROOT, shared
-from crystalformers import Recipe, Target, fit, open_table
+from benchmarks.harness import ROOT, recipe_of, shared
+from crystalformers import Target, fit, open_table
 
 RUNS = ROOT / "runs" / "base-model"
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -83,7 +83,7 @@ def train_entry(
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, entry)
-    recipe = Recipe.parse({**entry["recipe"], "threads": given.threads})
+    recipe = recipe_of({**entry["recipe"], "threads": given.threads})
     fit(open_table(path), [Target(**target) for target in entry["targets"]], runs / given.name, recipe, resume=True)
     return given.name, entry
 

@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, recipe_of, record, recorded, shared, versions
 from benchmarks.pages import ComputedTable
-from crystalformers import Recipe, Target, fit, open_table
+from crystalformers import Target, fit, open_table
 
 QUESTIONS = ("claims", "claims-perovskites", "settings")
 
@@ -134,7 +134,7 @@ def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
         write_table(path, data)
     start = time.monotonic()
     targets = [Target(**target) for target in comparison.targets]
-    fit(open_table(path), targets, folder, Recipe.parse({**recipe, "seed": seed}), resume=True)
+    fit(open_table(path), targets, folder, recipe_of({**recipe, "seed": seed}), resume=True)
     summary = json.loads((folder / "summary.json").read_text())
     measured = {"averaged": summary["errors"], "best": summary["best"]["errors"]}
     errors = {

@@ -32,8 +32,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.accuracy.doubt import by_flag, coverage
-from benchmarks.harness import RESULTS, ROOT, machine, print_table, record, recorded, shared, versions
-from crystalformers import Recipe, Target, evaluate_model, fit, load_model, open_table
+from benchmarks.harness import RESULTS, ROOT, machine, print_table, recipe_of, record, recorded, shared, versions
+from crystalformers import Target, evaluate_model, fit, load_model, open_table
 from crystalformers.elements import load_elements
 from crystalformers.elements.composition import composition_features
 
@@ -137,7 +137,7 @@ def run(task_name: str, task: Task, measured: Measured, size: int, seed: int, na
 def train(path: Path, target: Target, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """Rows, errors and the coverage of the intervals of a run, which goes on where it was stopped."""
     table = open_table(path)
-    fit(table, [target], folder, Recipe.parse(recipe), resume=True)
+    fit(table, [target], folder, recipe_of(recipe), resume=True)
     summary = json.loads((folder / "summary.json").read_text())
     model = load_model(folder)
     evaluation = evaluate_model(model, table, "test")

@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded, shared, versions
+from benchmarks.harness import RESULTS, ROOT, machine, parser, recipe_of, record, recorded, shared, versions
 from benchmarks.pages import ComputedTable
-from crystalformers import Recipe, Target, fit, open_table
+from crystalformers import Target, fit, open_table
 from crystalformers.benchmark import FoldResults, run_folds, write_matbench
 from crystalformers.benchmark.folds import RESULT
 from crystalformers.files import replacing
@@ -68,7 +68,7 @@ def training_rows(task: str) -> Path:
 def train(task: str, name: str, seed: int) -> Path:
     """The finished run folder of one recipe and seed, inside fold 0."""
     run = RUNS / task / "search" / f"{name}-fold0-seed{seed}"
-    recipe = Recipe.parse({**recipes(task)[name], "seed": seed, "test_fraction": 0})
+    recipe = recipe_of({**recipes(task)[name], "seed": seed, "test_fraction": 0})
     if not (run / "summary.json").exists():
         fit(open_table(training_rows(task)), [TARGETS[task]], run, recipe, resume=True)
     return run
@@ -101,7 +101,7 @@ def run_all(task: str, name: str, folds: Sequence[int], seeds: Sequence[int]) ->
         for fold in folds:
             if any(row["fold"] == fold and row["member"] == seed for row in results_so_far(task, name)[0]):
                 continue
-            recipe = Recipe.parse({"split_seed": 0, **settings, "seed": seed})
+            recipe = recipe_of({"split_seed": 0, **settings, "seed": seed})
             results = run_folds(table, target, output, recipe, folds=[fold], resume=True)
             print(f"{name} fold {fold} seed {seed}: {results.errors()[fold][seed]:.4g} {target.unit}", flush=True)
             rows, inits = results_so_far(task, name)  # another process may have added other folds meanwhile

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from benchmarks.accuracy.base_model import RUNS, SETTINGS, write_table
-from benchmarks.harness import parser
-from crystalformers import Model, Recipe, Target, fit, load_model, open_table
+from benchmarks.harness import parser, recipe_of
+from crystalformers import Model, Target, fit, load_model, open_table
 from crystalformers.checkpoint import save_model
 
 FROM = "seven"
@@ -26,7 +26,7 @@ def learned_alone(target: Target, settings: dict[str, object], epochs: int, thre
     """A model of one target, trained for as many steps as `epochs` over all rows take."""
     table, run = open_table(RUNS / "mp36k.parquet"), RUNS / f"single-{target.name}"
     share = float(np.isfinite(table.labels(target.name)).mean())
-    recipe = Recipe.parse({**settings, "epochs": round(epochs / share), "threads": threads})
+    recipe = recipe_of({**settings, "epochs": round(epochs / share), "threads": threads})
     fit(table, [target], run, recipe, resume=True)
     return load_model(run)
 

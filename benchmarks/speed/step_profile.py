@@ -27,6 +27,7 @@ from benchmarks.harness import (
     interleaved,
     measured_on,
     print_table,
+    recipe_of,
     speed_parser,
     write_results,
 )
@@ -205,7 +206,7 @@ def divided(times: dict[str, float], step: float) -> dict[str, float]:
 def profile(name: str, crystals: Sequence[Crystal], given: argparse.Namespace) -> dict[str, Any]:
     """One model: the real run, then its parts."""
     settings = {"preset": name, "epochs": EPOCHS, "average_epochs": 0, "batch_size": given.batch}
-    recipe = Recipe.parse({**settings, "threads": given.threads, "seed": given.seed, "accelerator": "cpu"})
+    recipe = recipe_of({**settings, "threads": given.threads, "seed": given.seed, "accelerator": "cpu"})
     with tempfile.TemporaryDirectory() as folder:
         table = write_table(Path(folder) / "table.parquet", crystals, given.seed)
         steps = whole_step(table, recipe, Path(folder))

@@ -53,7 +53,8 @@ threading.Thread(target=watch, daemon=True).start()
 table = open_table(folder / "table.parquet", scratch=folder)
 found |= {"rows": len(table), "seconds_to_open": time.perf_counter() - begin}
 found |= {"peak_bytes_to_open": peak_memory(), "anonymous_bytes_to_open": anonymous[0]}
-recipe = Recipe.parse({"epochs": 1, "average_epochs": 0, "threads": 1, "accelerator": "cpu", "image_cache_gb": cache})
+settings = {"defaults": "published", "epochs": 1, "average_epochs": 0, "image_cache_gb": cache}
+recipe = Recipe.parse({**settings, "threads": 1, "accelerator": "cpu"})
 try:
     fit(table, [Target("energy", "eV/atom", "per_atom")], folder / "run", recipe, observer=Stop())
 except TrainingInterrupted:

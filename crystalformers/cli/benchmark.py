@@ -27,7 +27,7 @@ def benchmark_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     unit: Annotated[str | None, typer.Option(help="Its unit. Default: that of the data set.")] = None,
     basis: Annotated[str | None, typer.Option(help="intensive, per_atom or per_cell. Default: as stated.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "--config", help="Recipe (YAML). Default: the published recipe.")
+        Path | None, typer.Option("--recipe", "--config", help="Recipe (YAML). Default: the recommended settings.")
     ] = None,
     init: StartModel = None,
     settings: Settings = None,

@@ -88,7 +88,7 @@ Labels = Annotated[
         help='A column that has another name than its target, e.g. "gap pbe=band_gap"; repeat for several.',
     ),
 ]
-RecipeFile = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML). Default: the published recipe.")]
+RecipeFile = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML). Default: the recommended settings.")]
 StartModel = Annotated[
     str | None,
     typer.Option(

@@ -45,7 +45,7 @@ class Published:
             otherwise; empty if one training cannot give it.
         split: that the error is of, `test` or `val`.
         weights: `average`: those averaged over the last epochs; `best`: those of the best epoch by validation.
-        settings: of the recipe, as far as they differ from the defaults.
+        settings: of the recipe, as far as they differ from `training.recipe.PUBLISHED` and the other defaults.
         speed: training crystals per second of this kind of model with `SPEED_BLOCKS` blocks; None if not measured.
     """
 
@@ -97,7 +97,8 @@ class Published:
                 remedy="docs/reproduce.md names the nearest experiment",
             )
         authors = FOLLOWING_THE_AUTHORS if follow_authors else {}
-        return Recipe.parse(with_overrides(self.settings, {**authors, **(changes or {})}), self.name)
+        settings = {"defaults": "published", **self.settings}
+        return Recipe.parse(with_overrides(settings, {**authors, **(changes or {})}), self.name)
 
 
 @cache

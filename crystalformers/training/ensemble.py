@@ -70,7 +70,7 @@ def fit_ensemble(
         table: crystals with label columns named like the targets, in the targets' units.
         targets: what to learn.
         run: the folder; created if need be.
-        recipe: settings of every member; default: the published recipe. Member k has the seed of the recipe plus k.
+        recipe: settings of every member; default: the recommended settings. Member k has the seed of the recipe plus k.
         members: K, number of folds and models.
         every_row: divide the test rows among the folds too (cross-validation); otherwise the ensemble is measured on
             them.

@@ -54,7 +54,7 @@ def fit(
         table: crystals with label columns named like the targets, in the targets' units.
         targets: what to learn; mean and std are learned here, from the training split.
         run: the folder; created if need be.
-        recipe: all settings; default: the published recipe.
+        recipe: all settings; default: the recommended settings.
         resume: continue an unfinished run in that folder (or begin, if there is none).
         observer: hears messages and progress; nothing is shown by default
             (`crystalformers.cli.training_progress.terminal_observer` is what the command line shows).

@@ -84,7 +84,7 @@ def fit_learning_curve(
         targets: what to learn.
         run: the folder; created if need be.
         sizes: numbers of training rows.
-        recipe: settings of every training; default: the published recipe. Seed k is the seed of the recipe plus k.
+        recipe: settings of every training; default: the recommended settings. Seed k is the seed of the recipe plus k.
         seeds: trainings of each size.
         resume: continue an unfinished curve in that folder (or begin, if there is none).
         observer: hears messages and progress.

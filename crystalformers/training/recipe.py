@@ -1,8 +1,7 @@
-"""The recipe of a training run: every setting with its unit, its published default, and nothing hidden.
+"""The recipe of a training run: every setting with its unit and its default, and nothing hidden.
 
-The defaults are the published recipe of Crystalformer (Taniai et al., ICLR 2024, section 4 and appendix), with
-one slip of the authors' code not repeated: biases are not decayed (their code decays them 1000 times more
-than weights).
+The published recipe of Crystalformer (Taniai et al., ICLR 2024, section 4 and appendix) is ``defaults: published``. One
+slip of the authors' code is not repeated: biases are not decayed (their code decays them 1000 times more than weights).
 """
 
 from __future__ import annotations
@@ -98,9 +97,23 @@ class Init(Section):
 MUON_MOMENTUM = 0.95
 """Share of Muon's last direction in the next, as proposed (Jordan, "Muon", 2024), where the recipe names none."""
 
+SGD_MOMENTUM = 0.9
+"""That of SGD, where the recipe names none."""
+
+PUBLISHED: dict[str, Any] = {
+    "epochs": 500,
+    "batch_size": 128,
+    "optimizer": "adamw",
+    "lr": 5e-4,
+    "schedule": "inverse-sqrt",
+    "warmup_steps": 0,
+}
+"""Settings of Crystalformer for the Materials Project in which the published recipe differs from the defaults here."""
+
 FINE_TUNING: dict[str, Any] = {
     "epochs": 200,
     "batch_size": 32,
+    "optimizer": "adamw",
     "lr": 2e-3,
     "schedule": "cosine",
     "warmup_steps": 50,
@@ -130,12 +143,14 @@ class Recipe(Section):
     """All settings of a training run.
 
     Attributes:
+        defaults: which values the settings have that are left out: ``recommended``, those here, or ``published``, those
+            of the Crystalformer paper (`PUBLISHED`). Of a run that starts from a trained model, `FINE_TUNING` in front.
         architecture: name of the model, as `crystalformers.models.MODELS` lists it.
         preset: name of a published model (`crystalformers.models.presets`) that `model` starts from; its settings are
             written into `model` when the recipe is read, so that a saved recipe names none.
         model: settings of the model; those left out take the values of the preset, or the architecture's defaults.
         init: a trained model to start from, whose architecture and settings the new one has; null for random weights.
-            Other defaults hold then, those of `FINE_TUNING`. `init: NAME` is short for `init: {model: NAME}`.
+            `FINE_TUNING` holds then. `init: NAME` is short for `init: {model: NAME}`.
         tolerance: Gaussian weight beyond the image radius that may be ignored, relative to an atom's own.
         epochs: passes over the training split.
         batch_size: crystals per optimiser step, over all devices together.
@@ -186,29 +201,30 @@ class Recipe(Section):
 
     model_config = ConfigDict(protected_namespaces=())
 
+    defaults: Literal["recommended", "published"] = Field("recommended", exclude=True)
     architecture: str = "crystalformer"
     preset: str | None = Field(None, exclude=True)
     model: dict[str, Any] = Field(default_factory=dict)
     init: Init | None = None
     tolerance: float = Field(1e-5, gt=0, lt=1)
-    epochs: int = Field(500, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(32, ge=1)
     max_atoms: int | None = Field(16384, ge=1)
     loss: Literal["l1", "mse"] = "l1"
     loss_balance: Literal["none", "targets", "sum", "uncertainty"] = "none"
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
-    lr: float = Field(5e-4, gt=0)
+    optimizer: Literal["adamw", "muon", "sgd"] = "muon"
+    lr: float = Field(1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(MUON_MOMENTUM, ge=0, lt=1)
     weight_decay: float = Field(1e-5, ge=0)
-    schedule: Schedule = "inverse-sqrt"
+    schedule: Schedule = "cosine"
     schedule_steps: int = Field(4000, ge=1)
     schedule_epochs: int = Field(10, ge=1)
     schedule_factor: float = Field(0.96, gt=0, le=1)
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(250, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    average_epochs: int = Field(50, ge=0)
+    average_epochs: int = Field(10, ge=0)
     elements: Elements | None = None
     exclude: tuple[Exclude, ...] = ()
     augment: Augment | None = None
@@ -238,6 +254,8 @@ class Recipe(Section):
             data = {**data, "init": {"model": data["init"]}}
         if data.get("init") is not None:
             data = _fine_tuning(data)
+        if data.get("defaults") == "published":
+            data = {**PUBLISHED, **data, "defaults": "recommended"}
         architecture = _architecture(data.get("architecture"), data.get("preset"))
         if not isinstance(architecture, str) or architecture not in MODELS:
             raise ConfigError(f"Architecture '{architecture}' is not one of {', '.join(MODELS)}.")
@@ -246,8 +264,8 @@ class Recipe(Section):
         if average is None:
             average = epochs // 10 if isinstance(epochs, int) else 0
         model = _resolved_model(architecture, data.get("preset"), data.get("model") or {})
-        if data.get("optimizer") == "muon":
-            data = {"momentum": MUON_MOMENTUM, **data}
+        if data.get("optimizer", "muon") != "muon":
+            data = {"momentum": SGD_MOMENTUM, **data}
         return {**data, "architecture": architecture, "average_epochs": average, "preset": None, "model": model}
 
     @model_validator(mode="after")

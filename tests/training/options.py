@@ -20,6 +20,7 @@ TINY: dict[str, dict[str, Any]] = {
     "cgcnn": {"dim": 8, "hidden": 8, "convolutions": 1},
 }
 SETTINGS: dict[str, Any] = {
+    "defaults": "published",
     "epochs": 2, "average_epochs": 1, "batch_size": 4, "lr": 0.01, "threads": 1, "accelerator": "cpu",
     "tolerance": 1e-3, "checkpoint_steps": 1,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from crystalformers.training.state import Progress
 
 TINY = {"dim": 8, "heads": 2, "blocks": 2, "feedforward": 16, "radial_functions": 8}
 SETTINGS: dict[str, Any] = {
+    "defaults": "published",
     "epochs": 3,
     "average_epochs": 1,
     "batch_size": 4,

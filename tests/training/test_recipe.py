@@ -13,19 +13,32 @@ from runs import recipe
 
 from crystalformers.errors import ConfigError
 from crystalformers.training import Recipe
-from crystalformers.training.recipe import with_overrides
+from crystalformers.training.recipe import PUBLISHED, with_overrides
 
 
 class TestRecipe:
-    def test_defaults_are_the_published_ones(self) -> None:
-        published = Recipe.parse({})
-        assert (published.lr, published.betas, published.eps) == (5e-4, (0.9, 0.98), 1e-8)
+    def test_published_defaults(self) -> None:
+        published = Recipe.parse({"defaults": "published"})
+        assert (published.optimizer, published.lr, published.betas, published.eps) == ("adamw", 5e-4, (0.9, 0.98), 1e-8)
         assert (published.weight_decay, published.clip_norm) == (1e-5, 1.0)
         assert (published.schedule, published.schedule_steps, published.warmup_steps) == ("inverse-sqrt", 4000, 0)
         assert (published.batch_size, published.epochs, published.average_epochs) == (128, 500, 50)
         assert (published.seed, published.precision, published.early_stopping) == (123, "32", None)
         assert published.model["dim"] == 128
         assert "n_targets" not in published.model
+
+    def test_published_defaults_hold_for_what_is_left_out(self) -> None:
+        mine = Recipe.parse({"defaults": "published", "epochs": 40, "lr": 0.1})
+        assert (mine.epochs, mine.average_epochs, mine.lr, mine.batch_size) == (40, 4, 0.1, 128)
+        assert Recipe.parse(mine.model_dump()) == mine
+
+    def test_recommended_defaults(self) -> None:
+        recommended = Recipe.parse({})
+        assert Recipe.parse({"defaults": "recommended"}) == recommended == Recipe()
+        assert {name: getattr(recommended, name) for name in PUBLISHED} == {
+            "epochs": 100, "batch_size": 32, "optimizer": "muon", "lr": 1e-3, "schedule": "cosine", "warmup_steps": 250,
+        }  # fmt: skip
+        assert (recommended.average_epochs, recommended.momentum) == (10, 0.95)
 
     def test_average_is_a_tenth_of_the_epochs(self) -> None:
         assert Recipe.parse({"epochs": 40}).average_epochs == 4
@@ -40,6 +53,7 @@ class TestRecipe:
             ({"model": {"dim": 30}}, "multiple of heads"),
             ({"model": 3}, "'model' must be a mapping"),
             ({"lr": -1}, "lr = -1"),
+            ({"defaults": "authors"}, "defaults = 'authors'"),
             ({"schedule": "linear"}, "schedule = 'linear'"),
             ({"epochs": 3, "average_epochs": 4}, "average_epochs = 4 exceeds epochs = 3"),
             ({"betas": [0.9, 1.0]}, r"betas = \(0.9, 1.0\) must lie"),
@@ -65,7 +79,7 @@ class TestRecipe:
 
     def test_shipped_recipes_are_valid(self) -> None:
         folder = Path(__file__).parents[2] / "recipes"
-        assert Recipe.load(folder / "published.yaml") == Recipe.parse({})
+        assert Recipe.load(folder / "published.yaml") == Recipe.parse({"defaults": "published"})
         for path in folder.glob("*.yaml"):
             Recipe.load(path)
 

@@ -32,10 +32,10 @@ class TestStep:
         assert Loss("l1", "none", 1)(torch.ones(2, 1), torch.full((2, 1), float("nan"))).item() == 0
 
     def test_learning_rates(self) -> None:
-        published = Recipe.parse({})
+        published = Recipe.parse({"defaults": "published"})
         assert learning_rate(published, 0, 0.0) == 5e-4
         assert learning_rate(published, 12000, 0.5) == pytest.approx(2.5e-4)
-        cosine = Recipe.parse({"schedule": "cosine", "warmup_steps": 10})
+        cosine = Recipe.parse({"lr": 5e-4, "schedule": "cosine", "warmup_steps": 10})
         assert learning_rate(cosine, 0, 0.0) == pytest.approx(5e-5)
         assert learning_rate(cosine, 50, 0.5) == pytest.approx(2.5e-4)
         assert learning_rate(cosine, 99, 1.0) == pytest.approx(0)
@@ -54,14 +54,15 @@ class TestStep:
             torch.testing.assert_close(model.weight.detach(), torch.stack(seen).mean(0))
         assert torch.equal(model.weight.detach(), own)
 
-    def test_biases_do_not_decay(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", ["adamw", "muon"])
+    def test_biases_do_not_decay(self, name: str, tmp_path: Path) -> None:
         dataset = Dataset.of(table_of(tmp_path), [ENERGY], recipe())
         model = build_model("crystalformer", TINY)
-        state = TrainingState(model, Batches(dataset, 5.0, recipe(weight_decay=0.1)), {})
-        weights, biases = state.optimizer.param_groups
-        assert (weights["weight_decay"], biases["weight_decay"]) == (0.1, 0)
-        assert all(parameter.dim() == 1 for parameter in biases["params"])
-        assert len(weights["params"]) + len(biases["params"]) == len(list(model.parameters()))
+        state = TrainingState(model, Batches(dataset, 5.0, recipe(weight_decay=0.1, optimizer=name)), {})
+        decays = {id(p): group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
+        for parameter, p in model.named_parameters():
+            assert decays.pop(id(p)) == (0 if parameter.endswith("bias") else 0.1), parameter
+        assert not decays
 
     def test_tiny_moments_become_zero(self) -> None:
         weight = torch.nn.Parameter(torch.ones(40))
