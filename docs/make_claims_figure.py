@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.accuracy.claims import CLAIMS, paired_changes
-from benchmarks.harness import recorded
+from benchmarks.accuracy.claims import Comparison, paired_changes
 from crystalformers.plots import plot_style, save
 from crystalformers.plots.style import INK, OTHER_COLOUR, RULE
 
@@ -20,10 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """One panel a target: a dot for each seed, a bar for their mean."""
-    done = recorded(CLAIMS.path)
-    measured = {row["contender"] for row in done} - {CLAIMS.baseline}
-    names = [name for name in CLAIMS.contenders if name in measured]
-    targets = [target["name"] for target in CLAIMS.targets]
+    comparison = Comparison("claims-adamw")
+    done = comparison.rows()
+    measured = {row["contender"] for row in done} - {comparison.baseline}
+    names = [name for name in comparison.contenders if name in measured]
+    targets = [target["name"] for target in comparison.targets]
     with plot_style():
         figure = Figure(figsize=(8, 1.3 + 0.38 * len(names)), layout="constrained")
         for panel, target in zip(figure.subplots(1, len(targets), sharey=True), targets, strict=True):

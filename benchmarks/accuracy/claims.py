@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.claims                       # what is missing, seed by seed
     python -m benchmarks.accuracy.claims --only max "no frames"
     python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
-    python -m benchmarks.accuracy.claims claims-perovskites    # frames on perovskites
+    python -m benchmarks.accuracy.claims claims-perovskites    # frames on perovskites; both also with -adamw
     python -m benchmarks.accuracy.claims settings              # optimiser, learning rate, batch, loss and so on
 
 Contenders, budget and data of each question are in a file of its name here (`claims.yaml`). Both weights of a run are
@@ -33,7 +33,7 @@ from benchmarks.harness import RESULTS, ROOT, machine, parser, recipe_of, record
 from benchmarks.pages import ComputedTable
 from crystalformers import Target, fit, open_table
 
-QUESTIONS = ("claims", "claims-perovskites", "settings")
+QUESTIONS = ("claims", "claims-adamw", "claims-perovskites", "claims-perovskites-adamw", "settings")
 
 
 @dataclass(frozen=True)
