@@ -19,6 +19,7 @@ from crystalformers.cli import progress as progress_module
 from crystalformers.cli.train import merged_recipe
 from crystalformers.prediction import bundled
 from crystalformers.prediction.loading import load_model
+from crystalformers.training import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -391,4 +392,4 @@ def test_settings_of_a_recipe_on_the_command_line(tmp_path: Path) -> None:
     recipe = merged_recipe(config, {"epochs": None, "seed": 5}, settings)
     assert (recipe.epochs, recipe.max_atoms, recipe.model["blocks"], recipe.seed) == (3, None, 2, 5)
     assert merged_recipe(config, {"epochs": 4}, settings).epochs == 4
-    assert merged_recipe(None, {"epochs": None}).epochs == 500
+    assert merged_recipe(None, {"epochs": None}).epochs == Recipe().epochs
