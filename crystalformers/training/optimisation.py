@@ -15,6 +15,9 @@ from crystalformers.training.muon import Muon, hidden_matrices
 from crystalformers.training.published_slips import bias_decay
 from crystalformers.training.recipe import Recipe
 
+LONGEST_WARMUP = 0.1
+"""Share of a run after which its learning rate rises no further, however few steps it has."""
+
 VECTORS = "elements.vectors"
 """Name, in any model, of the vectors that come from a table (`models.elements`)."""
 
@@ -116,7 +119,7 @@ def learning_rate(recipe: Recipe, step: int, fraction: float) -> float:
 
     Published for Crystalformer: lr sqrt(T / (T + t)), T = 4000, without warm-up.
     """
-    warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    warmup = min(1.0, max((step + 1) / recipe.warmup_steps, fraction / LONGEST_WARMUP)) if recipe.warmup_steps else 1.0
     match recipe.schedule:
         case "inverse-sqrt":
             decay = math.sqrt(recipe.schedule_steps / (recipe.schedule_steps + step))

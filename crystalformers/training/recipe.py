@@ -173,7 +173,7 @@ class Recipe(Section):
         schedule_steps: T of the inverse square root, optimiser steps.
         schedule_epochs: epochs between two steps of ``step``.
         schedule_factor: factor of ``step``.
-        warmup_steps: optimiser steps over which the rate first rises linearly.
+        warmup_steps: optimiser steps over which the rate first rises linearly; at most a tenth of the run.
         clip_norm: largest global norm of the gradient.
         average_epochs: last epochs whose weights, after every step, are averaged with equal weight; the learning
             rate is constant meanwhile. 0: the model is that of the best validation epoch, which is otherwise saved as a

@@ -40,6 +40,14 @@ class TestStep:
         assert learning_rate(cosine, 50, 0.5) == pytest.approx(2.5e-4)
         assert learning_rate(cosine, 99, 1.0) == pytest.approx(0)
 
+    def test_warmup_of_a_short_run_ends_after_a_tenth(self) -> None:
+        settings = Recipe.parse({"lr": 1.0, "schedule": "constant", "warmup_steps": 250})
+        rates = [learning_rate(settings, step, step / 100) for step in range(100)]
+        assert rates[:3] == pytest.approx([1 / 250, 0.1, 0.2])
+        assert rates[9:] == pytest.approx([0.9, *[1.0] * 90])
+        long = [learning_rate(settings, step, step / 10000) for step in range(10000)]
+        assert long[:250] == pytest.approx([(step + 1) / 250 for step in range(250)])
+
     def test_average_is_the_mean_of_the_weights(self) -> None:
         model = torch.nn.Linear(3, 2)
         average = WeightAverage(model)
