@@ -6,6 +6,7 @@ K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (202
 from __future__ import annotations
 
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ ITERATIONS = 5
 STEP = 0.2
 """Root mean square of the entries of a step, relative to the learning rate: about that of AdamW
 (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2)."""
+
+SHAPE = attrgetter("shape")
 
 
 class Muon(torch.optim.AdamW):
@@ -49,8 +52,8 @@ class Muon(torch.optim.AdamW):
         """One step; the gradients of the matrices are used up by it."""
         for group in self.param_groups:
             if group["matrices"]:
-                learned = sorted((p for p in group["params"] if p.grad is not None), key=_shape)
-                for _, same in groupby(learned, _shape):
+                learned = sorted((p for p in group["params"] if p.grad is not None), key=SHAPE)
+                for _, same in groupby(learned, SHAPE):
                     self._step_matrices(list(same), group["lr"], group["weight_decay"])
         super().step()  # passes over parameters without gradients
 
@@ -65,7 +68,7 @@ class Muon(torch.optim.AdamW):
         moments = [self.state[weight]["exp_avg"] for weight in weights]
         torch._foreach_lerp_(moments, gradients, 1 - self.momentum)
         directions = torch.lerp(torch.stack(gradients), torch.stack(moments), self.momentum)
-        steps = orthogonalised(directions.to(self.dtype)).to(directions.dtype) * (STEP * max(_shape(weights[0])) ** 0.5)
+        steps = orthogonalised(directions.to(self.dtype)).to(directions.dtype) * (STEP * max(weights[0].shape) ** 0.5)
         torch._foreach_mul_(weights, 1 - lr * decay)
         torch._foreach_add_(weights, list(steps), alpha=-lr)
 
@@ -77,6 +80,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
     Args:
         matrices: (N, n, m).
+
+    Returns:
+        (N, n, m), in their floating-point type.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
@@ -92,7 +98,3 @@ def hidden_matrices(model: CrystalModel) -> list[Tensor]:
     """The weights of linear layers between the first part of a model, its element vectors, and its head."""
     layers = (layer for part in model.stages[1:-1] for layer in part.modules())
     return [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
-
-
-def _shape(weight: Tensor) -> tuple[int, ...]:
-    return tuple(weight.shape)

@@ -28,8 +28,8 @@ def optimizer(model: CrystalModel, loss: nn.Module, recipe: Recipe) -> torch.opt
     Of a model that was trained before, the learning rate shrinks with the distance from the head.
     """
     groups = [
-        {"params": parameters, "weight_decay": _decay(recipe, kind), **_pace(recipe, kind), **_rule(kind)}
-        for kind, parameters in _grouped(model, recipe).items()
+        {"params": found, "weight_decay": _decay(recipe, kind), **_pace(recipe, kind), "matrices": kind.matrix}
+        for kind, found in _grouped(model, recipe).items()
     ]
     if balancing := list(loss.parameters()):
         groups.append({"params": balancing, "weight_decay": 0.0})
@@ -101,10 +101,6 @@ def _pace(recipe: Recipe, kind: _Kind) -> dict[str, Any]:
     if recipe.init is None:
         return {"lr_scale": scale}
     return {"lr_scale": scale * recipe.init.lr_decay**kind.distance, "head": kind.distance == 0}
-
-
-def _rule(kind: _Kind) -> dict[str, Any]:
-    return {"matrices": True} if kind.matrix else {}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, *, head_only: bool = False) -> None:

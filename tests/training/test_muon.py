@@ -38,6 +38,18 @@ def copies(tensors: list[nn.Parameter]) -> list[nn.Parameter]:
     return [nn.Parameter(tensor.detach().clone()) for tensor in tensors]
 
 
+def step_alike(
+    ours: Muon, mine: list[nn.Parameter], reference: torch.optim.Optimizer, theirs: list[nn.Parameter]
+) -> None:
+    """Five steps of both optimisers with the same gradients."""
+    for turn in range(5):
+        for own, other in zip(mine, theirs, strict=True):
+            own.grad = random(*own.shape, seed=turn)
+            other.grad = own.grad.clone()
+        ours.step()
+        reference.step()
+
+
 class TestOrthogonalised:
     @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 32), (2, 32, 8), (1, 1, 5), (1, 1, 1)])
     def test_singular_vectors_stay_and_values_come_near_1(self, shape: tuple[int, int, int]) -> None:
@@ -97,12 +109,7 @@ class TestMuon:
         reference = torch.optim.Muon(
             theirs, lr=0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw", eps=1e-30
         )
-        for turn in range(5):
-            for mine, other in zip(weights, theirs, strict=True):
-                mine.grad = random(*mine.shape, seed=turn)
-                other.grad = mine.grad.clone()
-            ours.step()
-            reference.step()
+        step_alike(ours, weights, reference, theirs)
         for mine, other in zip(weights, theirs, strict=True):
             # Both round to bfloat16, in another order.
             torch.testing.assert_close(mine, other, atol=5e-4, rtol=0)
@@ -112,12 +119,7 @@ class TestMuon:
         theirs = copies(rest)
         ours = of_both([nn.Parameter(random(3, 3))], rest, 0.1)
         reference = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1)
-        for turn in range(3):
-            for mine, other in zip(rest, theirs, strict=True):
-                mine.grad = random(*mine.shape, seed=turn)
-                other.grad = mine.grad.clone()
-            ours.step()
-            reference.step()
+        step_alike(ours, rest, reference, theirs)
         for mine, other in zip(rest, theirs, strict=True):
             torch.testing.assert_close(mine, other)
 
