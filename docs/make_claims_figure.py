@@ -21,7 +21,7 @@ def main() -> None:
     """One panel a target: a dot for each seed, a bar for their mean."""
     comparison = Comparison("claims-adamw")
     done = comparison.rows()
-    measured = {row["contender"] for row in done} - {comparison.baseline}
+    measured = {row["contender"] for row in done} - {comparison.contenders[0]}
     names = [name for name in comparison.contenders if name in measured]
     targets = [target["name"] for target in comparison.targets]
     with plot_style():

@@ -5,6 +5,7 @@
     python -m benchmarks.accuracy.claims --table               # errors and paired differences into docs/claims.md
     python -m benchmarks.accuracy.claims claims-perovskites    # frames on perovskites; both also with -adamw
     python -m benchmarks.accuracy.claims settings              # optimiser, learning rate, batch, loss and so on
+    python -m benchmarks.accuracy.claims architectures         # the optimiser of CGCNN and the other models
 
 Contenders, budget and data of each question are in a file of its name here (`claims.yaml`). Both weights of a run are
 measured on the test rows, those averaged over the last epochs and those of the best validation epoch; neither is chosen
@@ -33,7 +34,15 @@ from benchmarks.harness import RESULTS, ROOT, machine, parser, recipe_of, record
 from benchmarks.pages import ComputedTable
 from crystalformers import Target, fit, open_table
 
-QUESTIONS = ("claims", "claims-adamw", "claims-perovskites", "claims-perovskites-adamw", "settings")
+PAGES = {
+    "claims": "claims.md",
+    "claims-adamw": "claims.md",
+    "claims-perovskites": "claims.md",
+    "claims-perovskites-adamw": "claims.md",
+    "settings": "accuracy.md",
+    "architectures": "accuracy.md",
+}
+QUESTIONS = tuple(PAGES)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Comparison:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Data, seeds, budget, and the contenders as changes of it; the first is what the others are compared with."""
+        """Data, seeds, budget, and the contenders as changes of it."""
         path = Path(__file__).with_name(f"{self.name}.yaml")
         settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         return settings
@@ -58,10 +67,10 @@ class Comparison:
         """Their names."""
         return list(self.settings["contenders"])
 
-    @property
-    def baseline(self) -> str:
-        """The contender that the others are compared with."""
-        return self.contenders[0]
+    def baseline_of(self, name: str) -> str:
+        """The contender that one is compared with: the first with the same architecture."""
+        architecture = self.recipe_of(name).get("architecture")
+        return next(one for one in self.contenders if self.recipe_of(one).get("architecture") == architecture)
 
     @property
     def targets(self) -> list[dict[str, str]]:
@@ -82,8 +91,7 @@ class Comparison:
     @property
     def table(self) -> ComputedTable:
         """Where a page has its errors."""
-        page = "accuracy.md" if self.name == "settings" else "claims.md"
-        return ComputedTable(page, self.name, "accuracy/claims.py")
+        return ComputedTable(PAGES[self.name], self.name, "accuracy/claims.py")
 
     def rows(self) -> list[dict[str, Any]]:
         """Its runs, with those of other questions that had the same data and recipe as one of its contenders."""
@@ -154,29 +162,29 @@ def error_of(row: dict[str, Any], target: str, weights: str = "averaged", split:
 
 
 def paired_changes(
-    done: list[dict[str, Any]], name: str, target: str, split: str = "test", baseline: str = CLAIMS.baseline
+    done: list[dict[str, Any]], name: str, target: str, split: str = "test", comparison: Comparison = CLAIMS
 ) -> list[float]:
-    """How much more a contender errs than the baseline with the same seed, in per cent, by seed."""
+    """How much more a contender errs than the one it is compared with, by seed, in per cent."""
 
     def by_seed(contender: str) -> dict[int, float]:
         return {row["seed"]: error_of(row, target, split=split) for row in done if row["contender"] == contender}
 
-    before, own = by_seed(baseline), by_seed(name)
+    before, own = by_seed(comparison.baseline_of(name)), by_seed(name)
     return [100 * (own[seed] / before[seed] - 1) for seed in sorted(own.keys() & before.keys())]
 
 
 def errors_table(done: list[dict[str, Any]], comparison: Comparison) -> str:
-    """Test errors by weights, and the paired change against the baseline: mean and standard deviation over seeds."""
+    """Test errors by weights, and the paired change against `baseline_of`: mean and standard deviation over seeds."""
 
     def spread(values: list[float], form: str) -> str:
         return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):.2g}" if values[1:] else "")
 
-    heads, baseline = ["", "seeds"], comparison.baseline
+    heads, against = ["", "seeds"], comparison.settings.get("against", comparison.contenders[0])
     for target in comparison.targets:
         heads += [
             f"{target['name'].replace('_', ' ')} ({target['unit']})",
             "best epoch",
-            f"against {baseline}",
+            f"against {against}",
             "on validation rows",
         ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -189,8 +197,9 @@ def errors_table(done: list[dict[str, Any]], comparison: Comparison) -> str:
             for weights in ("averaged", "best"):
                 cells.append(spread([error_of(row, target, weights) for row in own], ".4f"))
             for split in ("test", "val"):
-                paired = paired_changes(done, name, target, split, baseline)
-                cells.append(f"{spread(paired, '+.1f')} %" if paired and name != baseline else "")
+                paired = paired_changes(done, name, target, split, comparison)
+                is_baseline = name == comparison.baseline_of(name)
+                cells.append(f"{spread(paired, '+.1f')} %" if paired and not is_baseline else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -33,11 +33,11 @@ def test_every_run_had_the_budget_of_all(comparison: Comparison) -> None:
 
 def test_a_run_counts_for_every_question_that_it_answers() -> None:
     settings, adamw = Comparison("settings"), Comparison("claims-adamw")
-    no_frames = [row for row in recorded(adamw.path) if row["contender"] == adamw.baseline]
-    shared = [row for row in settings.rows() if row["contender"] == settings.baseline]
+    no_frames = [row for row in recorded(adamw.path) if row["contender"] == adamw.contenders[0]]
+    shared = [row for row in settings.rows() if row["contender"] == settings.contenders[0]]
     assert [row["errors"] for row in shared] == [row["errors"] for row in no_frames]
     muon = [row["errors"] for row in recorded(settings.path) if row["contender"] == "muon, learning rate 1e-3"]
-    assert muon[0] in [row["errors"] for row in CLAIMS.rows() if row["contender"] == CLAIMS.baseline]
+    assert muon[0] in [row["errors"] for row in CLAIMS.rows() if row["contender"] == CLAIMS.contenders[0]]
 
 
 @pytest.mark.shared
@@ -55,7 +55,7 @@ def test_no_test_row_of_fold_0_is_among_the_perovskites_compared(tmp_path: Path,
 
 
 def test_changes_are_paired_by_seed() -> None:
-    first = CLAIMS.baseline
+    first = CLAIMS.contenders[0]
     rows = [
         {"contender": name, "seed": seed, "errors": {"gap": {"averaged": {"test": error}}}}
         for name, seed, error in [
@@ -66,6 +66,12 @@ def test_changes_are_paired_by_seed() -> None:
         ]
     ]
     assert paired_changes(rows, "max", "gap") == [100 * (0.3 / 0.4 - 1)]
+
+
+def test_models_of_several_architectures_are_compared_with_the_first_of_their_own() -> None:
+    architectures = Comparison("architectures")
+    assert architectures.baseline_of("MEGNet, Muon") == "MEGNet, AdamW"
+    assert {CLAIMS.baseline_of(name) for name in CLAIMS.contenders} == {CLAIMS.contenders[0]}
 
 
 def test_every_contender_has_a_valid_recipe() -> None:
