@@ -214,7 +214,7 @@ def parsed_settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if a text has another form.
     """
-    from crystalformers.training.recipe import read_yaml
+    from crystalformers.training.yaml_settings import read_yaml
 
     settings: dict[str, Any] = {}
     for text in texts:
@@ -236,7 +236,8 @@ def merged_recipe(config: Path | None, flags: dict[str, Any], settings: list[str
         flags: settings with an option of their own, None where it was not given.
         settings: those given as `NAME=VALUE`.
     """
-    from crystalformers.training.recipe import Recipe, with_overrides
+    from crystalformers.training.recipe import Recipe
+    from crystalformers.training.yaml_settings import with_overrides
 
     given = parsed_settings(settings or []) | {name: value for name, value in flags.items() if value is not None}
     return Recipe.load(config, given) if config else Recipe.parse(with_overrides({}, given))

@@ -28,7 +28,8 @@ from crystalformers.prediction.intervals import COVERAGE
 from crystalformers.prediction.rows import Prediction
 from crystalformers.target import Basis, Target, Transform
 from crystalformers.training import Recipe, fit, fit_ensemble
-from crystalformers.training.recipe import accelerator_of, with_overrides
+from crystalformers.training.recipe import accelerator_of
+from crystalformers.training.yaml_settings import with_overrides
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from crystalformers.data.sets import SETS, Label
 from crystalformers.errors import ConfigError
 from crystalformers.extras import optional
-from crystalformers.training.recipe import Recipe, with_overrides
+from crystalformers.training.recipe import Recipe
+from crystalformers.training.yaml_settings import with_overrides
 
 with optional("train", "the list of published numbers"):
     import yaml

@@ -20,9 +20,10 @@ from crystalformers.files import locked, write_atomically
 from crystalformers.prediction.bundled import WEIGHTS
 from crystalformers.training import report
 from crystalformers.training.dataset import Dataset
-from crystalformers.training.recipe import OPERATIONAL, Recipe, read_yaml
+from crystalformers.training.recipe import OPERATIONAL, Recipe
 from crystalformers.training.state import TrainingState
 from crystalformers.training.wording import counted
+from crystalformers.training.yaml_settings import read_yaml
 
 BEST_WEIGHTS = "model-best.safetensors"
 """Weights of the best epoch by validation, beside averaged ones in `WEIGHTS`."""

@@ -18,6 +18,7 @@ from crystalformers.extras import optional
 from crystalformers.models import MODELS, architecture_of
 from crystalformers.models.presets import FRAME_SETTINGS, frames_of, preset
 from crystalformers.prediction.loading import trained_architecture
+from crystalformers.training.yaml_settings import read_yaml, with_overrides
 
 with optional("train", "a recipe"):
     import yaml
@@ -338,33 +339,6 @@ class Recipe(Section):
         return self.epochs - self.average_epochs
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML's plain values without aliases, by which a few lines could stand for more than a memory holds."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse an alias."""
-        if self.check_event(yaml.AliasEvent):
-            next_event: Any = self.peek_event
-            raise yaml.YAMLError(
-                f"line {next_event().start_mark.line + 1}: aliases such as *name are not read; write the value again"
-            )
-        return super().compose_node(parent, index)
-
-
-def read_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        ConfigError: naming `source` and what is wrong.
-    """
-    try:
-        return yaml.load(text, _PlainLoader)
-    except RecursionError:
-        raise ConfigError(f"{source}: not a YAML file (lists within lists too deep to read).") from None
-    except (yaml.YAMLError, ValueError) as error:  # of dates and numbers that are none
-        raise ConfigError(f"{source}: not a YAML file ({' '.join(str(error).split())}).") from None
-
-
 def accelerator_of(device: str) -> Literal["cpu", "gpu"]:
     """The setting `accelerator` for a device, `cpu` or `cuda`.
 
@@ -376,21 +350,6 @@ def accelerator_of(device: str) -> Literal["cpu", "gpu"]:
         remedy = "choose the GPU with the environment variable CUDA_VISIBLE_DEVICES"
         raise ConfigError(problem, where="device", remedy=remedy)
     return "cpu" if device == "cpu" else "gpu"
-
-
-def with_overrides(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Settings with others in front, where `init.model` names a setting of a section."""
-    merged = dict(settings)
-    for name, value in overrides.items():
-        section, dot, inner = name.partition(".")
-        if dot:
-            present = merged.get(section) or {}
-            if section == "init" and isinstance(present, str):
-                present = {"model": present}
-            merged[section] = with_overrides(present if isinstance(present, dict) else {}, {inner: value})
-        else:
-            merged[section] = value
-    return merged
 
 
 def _fine_tuning(data: dict[str, Any]) -> dict[str, Any]:

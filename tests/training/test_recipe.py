@@ -13,7 +13,8 @@ from runs import recipe
 
 from crystalformers.errors import ConfigError
 from crystalformers.training import Recipe
-from crystalformers.training.recipe import PUBLISHED, with_overrides
+from crystalformers.training.recipe import PUBLISHED
+from crystalformers.training.yaml_settings import with_overrides
 
 
 class TestRecipe:
