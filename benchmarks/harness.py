@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import platform
 import statistics
@@ -211,6 +212,11 @@ def record(path: Path, row: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def epochs_for(rows: int, batch: int, epochs: int, least_steps: int) -> int:
+    """So many epochs, or more where the rows are so few that these have fewer optimiser steps than `least_steps`."""
+    return max(epochs, math.ceil(least_steps / math.ceil(rows / batch)))
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, record, recorded, shared, versions
+from benchmarks.harness import RESULTS, ROOT, epochs_for, machine, parser, record, recorded, shared, versions
 from benchmarks.speed.peers import INSTALL, graph_entry
 from crystalformers import open_table
 from crystalformers.data.table import CrystalTable
@@ -222,9 +222,11 @@ def main() -> None:
                 jobs = [(search["rows"], {**common, **choice}, ["val"]) for choice in known["choices"]]
             else:
                 settings = {**own, **chosen(name, target)}
-                jobs = [
-                    (rows, {**settings, "seed": seed}, ["val", "test"]) for seed in given.seeds for rows in given.rows
-                ]
+                jobs = []
+                for seed in given.seeds:
+                    for rows in given.rows:
+                        epochs = epochs_for(rows, own["batch"], own["epochs"], known["least_steps"])
+                        jobs.append((rows, {**settings, "epochs": epochs, "seed": seed}, ["val", "test"]))
             for count, settings, splits in jobs:
                 done = [(row["model"], row["target"], row["rows"], row["settings"]) for row in recorded(path)]
                 if (name, target, count, settings) not in done:

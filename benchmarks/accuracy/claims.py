@@ -132,17 +132,11 @@ def write_table(path: Path, data: dict[str, Any]) -> None:
     pq.write_table(table.select(names).take(pa.array(rows)), path)
 
 
-def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
-    """Train one contender; its errors with everything needed to repeat it."""
-    settings = comparison.settings
-    data, recipe = settings["data"], comparison.recipe_of(name)
-    path = comparison.runs / f"{data['table']}-{data.get('training', 'all')}.parquet"
-    folder = comparison.runs / f"{name.replace(' ', '-')}-seed{seed}"
-    if not path.exists():
-        write_table(path, data)
+def trained(table: Path, targets: list[dict[str, str]], folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Train on a table, or go on with it; the errors of both weights, with rows and time."""
     start = time.monotonic()
-    targets = [Target(**target) for target in comparison.targets]
-    fit(open_table(path), targets, folder, recipe_of({**recipe, "seed": seed}), resume=True)
+    learned = [Target(**target) for target in targets]
+    fit(open_table(table), learned, folder, recipe_of(recipe), resume=True)
     summary = json.loads((folder / "summary.json").read_text())
     measured = {"averaged": summary["errors"], "best": summary["best"]["errors"]}
     errors = {
@@ -150,10 +144,21 @@ def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
             weights: {split: found[split][target.name]["mae"] for split in ("val", "test")}
             for weights, found in measured.items()
         }
-        for target in targets
+        for target in learned
     }
-    about = {"rows": summary["rows"], "seconds": round(time.monotonic() - start), "settings": recipe}
-    return {"contender": name, "seed": seed, "errors": errors, **about, "machine": machine(), "versions": versions()}
+    return {"errors": errors, "rows": summary["rows"], "seconds": round(time.monotonic() - start)}
+
+
+def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
+    """Train one contender; its errors with everything needed to repeat it."""
+    data, recipe = comparison.settings["data"], comparison.recipe_of(name)
+    path = comparison.runs / f"{data['table']}-{data.get('training', 'all')}.parquet"
+    folder = comparison.runs / f"{name.replace(' ', '-')}-seed{seed}"
+    if not path.exists():
+        write_table(path, data)
+    found = trained(path, comparison.targets, folder, {**recipe, "seed": seed})
+    about = {"settings": recipe, "machine": machine(), "versions": versions()}
+    return {"contender": name, "seed": seed, **found, **about}
 
 
 def error_of(row: dict[str, Any], target: str, weights: str = "averaged", split: str = "test") -> float:
