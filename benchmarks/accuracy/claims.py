@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def targets(self) -> list[dict[str, str]]:
-        """What all of them learn."""
+        """What is learned."""
         targets: list[dict[str, str]] = self.settings["data"]["targets"]
         return targets
 
@@ -99,13 +99,23 @@ class Comparison:
         for other in (Comparison(name) for name in QUESTIONS if name != self.name):
             if other.settings["data"] == self.settings["data"]:
                 for name in self.contenders:
-                    same = (row for row in recorded(other.path) if row["settings"] == self.recipe_of(name))
+                    same = (row for row in recorded(other.path) if self._is_run_of(name, row))
                     rows += [{**row, "contender": name} for row in same]
         return rows
 
+    def _is_run_of(self, name: str, row: dict[str, Any]) -> bool:
+        learned = [target["name"] for target in self.targets_of(name)]
+        return bool(row["settings"] == self.recipe_of(name) and list(row["errors"]) == learned)
+
     def recipe_of(self, name: str) -> dict[str, Any]:
         """The settings of a contender."""
-        return {**self.settings["recipe"], **self.settings["contenders"][name]}
+        changes = {key: value for key, value in self.settings["contenders"][name].items() if key != "targets"}
+        return {**self.settings["recipe"], **changes}
+
+    def targets_of(self, name: str) -> list[dict[str, str]]:
+        """What a contender learns: all, or those that it names."""
+        names = self.settings["contenders"][name].get("targets")
+        return [target for target in self.targets if names is None or target["name"] in names]
 
 
 CLAIMS = Comparison("claims")
@@ -156,7 +166,7 @@ def run(comparison: Comparison, name: str, seed: int) -> dict[str, Any]:
     folder = comparison.runs / f"{name.replace(' ', '-')}-seed{seed}"
     if not path.exists():
         write_table(path, data)
-    found = trained(path, comparison.targets, folder, {**recipe, "seed": seed})
+    found = trained(path, comparison.targets_of(name), folder, {**recipe, "seed": seed})
     about = {"settings": recipe, "machine": machine(), "versions": versions()}
     return {"contender": name, "seed": seed, **found, **about}
 
@@ -166,13 +176,18 @@ def error_of(row: dict[str, Any], target: str, weights: str = "averaged", split:
     return float(row["errors"][target][weights][split])
 
 
+def of_contender(done: list[dict[str, Any]], name: str, target: str) -> list[dict[str, Any]]:
+    """The runs of a contender that learned a target."""
+    return [row for row in done if row["contender"] == name and target in row["errors"]]
+
+
 def paired_changes(
     done: list[dict[str, Any]], name: str, target: str, split: str = "test", comparison: Comparison = CLAIMS
 ) -> list[float]:
     """How much more a contender errs than the one it is compared with, by seed, in per cent."""
 
     def by_seed(contender: str) -> dict[int, float]:
-        return {row["seed"]: error_of(row, target, split=split) for row in done if row["contender"] == contender}
+        return {row["seed"]: error_of(row, target, split=split) for row in of_contender(done, contender, target)}
 
     before, own = by_seed(comparison.baseline_of(name)), by_seed(name)
     return [100 * (own[seed] / before[seed] - 1) for seed in sorted(own.keys() & before.keys())]
@@ -194,13 +209,13 @@ def errors_table(done: list[dict[str, Any]], comparison: Comparison) -> str:
         ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in comparison.contenders:
-        own = [row for row in done if row["contender"] == name]
-        if not own:
+        if not (seeds := sum(row["contender"] == name for row in done)):
             continue
-        cells = [name, str(len(own))]
+        cells = [name, str(seeds)]
         for target in (target["name"] for target in comparison.targets):
+            own = of_contender(done, name, target)
             for weights in ("averaged", "best"):
-                cells.append(spread([error_of(row, target, weights) for row in own], ".4f"))
+                cells.append(spread([error_of(row, target, weights) for row in own], ".4f") if own else "")
             for split in ("test", "val"):
                 paired = paired_changes(done, name, target, split, comparison)
                 is_baseline = name == comparison.baseline_of(name)

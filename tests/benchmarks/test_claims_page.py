@@ -27,6 +27,7 @@ def test_every_run_had_the_budget_of_all(comparison: Comparison) -> None:
     for row in rows:
         assert row["rows"] == rows[0]["rows"], row["contender"]
         assert row["settings"] == comparison.recipe_of(row["contender"]), row["contender"]
+        assert list(row["errors"]) == [target["name"] for target in comparison.targets_of(row["contender"])]
     done = [(row["contender"], row["seed"]) for row in rows]
     assert len(done) == len(set(done))
 
@@ -76,5 +77,14 @@ def test_models_of_several_architectures_are_compared_with_the_first_of_their_ow
 
 def test_every_contender_has_a_valid_recipe() -> None:
     for comparison in map(Comparison, QUESTIONS):
-        for name, changes in comparison.settings["contenders"].items():
-            assert Recipe.parse({**comparison.settings["recipe"], **changes}), name
+        for name in comparison.contenders:
+            assert Recipe.parse(comparison.recipe_of(name)), name
+
+
+def test_a_contender_may_learn_a_part_of_the_targets() -> None:
+    settings = Comparison("settings")
+    both, alone = "muon, learning rate 1e-3", "muon, formation energy alone"
+    assert settings.targets_of(alone) == settings.targets[:1]
+    assert settings.targets_of(both) == settings.targets
+    assert settings.recipe_of(both) == settings.recipe_of(alone)
+    assert all(len(row["errors"]) == 2 for row in settings.rows() if row["contender"] == both)
