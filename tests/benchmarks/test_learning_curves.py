@@ -8,7 +8,6 @@ import pytest
 
 from benchmarks.accuracy.claims import CLAIMS
 from benchmarks.accuracy.learning_curves import (
-    OUT,
     TABLE,
     errors,
     errors_table,
@@ -17,7 +16,6 @@ from benchmarks.accuracy.learning_curves import (
     recipe_for,
     settings,
 )
-from benchmarks.harness import recorded
 from crystalformers import Recipe
 
 
@@ -50,5 +48,4 @@ def test_no_run_is_there_twice_and_all_have_the_recipe_of_their_size() -> None:
 
 
 def test_the_table_is_computed_from_the_runs() -> None:
-    if recorded(OUT):
-        assert TABLE.read() == errors_table(errors()), "run python -m benchmarks.accuracy.learning_curves --table"
+    assert TABLE.read() == errors_table(errors()), "run python -m benchmarks.accuracy.learning_curves --table"
