@@ -224,3 +224,41 @@ def test_of_two_resumed_runs_the_second_is_refused(
     assert first.returncode == 0, stderr
     assert output.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many.parquet", "out.csv", "whole.csv"]
+
+
+SIGNAL_IN_A_FINALISER = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
+import crystalformers.prediction.predictor as predictor
+from crystalformers.cli import main
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), int(os.environ["STOP"]))
+        time.sleep(0.01)  # Python drops the exception of the handler
+
+def predict_window(*_, **__):
+    Last()
+    time.sleep(60)
+
+predictor.predict_window = predict_window
+main()
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_finaliser_stops_the_command_too(
+    stop: signal.Signals, weights: Path, table: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SIGNAL_IN_A_FINALISER, "predict", str(table), "-m", str(weights)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out.csv")],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={**os.environ, "STOP": str(int(stop))},
+        check=False,
+    )
+    assert done.returncode == 128 + stop, done.stderr
+    assert "interrupted" in done.stderr
+    assert "ignored" not in done.stderr

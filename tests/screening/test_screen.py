@@ -220,7 +220,7 @@ def test_a_stopped_run_leaves_no_temporary_file(stop: signal.Signals, weights: P
         wait_for_parts(process, folder, 2)
         process.send_signal(stop)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + stop
+    assert process.returncode == 128 + stop, stderr
     assert "Traceback" not in stderr
     assert not list(folder.rglob(".*"))
 
