@@ -62,7 +62,7 @@ class Fault:
 
     def fail(self) -> None:
         """Raise what goes wrong."""
-        from crystalformers.cli import Terminated
+        from crystalformers.signals import Terminated
 
         match self.kind:
             case "kill":

@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "crystalformers"
 
 LEVELS = (
-    ("errors", "extras", "files", "html", "periodic"),
+    ("errors", "extras", "files", "html", "periodic", "signals"),
     ("crystal", "plots", "target"),
     ("csrc",),
     ("images",),

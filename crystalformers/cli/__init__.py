@@ -8,10 +8,8 @@ Nothing that takes long to import is imported before a command runs, so that hel
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import threading
 import traceback
 from typing import Annotated, Any
 
@@ -35,6 +33,7 @@ from crystalformers.cli.search import search_app
 from crystalformers.cli.serve import mcp_command, serve_command
 from crystalformers.cli.train import train_command
 from crystalformers.errors import CrystalformersError
+from crystalformers.signals import raise_on_sigterm
 
 
 class Commands(TyperGroup):
@@ -106,36 +105,9 @@ def _options(
     pass
 
 
-SECONDS_TO_SIGNAL_AGAIN = 0.05
-"""By then the finaliser or callback that a signal came into has ended."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command like Ctrl-C."""
-
-    signal = signal.SIGTERM
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
-
-
-def _unraisable(found: Any) -> None:
-    """Send a signal again whose exception Python has dropped, since it came within a finaliser or a callback."""
-    if not isinstance(found.exc_value, KeyboardInterrupt):
-        sys.__unraisablehook__(found)
-        return
-    number = getattr(found.exc_value, "signal", signal.SIGINT)
-    again = threading.Timer(SECONDS_TO_SIGNAL_AGAIN, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
-
-
 def main() -> None:
     """Entry point of the command `crystalformers`."""
-    # A scheduler's SIGTERM then ends the command like Ctrl-C, so that no temporary file is left.
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.unraisablehook = _unraisable
+    raise_on_sigterm()
     try:
         app()
     except Exception:  # a bug, for which Python would exit with 1: "some structures could not be used"

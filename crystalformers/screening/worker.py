@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 from crystalformers.errors import CrystalformersError
 from crystalformers.screening.parts import Job
+from crystalformers.signals import Terminated, raise_on_sigterm
 
 
 def main() -> None:
     """Run parts until stdin ends, or nobody is there to read the answer."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no temporary file is left
+    raise_on_sigterm()
+    try:
+        _answer()
+    except Terminated as stop:
+        sys.exit(128 + stop.signal)
+
+
+def _answer() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints is no answer
     job = Job(**json.loads(sys.argv[1]))

@@ -155,6 +155,16 @@ def test_a_stopped_run_ends_its_processes_and_leaves_no_temporary_file(
     assert not list((tmp_path / "r").rglob(".*"))
 
 
+def test_a_process_that_is_terminated_within_a_finaliser_ends_too(
+    weights: Path, table: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    late = "time.sleep(0.01)"  # Python drops the exception of the handler
+    finaliser = f"lambda self: (os.kill(os.getpid(), signal.SIGTERM), {late})"
+    broken(monkeypatch, tmp_path, f"import time; type('Last', (), {{'__del__': {finaliser}}})(); time.sleep(60)")
+    with pytest.raises(CrystalformersError, match=f"ended with exit code {128 + signal.SIGTERM}"):
+        screened(table, tmp_path / "r", weights, resources=Resources(workers=2))
+
+
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
