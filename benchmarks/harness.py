@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from crystalformers.screening.engines import usable_cores
+
 if TYPE_CHECKING:
     from crystalformers.crystal import Crystal
     from crystalformers.training.recipe import Recipe
@@ -88,11 +90,6 @@ def _load() -> list[float]:
 
 LOAD = _load()
 """Load of the machine when the script started."""
-
-
-def usable_cores() -> int:
-    """Cores this process may run on; fewer than the machine has where its affinity was restricted."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -26,7 +26,6 @@ from benchmarks.harness import (
     print_table,
     speed_parser,
     spread,
-    usable_cores,
     write_results,
 )
 from benchmarks.speed.peers import LEARNING_RATE, Contestant, image_tasks, matgl_contestants
@@ -36,6 +35,7 @@ from crystalformers.csrc.kernels import library
 from crystalformers.models import build_model
 from crystalformers.models.crystalformer import Crystalformer
 from crystalformers.models.presets import preset
+from crystalformers.screening.engines import usable_cores
 from crystalformers.training.image_store import ImageStore
 from crystalformers.training.recipe import Recipe
 

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.accuracy.fine_tuning import tasks
-from benchmarks.harness import RESULTS, ROOT, parser, print_table, size_distribution, usable_cores, write_results
+from benchmarks.harness import RESULTS, ROOT, parser, print_table, size_distribution, write_results
 from crystalformers import load_model
+from crystalformers.screening.engines import usable_cores
 
 MAIN = "from crystalformers.cli import main; main()"
 

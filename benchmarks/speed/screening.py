@@ -32,8 +32,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.harness import RESULTS, ROOT, machine, parser, print_table, shared, usable_cores, write_results
+from benchmarks.harness import RESULTS, ROOT, machine, parser, print_table, shared, write_results
 from crystalformers.files import write_atomically
+from crystalformers.screening.engines import usable_cores
 
 TABLES = (
     "mp36k",

@@ -27,13 +27,13 @@ from benchmarks.harness import (
     print_table,
     shared,
     spread,
-    usable_cores,
     write_results,
 )
 from crystalformers.crystal import Crystal
 from crystalformers.io import read_structures
 from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.model import network_outputs
+from crystalformers.screening.engines import usable_cores
 from crystalformers.search.nearest import VECTORS, Neighbours, write_projections
 
 NOISE = 0.1

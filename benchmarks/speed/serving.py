@@ -41,10 +41,10 @@ from benchmarks.harness import (
     print_table,
     shared,
     size_distribution,
-    usable_cores,
     write_results,
 )
 from crystalformers.crystal import Crystal
+from crystalformers.screening.engines import usable_cores
 
 MAIN = "from crystalformers.cli import main; main()"
 MOST_CLIENTS, MOST_SECONDS = 100, 900
