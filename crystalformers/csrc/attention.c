@@ -185,6 +185,7 @@ int image_sum_forward(int64_t first, int64_t last, const KernelInput *input, voi
     const int64_t A = input->atoms, D = input->head_dim, H = input->head_groups * LANES;
     const int64_t K = input->count, L = cosine_sums(input), N = K + L;
     const int64_t margin = input->windows * WINDOW_LANES;
+    const unsigned before = flush_denormals();
     Scratch s;
     int failure = allocate(&s, input, first, last);
     for (int64_t i = first; i < last && !failure; i++)
@@ -228,6 +229,7 @@ int image_sum_forward(int64_t first, int64_t last, const KernelInput *input, voi
             by_head(out + K, s.angles.moments, L, A * N);
         }
     release(&s);
+    restore_denormals(before);
     return failure;
 }
 
@@ -241,6 +243,7 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
     const int64_t K = input->count, L = cosine_sums(input), N = K + L;
     const int64_t margin = input->windows * WINDOW_LANES;
     const float backward = input->negligible_backward;
+    const unsigned before = flush_denormals();
     Scratch s;
     int failure = allocate(&s, input, first, last);
     for (int64_t i = first; i < last && !failure; i++)
@@ -318,6 +321,7 @@ int image_sum_backward(int64_t first, int64_t last, const KernelInput *input, vo
             }
         }
     release(&s);
+    restore_denormals(before);
     return failure;
 }
 
@@ -327,6 +331,7 @@ int image_moments(int64_t first, int64_t last, const KernelInput *input, void *c
     const float *q = arrays[0], *k = arrays[1], *decay = arrays[2];
     float *moments = arrays[3];
     const int64_t D = input->head_dim, H = input->head_groups * LANES;
+    const unsigned before = flush_denormals();
     Scratch s;
     int failure = allocate(&s, input, first, last);
     for (int64_t i = first; i < last && !failure; i++)
@@ -353,6 +358,7 @@ int image_moments(int64_t first, int64_t last, const KernelInput *input, void *c
                 for (int l = 0; l < LANES; l++) moments[(i * H + lane + l) * 6 + x] = sum[x][l] * per_z[l];
         }
     release(&s);
+    restore_denormals(before);
     return failure;
 }
 
@@ -362,6 +368,7 @@ int image_sum_pull(int64_t first, int64_t last, const KernelInput *input, void *
     const float *q = arrays[3], *grad_y = arrays[4], *weight = arrays[5], *grad_score = arrays[6];
     float *grad_k = arrays[7], *grad_v = arrays[8];
     const int64_t D = input->head_dim, H = input->head_groups * LANES;
+    const unsigned before = flush_denormals();
     for (int64_t j = first; j < last; j++)
         for (int64_t lane = 0; lane < H; lane += LANES) {
             float *gk = grad_k + j * D * H + lane, *gv = grad_v + j * D * H + lane;
@@ -377,6 +384,7 @@ int image_sum_pull(int64_t first, int64_t last, const KernelInput *input, void *
                 }
             }
         }
+    restore_denormals(before);
     return 0;
 }
 

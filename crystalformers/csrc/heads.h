@@ -9,6 +9,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 #define LANES 8
 #define WINDOW_LANES 16
@@ -38,6 +41,27 @@ typedef float piece __attribute__((vector_size(PIECE * sizeof(float)), aligned(4
 
 /* Terms that are added one after the other. */
 #define SUM_BLOCK 16
+
+/* Where heads differ in width, the weights of many images are negligible for the narrow ones, and what they are
+ * multiplied by makes numbers below 1.2e-38, with which an x86 processor computes up to a hundred times as slowly. From
+ * here to `restore_denormals` they are zero. Other processors need no such help. */
+INLINE unsigned flush_denormals(void) {
+#if defined(__SSE__)
+    const unsigned before = _mm_getcsr(), results = 1 << 15, operands = 1 << 6;
+    _mm_setcsr(before | results | operands);
+    return before;
+#else
+    return 0;
+#endif
+}
+
+INLINE void restore_denormals(unsigned before) {
+#if defined(__SSE__)
+    _mm_setcsr(before);
+#else
+    (void)before;
+#endif
+}
 
 typedef struct {
     const float *distance;       /* (E,) */

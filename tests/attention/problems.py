@@ -56,6 +56,7 @@ CASES = {
     "narrow radial functions": Case(random_crystals(3), radial=20, width=0.4),
     "widest decay": Case(random_crystals(3), sigma=(SIGMA_BOUND, SIGMA_BOUND)),
     "narrowest decay": Case(random_crystals(3), sigma=(0.05, 0.1)),
+    "narrow decays beside wide ones": Case(random_crystals(3), 8.0, 8, radial=40, sigma=(0.05, SIGMA_BOUND)),
     "simplified": Case(random_crystals(5), radial=0),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from strategies import crystals, make_crystal, random_crystals
 from torch import Tensor
 
 from crystalformers.attention import Geometry, RadialBasis, infinite_attention
+from crystalformers.attention.backends.cpu import backend as cpu_backend
 from crystalformers.crystal import Crystal
 from crystalformers.csrc.kernels import library
 from crystalformers.images import CrystalBatch, build_images, radius_for, with_images
@@ -188,6 +190,35 @@ def test_batch_mates_do_not_matter(backend: str) -> None:
         inputs = {name: t if name == "W" else t[atoms] for name, t in whole.inputs.items()}
         y = attend(inputs, Geometry(alone, whole.geometry.basis), backend)
         assert torch.allclose(y, together[atoms], atol=1e-5)
+
+
+# --- denormal numbers ---
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_computes_no_denormal_numbers_and_leaves_them_to_others(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An x86 processor takes many times as long for them; elsewhere there may be some."""
+    sums, original = [], cpu_backend._image_sum
+
+    def recorded(*inputs: Any) -> tuple[Tensor, ...]:
+        found = original(*inputs)
+        sums.append(found[1])
+        return found
+
+    monkeypatch.setattr(cpu_backend, "_image_sum", recorded)
+    tiny, before = torch.finfo(torch.float32).tiny, torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        problem(CASES["narrow decays beside wide ones"]).to(torch.float32).solve("cpu")
+        assert (torch.full((10**6,), tiny) * 0.5 > 0).all()
+    finally:
+        torch.set_num_threads(before)
+    assert (sums[0].abs() < 1e-30).any()
+    if platform.machine() in ("x86_64", "AMD64"):
+        assert not ((sums[0] != 0) & (sums[0].abs() < tiny)).any()
 
 
 # --- extreme scores ---
