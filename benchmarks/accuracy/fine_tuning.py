@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="*", help="only these of the seeds")
     parser.add_argument("--only", nargs="*", help="only these contenders")
+    parser.add_argument("--tasks", nargs="*", choices=tasks(), help="only these tasks")
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -238,7 +239,8 @@ def main() -> None:
     settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
-        asked = contender in (given.only or settings["contenders"]) and seed in (given.seeds or [seed])
+        asked = contender in (given.only or [contender]) and name in (given.tasks or [name])
+        asked = asked and seed in (given.seeds or [seed])
         if (name, size, seed, recipe) in finished or not asked:
             continue
         row = run(name, tasks()[name], given.action, size, seed, contender, recipe)

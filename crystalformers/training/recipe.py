@@ -112,7 +112,7 @@ PUBLISHED: dict[str, Any] = {
 """Settings of Crystalformer for the Materials Project in which the published recipe differs from the defaults here."""
 
 FINE_TUNING: dict[str, Any] = {
-    "epochs": 200,
+    "epochs": 100,
     "batch_size": 32,
     "optimizer": "adamw",
     "lr": 2e-3,
