@@ -223,12 +223,13 @@ def print_errors(done: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run what is missing."""
+    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["choose", "test"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="*", help="only these of the seeds")
-    parser.add_argument("--only", nargs="*", help="only these contenders")
-    parser.add_argument("--tasks", nargs="*", choices=tasks(), help="only these tasks")
+    parser.add_argument("--only", nargs="*", choices=settings["contenders"], help="only these contenders")
+    parser.add_argument("--tasks", nargs="*", choices=settings["tasks"], help="only these tasks")
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -236,11 +237,10 @@ def main() -> None:
     if given.table:
         print_errors(done)
         return
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
-        asked = contender in (given.only or [contender]) and name in (given.tasks or [name])
-        asked = asked and seed in (given.seeds or [seed])
+        choices = ((contender, given.only), (name, given.tasks), (seed, given.seeds))
+        asked = all(chosen is None or value in chosen for value, chosen in choices)
         if (name, size, seed, recipe) in finished or not asked:
             continue
         row = run(name, tasks()[name], given.action, size, seed, contender, recipe)
