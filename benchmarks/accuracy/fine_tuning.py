@@ -69,12 +69,17 @@ class Task:
             settings["table"], Target(**settings["target"]), settings.get("test", 0), int(settings["development"])
         )
 
-    def rows(self, measured: Measured, size: int, seed: int) -> pa.Table:
-        """`size` rows to train and validate on and the rows to measure, with a column `split`."""
+    def labelled(self) -> pa.Table:
+        """All rows whose label can be learned."""
         table = pq.read_table(shared() / "data" / f"{self.table}.parquet")
         table = table.filter(pa.array(np.isfinite(table[self.target.name].to_numpy().astype(float))))
         if self.target.transform == "log10":
             table = table.filter(pa.array(table[self.target.name].to_numpy() > 0))
+        return table
+
+    def rows(self, measured: Measured, size: int, seed: int) -> pa.Table:
+        """`size` rows to train and validate on and the rows to measure, with a column `split`."""
+        table = self.labelled()
         order = np.random.default_rng(0).permutation(len(table))
         if "matbench_fold" in table.column_names:
             in_test = (table["matbench_fold"].to_numpy() == 0)[order]
@@ -92,10 +97,12 @@ class Task:
         }
         split = np.concatenate([[name] * len(rows) for name, rows in parts.items()])
         chosen = table.take(pa.array(np.concatenate(list(parts.values()))))
+        return self.plain(chosen).append_column("split", pa.array(split))
+
+    def plain(self, table: pa.Table) -> pa.Table:
+        """The columns of a table that a run reads."""
         columns = ["id", "atomic_numbers", "lattice", "frac_coords", self.target.name]
-        return chosen.select([name for name in columns if name in chosen.column_names]).append_column(
-            "split", pa.array(split)
-        )
+        return table.select([name for name in columns if name in table.column_names])
 
 
 def jobs(settings: dict[str, Any], measured: Measured) -> Iterator[tuple[str, int, int, str, dict[str, Any]]]:
