@@ -1,8 +1,9 @@
 """Whether a crystal is like those that a model was trained on.
 
-Errors measured on a test split hold for crystals like the training data. Four signs that one is not: an element that
+Errors measured on a test split hold for crystals like the training data. Five signs that one is not: an element that
 no or hardly any training crystal holds, a volume per atom outside the range of the training crystals, atoms closer to
-each other than in any of them, and a vector far from all of theirs (`reference`).
+each other than in any of them, a vector far from all of theirs (`reference`), and members of an ensemble that agree
+less than they do about nearly all held-out crystals.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ FARTHEST = 4.0
 CHUNK = 256
 """Crystals whose images are built at once."""
 
+SPREAD_PERCENTILE = 97
+"""The members of an ensemble agree too little about a crystal if they agree more about this percentage of held-out
+crystals."""
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -42,11 +47,14 @@ class Domain:
         element_counts: training crystals that hold each element, by symbol.
         volume_per_atom: smallest and largest, cubic Angstrom; None if it is not known.
         shortest_distance: between two atoms of any training crystal, Angstrom; None if it is not known.
+        spread: by target, the standard deviation over the members of an ensemble that `SPREAD_PERCENTILE` of held-out
+            crystals do not exceed, in standardised units; empty if it is not known.
     """
 
     element_counts: Mapping[str, int] = field(default_factory=dict)
     volume_per_atom: tuple[float, float] | None = None
     shortest_distance: float | None = None
+    spread: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, crystals: Iterable[Crystal], element_counts: Mapping[str, int]) -> Domain:
@@ -67,6 +75,7 @@ class Domain:
         crystals: Sequence[Crystal],
         percentiles: FloatArray | None = None,
         flag_percentile: float = FLAG_PERCENTILE,
+        spreads: Mapping[str, FloatArray] | None = None,
     ) -> list[str]:
         """For each crystal, why it is unlike the training crystals; empty if it is not.
 
@@ -74,6 +83,7 @@ class Domain:
             crystals: C crystals.
             percentiles: how many percent of held-out crystals are nearer to the training crystals, (C,), if known.
             flag_percentile: above which of these percentages a crystal has a flag.
+            spreads: by target, the standard deviation over the members of an ensemble, in standardised units, (C,).
         """
         reasons = [list(self._of_elements(crystal)) for crystal in crystals]
         for found, crystal in zip(reasons, crystals, strict=True):
@@ -92,6 +102,10 @@ class Domain:
         ):
             if percentile > flag_percentile:
                 found.append(f"farther from the training crystals than {flag_percentile:g} % of held-out ones")
+        for name, spread in (spreads or {}).items():
+            for found, deviation in zip(reasons, spread, strict=True):
+                if deviation > self.spread.get(name, np.inf):
+                    found.append(f"members agree less about {name} than for {SPREAD_PERCENTILE} % of held-out crystals")
         return ["; ".join(found) for found in reasons]
 
     def _of_elements(self, crystal: Crystal) -> Iterable[str]:
@@ -115,7 +129,8 @@ class Domain:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for the card of a model; the counts of elements are there already."""
-        return {name: value for name, value in asdict(self).items() if name != "element_counts"}
+        stated = {name: value for name, value in asdict(self).items() if name not in {"element_counts", "spread"}}
+        return {**stated, "spread": dict(self.spread)} if self.spread else stated
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Domain:
@@ -126,12 +141,15 @@ class Domain:
         """
         counts = read_card(card, "element_counts", ElementCounts | None)
         known = read_card(card, "domain", _Stated | None) or {}
-        return cls(counts or {}, known.get("volume_per_atom"), known.get("shortest_distance"))
+        return cls(
+            counts or {}, known.get("volume_per_atom"), known.get("shortest_distance"), known.get("spread") or {}
+        )
 
 
 class _Stated(TypedDict, total=False):
     volume_per_atom: tuple[FiniteFloat, FiniteFloat] | None
     shortest_distance: Annotated[float, Field(gt=0, le=FARTHEST)] | None
+    spread: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
 
 
 def shortest_distances(crystals: Sequence[Crystal], radius: float) -> FloatArray:

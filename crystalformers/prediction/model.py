@@ -204,8 +204,14 @@ class Model(Predictor):
         percentiles = None
         if self.reference is not None and distances is not None:
             percentiles = estimates["distance_percentile"] = self.reference.percentile(distances)
-        flags = np.array(self.domain.flags(crystals, percentiles, flag_percentile), dtype=object)
-        return {**estimates, "flag": flags}
+        flags = self.domain.flags(crystals, percentiles, flag_percentile, self.spreads(members))
+        return {**estimates, "flag": np.array(flags, dtype=object)}
+
+    def spreads(self, members: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """By target, the standard deviation over the members of an ensemble, (C,), of standardised values (C, T, M)."""
+        if members.shape[-1] == 1:
+            return {}
+        return {target.name: np.std(members[:, k], axis=-1, ddof=1) for k, target in enumerate(self.targets)}
 
     def _half_widths(
         self, members: NDArray[np.float64], distances: NDArray[np.float64] | None, levels: Mapping[str, float]

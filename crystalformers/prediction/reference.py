@@ -117,6 +117,22 @@ class Reference:
         return cls((space,), np.percentile(space.distances(held_out), np.arange(101)))
 
     @classmethod
+    def of_members(cls, training: Sequence[FloatArray], held_out: Sequence[FloatArray]) -> Reference:
+        """Of all members of a model that learned from the same crystals.
+
+        Args:
+            training: of each member, vectors of training crystals in random order, (any, V); the first ones become
+                references.
+            held_out: of each member, vectors of the same crystals, at least one, that no member had seen, (C, V).
+        """
+        spaces = tuple(
+            Space.of(known[: count_for(len(training))], new, len(training))
+            for known, new in zip(training, held_out, strict=True)
+        )
+        distances = cls(spaces, np.zeros(101)).distances(held_out)
+        return cls(spaces, np.percentile(distances, np.arange(101)))
+
+    @classmethod
     def joined(cls, members: Sequence[Reference], held_out: FloatArray) -> Reference:
         """Of an ensemble.
 

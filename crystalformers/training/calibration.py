@@ -6,6 +6,7 @@ Shapes: C crystals, T targets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from crystalformers.crystal import Crystal
 from crystalformers.plots import coverage_curve, save
+from crystalformers.prediction.domain import SPREAD_PERCENTILE
 from crystalformers.prediction.forward import Outputs
 from crystalformers.prediction.intervals import COVERAGE, COVERAGES, Calibration, measure
 from crystalformers.prediction.model import Model, network_outputs, scales
@@ -34,21 +36,35 @@ def crystals_of(table: CrystalTable, rows: IntArray) -> list[Crystal]:
 
 
 def learn_reference(model: Model, dataset: Dataset, seed: int) -> Outputs:
-    """Give a model with one member the reference of its training crystals; the validation rows are the held-out ones.
+    """Give a model the reference of its training crystals; the validation rows are the held-out ones.
 
     Args:
-        model: trained.
+        model: trained; all members of an ensemble on the same rows.
         dataset: what it was trained on.
         seed: of the choice of training crystals.
 
     Returns:
         Outputs for the validation rows.
     """
-    train = np.random.default_rng(seed).permutation(dataset.splits["train"])[: count_for(1)]
+    members = len(model.network.members)
+    train = np.random.default_rng(seed).permutation(dataset.splits["train"])[: count_for(members)]
     parts = [crystals_of(dataset.table, rows) for rows in (train, dataset.splits["val"])]
     found, held_out = (network_outputs([model], crystals, vectors=True)[0] for crystals in parts)
-    model.reference = Reference.of(found.vectors[0], held_out.vectors[0])
+    model.reference = Reference.of_members(found.vectors, held_out.vectors)
     return held_out
+
+
+def learn_spread(model: Model, found: Outputs) -> None:
+    """Give an ensemble the spread of its members that is still usual, so that a larger one has a flag.
+
+    Args:
+        model: an ensemble.
+        found: its outputs for crystals that no member has learned from.
+    """
+    spreads = model.spreads(found.standardised)
+    largest = {name: float(np.percentile(spread, SPREAD_PERCENTILE)) for name, spread in spreads.items()}
+    model.domain = replace(model.domain, spread=largest)
+    model.card["domain"] = model.domain.to_dict()
 
 
 def calibrate(model: Model, dataset: Dataset, rows: IntArray, found: Outputs, seed: int) -> None:

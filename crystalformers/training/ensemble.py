@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from crystalformers.checkpoint import Checkpoint, save_model
 from crystalformers.errors import ConfigError
-from crystalformers.models import CrystalModel
 from crystalformers.models.ensemble import Ensemble
 from crystalformers.prediction.evaluation import Score, score
 from crystalformers.prediction.intervals import ENOUGH_TO_CHOOSE
@@ -124,7 +123,8 @@ def _train(
     ensemble = _join(models, dataset, recipe, held_out, references, rows)
     arrays = calibration.arrays_of(ensemble) | rows_seen(table, rows, _parent_arrays(recipe))
     test = dataset.splits["test"][: 0 if every_row else None]
-    errors, measured = _errors_of(ensemble, dataset, held_out, test)
+    errors, measured = errors_on_test(ensemble, dataset, test)
+    errors = {"held_out": {name: _errors(one) for name, one in held_out.scores().items()}, **errors}
     on = "validation rows" if apart else "held-out rows, each by the member that had not seen it"
     card = ensemble.card | calibration.card_of(ensemble, measured, on) | {"errors": errors}
     save_model(folder.weights, ensemble.network, ensemble.targets, card, arrays)
@@ -145,11 +145,18 @@ def describe(held_out: HeldOut, errors: dict[str, Any], measured: calibration.Me
             f"{name}, every row by the member that had not seen it: MAE {one.mae:.4g} {one.unit} ({one.n} crystals); "
             f"over the folds {mean:.4g}{'' if deviation is None else f' ± {deviation:.2g}'}"
         )
+    return "\n".join([*lines, *describe_ensemble(errors, measured, held_out.targets)])
+
+
+def describe_ensemble(
+    errors: dict[str, Any], measured: calibration.Measured, targets: Sequence[Target]
+) -> Iterator[str]:
+    """A line for each error of the ensemble on test rows, and for each measured coverage."""
     for name, one in errors.get("test", {}).items():
         if one["mae"] is not None:
-            lines.append(f"{name}, the ensemble: test MAE {one['mae']:.4g} {one['unit']} ({one['n']} crystals)")
-    units = {target.name: target.unit for target in held_out.targets}
-    return "\n".join([*lines, *filter(None, [calibration.describe_coverage(measured, units)])])
+            yield f"{name}, the ensemble: test MAE {one['mae']:.4g} {one['unit']} ({one['n']} crystals)"
+    if coverage := calibration.describe_coverage(measured, {target.name: target.unit for target in targets}):
+        yield coverage
 
 
 def begin_or_resume(
@@ -216,7 +223,7 @@ def _join(
     """The ensemble with its reference and intervals; `learned` are the rows that members have learned from."""
     targets = models[0].targets
     splits = {name: np.setdiff1d(rows, learned) for name, rows in dataset.splits.items()} | {"train": learned}
-    network = joined([model.network for model in models], [model.targets for model in models], recipe.architecture)
+    network = joined(models, [recipe.architecture] * len(models))
     card = report.card(replace(dataset, splits=splits), recipe, None) | {
         "members": len(models),
         "init": models[0].card.get("init"),
@@ -226,6 +233,7 @@ def _join(
     if len(rows := splits["val"]):
         (found,) = network_outputs([ensemble], calibration.crystals_of(dataset.table, rows))
         ensemble.reference = Reference.joined(references, ensemble.reference.distances(found.vectors))
+        calibration.learn_spread(ensemble, found)
         calibration.calibrate(ensemble, dataset, rows, found, recipe.seed)
     else:
         ensemble.calibration = held_out.calibration(dataset.table.n_atoms, recipe.seed)
@@ -236,42 +244,40 @@ def _parent_arrays(recipe: Recipe) -> dict[str, NDArray[Any]] | None:
     return None if recipe.init is None else load_model(recipe.init.model).arrays
 
 
-def _errors_of(
-    ensemble: Model, dataset: Dataset, held_out: HeldOut, test: IntArray
-) -> tuple[dict[str, Any], calibration.Measured]:
-    """Errors on held-out rows, and on test rows if there are any, with the coverage of the intervals there."""
-    errors: dict[str, Any] = {"held_out": {name: _errors(one) for name, one in held_out.scores().items()}}
+def errors_on_test(
+    ensemble: Model, dataset: Dataset, test: IntArray
+) -> tuple[dict[str, dict[str, Any]], calibration.Measured]:
+    """Errors on test rows, as `test`, and the coverage of the intervals there; nothing if there are no such rows."""
     if not len(test):
-        return errors, {}
+        return {}, {}
     labels, predictions = dataset.values[test], ensemble.values(calibration.crystals_of(dataset.table, test))
-    errors["test"] = {
+    errors = {
         target.name: _errors(score(target.name, target.unit, labels[:, k], predictions[:, k], np.array(target.mean)))
         for k, target in enumerate(ensemble.targets)
         if not np.isnan(labels[:, k]).all()
     }
-    return errors, calibration.measured_coverage(ensemble, dataset, test)
+    return {"test": errors}, calibration.measured_coverage(ensemble, dataset, test)
 
 
 def _errors(one: Score) -> dict[str, Any]:
     return {name: value for name, value in asdict(one).items() if name in ("mae", "rmse", "n", "unit")}
 
 
-def joined(networks: Sequence[CrystalModel], targets: Sequence[Sequence[Target]], architecture: str) -> Ensemble:
+def joined(models: Sequence[Model], architectures: Sequence[str]) -> Ensemble:
     """An ensemble of copies of models with the same targets, in the standardised units of the first one.
 
     Args:
-        networks: the models.
-        targets: of each model, with its mean and std.
-        architecture: of all of them.
+        models: the members.
+        architectures: of each of them.
 
     Raises:
         ConfigError: if their targets differ in more than mean and std.
     """
-    first = [(t.name, t.unit, t.basis, t.transform) for t in targets[0]]
-    copies = [deepcopy(network) for network in networks]
-    for copy, own in zip(copies, targets, strict=True):
-        if [(t.name, t.unit, t.basis, t.transform) for t in own] != first:
+    first = [(t.name, t.unit, t.basis, t.transform) for t in models[0].targets]
+    copies = [deepcopy(model.network) for model in models]
+    for copy, model in zip(copies, models, strict=True):
+        if [(t.name, t.unit, t.basis, t.transform) for t in model.targets] != first:
             raise ConfigError("The members of an ensemble must predict the same targets in the same units.")
-        for output, before, now in zip(outputs(copy), own, targets[0], strict=True):
+        for output, before, now in zip(outputs(copy), model.targets, models[0].targets, strict=True):
             output.take_over(output, before, now)
-    return Ensemble(copies, [architecture] * len(copies))
+    return Ensemble(copies, architectures)

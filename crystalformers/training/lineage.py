@@ -7,7 +7,7 @@ rows the smallest hashes are stored, a random sample, and only test rows whose h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,16 @@ def rows_seen(
         inherited = _stored(parent or {}, kind)
         smallest = np.unique(found if inherited is None else np.concatenate([found, inherited]))[:MOST_HASHES]
         seen[f"training.{kind}"] = smallest.view(np.int64)
+    return seen
+
+
+def rows_seen_by_all(members: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.int64]]:
+    """The same arrays for an ensemble: of the rows that any of its members, given their arrays, has learned from."""
+    seen = {}
+    for kind in KINDS:
+        found = [own for arrays in members if (own := _stored(arrays, kind)) is not None]
+        if len(found) == len(members):
+            seen[f"training.{kind}"] = np.unique(np.concatenate(found))[:MOST_HASHES].view(np.int64)
     return seen
 
 

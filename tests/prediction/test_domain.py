@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_the_shortest_distance_is_that_of_all_images() -> None:
     assert np.isinf(shortest_distances([rock_salt()], 1.0)).all()
 
 
+def test_members_that_disagree_give_a_flag() -> None:
+    known = replace(KNOWN, spread={"gap": 0.2, "energy": 0.1})
+    spreads = {"gap": np.array([0.1, 0.3, 0.3]), "energy": np.array([0.05, 0.05, 0.2]), "other": np.full(3, 9.0)}
+    crystals = [rock_salt()] * 3
+    one, two = (f"members agree less about {name} than for 97 % of held-out crystals" for name in ("gap", "energy"))
+    assert known.flags(crystals, spreads=spreads) == ["", one, f"{one}; {two}"]
+    assert KNOWN.flags(crystals, spreads=spreads) == [""] * 3
+    assert Domain.from_card({"domain": known.to_dict()}).spread == known.spread
+    assert "spread" not in KNOWN.to_dict()
+
+
 def test_the_training_crystals_themselves_have_no_flag() -> None:
     crystals = many(24)
     counts = {symbol: 24 for crystal in crystals for symbol in crystal.symbols}
@@ -73,6 +85,8 @@ def test_the_training_crystals_themselves_have_no_flag() -> None:
     ("card", "words"),
     [
         ({"element_counts": ["Na"]}, r"element_counts: "),
+        ({"domain": {"spread": {"gap": -1.0}}}, r"domain\.spread\.gap: "),
+        ({"domain": {"spread": {"gap": float("nan")}}}, r"domain\.spread\.gap: "),
         ({"element_counts": {"Na": -1}}, r"element_counts\.Na: "),
         ({"element_counts": {"Xx": 1}}, "'Xx' is not the symbol of an element"),
         ({"domain": 3.0}, r"domain: "),

@@ -178,10 +178,10 @@ def test_an_ensemble_is_not_trained_as_one_model() -> None:
 
 
 def test_members_must_predict_the_same(run: Path) -> None:
-    one = load_model(run / "member-1")
-    other = tuple(replace(target, unit="meV") for target in one.targets)
+    one, other = load_model(run / "member-1"), load_model(run / "member-2")
+    other.targets = tuple(replace(target, unit="meV") for target in other.targets)
     with pytest.raises(ConfigError, match="same targets"):
-        joined([one.network, one.network], [one.targets, other], "crystalformer")
+        joined([one, other], ["crystalformer"] * 2)
     with pytest.raises(ConfigError, match="same targets"):
         Ensemble([one.network, build_model("crystalformer", TINY)], ["crystalformer"] * 2)
     published = build_model("crystaltransformer", {"variant": "published"})
