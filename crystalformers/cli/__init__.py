@@ -24,6 +24,7 @@ from crystalformers.cli.elements import elements_app
 from crystalformers.cli.embed import embed_command
 from crystalformers.cli.evaluate import evaluate_command
 from crystalformers.cli.explain import explain_command
+from crystalformers.cli.join import join_command
 from crystalformers.cli.learning_curve import learning_curve_command
 from crystalformers.cli.models import models_command
 from crystalformers.cli.predict import predict_command
@@ -74,6 +75,7 @@ app.command("screen")(screen_command)
 app.add_typer(search_app, name="search")
 app.command("train")(train_command)
 app.command("crossval")(crossval_command)
+app.command("join")(join_command)
 app.command("learning-curve")(learning_curve_command)
 app.command("benchmark")(benchmark_command)
 app.command("evaluate")(evaluate_command)
