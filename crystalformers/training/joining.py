@@ -24,10 +24,12 @@ from crystalformers.training.ensemble import describe_ensemble, errors_on_test, 
 from crystalformers.training.folder import COVERAGE_PLOT, RunFolder, write_json
 from crystalformers.training.lineage import rows_seen_by_all
 from crystalformers.training.observer import Observer
-from crystalformers.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
+
+OWN = ("calibration", "calibrated_on", "coverage", "ended", "errors", "weights")
+"""What the card of a run says of its own weights and training."""
 
 
 def join_runs(
@@ -57,19 +59,21 @@ def join_runs(
         folder.is_finished(resume=False)
         models = [_finished(member) for member in members]
         splits = _common_rows(table, members, models)
-        recipes = [Recipe.load(member.recipe) for member in members]
+        recipes = [model.card["recipe"] for model in models]
         card = {
-            **models[0].card,
+            **{name: value for name, value in models[0].card.items() if name not in OWN},
             "members": len(models),
             "joined": [model.fingerprint for model in models],
             "weights": f"mean of {len(models)} models",
         }
-        network = joined(models, [recipe.architecture for recipe in recipes])
-        ensemble = Model(Checkpoint(network, models[0].targets, card), "", "", device, tolerance=recipes[0].tolerance)
-        dataset = Dataset.of(table, models[0].targets, recipes[0], splits)
-        held_out = calibration.learn_reference(ensemble, dataset, recipes[0].seed)
+        network = joined(models, [recipe["architecture"] for recipe in recipes])
+        ensemble = Model(Checkpoint(network, models[0].targets, card), "", "", device, tolerance=models[0].tolerance)
+        labels = np.stack([table.labels(target.name) for target in ensemble.targets], axis=1)
+        dataset = Dataset(table, ensemble.targets, splits, labels, left_out=(), unlabelled=0)
+        seed = recipes[0]["seed"]
+        held_out = calibration.learn_reference(ensemble, dataset, seed)
         calibration.learn_spread(ensemble, held_out)
-        calibration.calibrate(ensemble, dataset, splits["val"], held_out, recipes[0].seed)
+        calibration.calibrate(ensemble, dataset, splits["val"], held_out, seed)
         errors, measured = errors_on_test(ensemble, dataset, splits["test"])
         described = calibration.card_of(ensemble, measured, "validation rows") | {"errors": errors}
         arrays = rows_seen_by_all([model.arrays for model in models]) | calibration.arrays_of(ensemble)
@@ -89,14 +93,15 @@ def _finished(member: RunFolder) -> Model:
     """
     if not member.recipe.exists() or not member.summary.exists():
         raise ConfigError("holds no finished run", where=str(member.path), remedy="name folders of finished runs")
-    recipe = Recipe.load(member.recipe)
-    if not recipe.average_epochs or recipe.early_stopping is not None:
+    model = load_model(member.path)
+    recipe = model.card["recipe"]
+    if not recipe["average_epochs"] or recipe["early_stopping"] is not None:
         raise ConfigError(
             "validation errors chose the weights of this run, so that nothing is left to calibrate an ensemble",
             where=str(member.path),
             remedy="train with average_epochs and without early stopping",
         )
-    return load_model(member.path, tolerance=recipe.tolerance)
+    return load_model(member.path, tolerance=recipe["tolerance"])
 
 
 def _common_rows(table: CrystalTable, members: Sequence[RunFolder], models: Sequence[Model]) -> Splits:

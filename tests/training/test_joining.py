@@ -14,9 +14,10 @@ from samples import many, write_table
 from crystalformers import load_model
 from crystalformers.data.table import CrystalTable, open_table
 from crystalformers.errors import ConfigError, TableError
+from crystalformers.prediction import intervals
 from crystalformers.prediction.domain import SPREAD_PERCENTILE
 from crystalformers.target import Target
-from crystalformers.training import Recipe, fit, join_runs
+from crystalformers.training import Recipe, calibration, fit, join_runs
 
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 16, "radial_functions": 8}
 ENERGY = Target("energy", "eV/atom", "per_atom")
@@ -113,6 +114,19 @@ def test_seen_rows_are_those_of_all_members(table: CrystalTable, runs: list[Path
     one, joined = (load_model(path).arrays for path in (runs[0], ensemble))
     for kind in ("training.ids", "training.compositions"):
         assert joined[kind].tolist() == one[kind].tolist()
+
+
+def test_intervals_that_follow_a_distance(table: CrystalTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "ENOUGH_TO_CHOOSE", 4)
+    monkeypatch.setattr(intervals, "GAIN", -1e9)  # so that the widths follow something
+    for module in (intervals, calibration):
+        monkeypatch.setattr(module, "COVERAGE", 0.7)
+    for seed in (0, 1):
+        fit(table, [GAP], tmp_path / f"run-{seed}", recipe(seed=seed))
+    runs = [tmp_path / "run-0", tmp_path / "run-1"]
+    assert load_model(runs[0]).calibration["gap"].scale == "distance"
+    join_runs(table, runs, tmp_path / "joined")
+    assert load_model(tmp_path / "joined").calibration["gap"].scale in {"distance", "std"}
 
 
 class TestRefusals:
