@@ -39,9 +39,9 @@ LARGEST = 32000
 FloatArray = NDArray[np.float64]
 
 
-def count_for(members: int) -> int:
-    """R, how many reference crystals each member of a model may have."""
-    return max(1, MOST_VECTORS // members)
+def count_for(members: int, most: int = MOST_VECTORS) -> int:
+    """R, how many reference crystals each member of a model may have, if all have `most` together."""
+    return max(1, min(most, MOST_VECTORS) // members)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from crystalformers.prediction.domain import SPREAD_PERCENTILE
 from crystalformers.prediction.forward import Outputs
 from crystalformers.prediction.intervals import COVERAGE, COVERAGES, Calibration, measure
 from crystalformers.prediction.model import Model, network_outputs, scales
-from crystalformers.prediction.reference import FLAG_PERCENTILE, Reference, count_for
+from crystalformers.prediction.reference import FLAG_PERCENTILE, MOST_VECTORS, Reference, count_for
 from crystalformers.training.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -35,19 +35,20 @@ def crystals_of(table: CrystalTable, rows: IntArray) -> list[Crystal]:
     return [table[row] for row in rows.tolist()]
 
 
-def learn_reference(model: Model, dataset: Dataset, seed: int) -> Outputs:
+def learn_reference(model: Model, dataset: Dataset, seed: int, most: int = MOST_VECTORS) -> Outputs:
     """Give a model the reference of its training crystals; the validation rows are the held-out ones.
 
     Args:
         model: trained; all members of an ensemble on the same rows.
         dataset: what it was trained on.
         seed: of the choice of training crystals.
+        most: most reference crystals of all members together.
 
     Returns:
         Outputs for the validation rows.
     """
-    members = len(model.network.members)
-    train = np.random.default_rng(seed).permutation(dataset.splits["train"])[: count_for(members)]
+    count = count_for(len(model.network.members), most)
+    train = np.random.default_rng(seed).permutation(dataset.splits["train"])[:count]
     parts = [crystals_of(dataset.table, rows) for rows in (train, dataset.splits["val"])]
     found, held_out = (network_outputs([model], crystals, vectors=True)[0] for crystals in parts)
     model.reference = Reference.of_members(found.vectors, held_out.vectors)
@@ -58,13 +59,29 @@ def learn_spread(model: Model, found: Outputs) -> None:
     """Give an ensemble the spread of its members that is still usual, so that a larger one has a flag.
 
     Args:
-        model: an ensemble.
+        model: an ensemble; one with a single member is left as it is.
         found: its outputs for crystals that no member has learned from.
     """
     spreads = model.spreads(found.standardised)
+    if not spreads:
+        return
     largest = {name: float(np.percentile(spread, SPREAD_PERCENTILE)) for name, spread in spreads.items()}
     model.domain = replace(model.domain, spread=largest)
     model.card["domain"] = model.domain.to_dict()
+
+
+def learn_doubt(model: Model, dataset: Dataset, seed: int, most: int = MOST_VECTORS) -> None:
+    """Give a model all of this, from validation rows that neither trained nor chose any of its members.
+
+    Args:
+        model: trained; all members of an ensemble on the same rows.
+        dataset: what it was trained on.
+        seed: of the choice of training crystals and of the halves of the validation rows.
+        most: most reference crystals of all members together.
+    """
+    held_out = learn_reference(model, dataset, seed, most)
+    learn_spread(model, held_out)
+    calibrate(model, dataset, dataset.splits["val"], held_out, seed)
 
 
 def calibrate(model: Model, dataset: Dataset, rows: IntArray, found: Outputs, seed: int) -> None:

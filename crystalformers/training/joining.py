@@ -19,7 +19,7 @@ from crystalformers.errors import ConfigError, TableError
 from crystalformers.prediction.loading import load_model
 from crystalformers.prediction.model import Model
 from crystalformers.training import calibration
-from crystalformers.training.dataset import Dataset, Splits
+from crystalformers.training.dataset import Dataset
 from crystalformers.training.ensemble import describe_ensemble, errors_on_test, joined
 from crystalformers.training.folder import COVERAGE_PLOT, RunFolder, write_json
 from crystalformers.training.lineage import rows_seen_by_all
@@ -27,6 +27,7 @@ from crystalformers.training.observer import Observer
 
 if TYPE_CHECKING:
     from crystalformers.data.table import CrystalTable
+    from crystalformers.target import Target
 
 OWN = ("calibration", "calibrated_on", "coverage", "ended", "errors", "weights")
 """What the card of a run says of its own weights and training."""
@@ -68,13 +69,9 @@ def join_runs(
         }
         network = joined(models, [recipe["architecture"] for recipe in recipes])
         ensemble = Model(Checkpoint(network, models[0].targets, card), "", "", device, tolerance=models[0].tolerance)
-        labels = np.stack([table.labels(target.name) for target in ensemble.targets], axis=1)
-        dataset = Dataset(table, ensemble.targets, splits, labels, left_out=(), unlabelled=0)
-        seed = recipes[0]["seed"]
-        held_out = calibration.learn_reference(ensemble, dataset, seed)
-        calibration.learn_spread(ensemble, held_out)
-        calibration.calibrate(ensemble, dataset, splits["val"], held_out, seed)
-        errors, measured = errors_on_test(ensemble, dataset, splits["test"])
+        dataset = dataset_of(table, ensemble.targets, splits)
+        calibration.learn_doubt(ensemble, dataset, recipes[0]["seed"])
+        errors, measured = errors_on_test(ensemble, dataset, dataset.splits["test"])
         described = calibration.card_of(ensemble, measured, "validation rows") | {"errors": errors}
         arrays = rows_seen_by_all([model.arrays for model in models]) | calibration.arrays_of(ensemble)
         save_model(folder.weights, network, ensemble.targets, ensemble.card | described, arrays)
@@ -104,13 +101,28 @@ def _finished(member: RunFolder) -> Model:
     return load_model(member.path, tolerance=recipe["tolerance"])
 
 
-def _common_rows(table: CrystalTable, members: Sequence[RunFolder], models: Sequence[Model]) -> Splits:
-    """The rows of each split, the same for all members.
+def dataset_of(table: CrystalTable, targets: tuple[Target, ...], ids: dict[str, list[str]]) -> Dataset:
+    """The table as a run has used it.
+
+    Args:
+        table: the crystals.
+        targets: of the run, with mean and std.
+        ids: of the rows of each split, as its `splits.json` has them.
+    """
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    splits = {split: np.array([row_of[name] for name in names], int) for split, names in ids.items()}
+    labels = np.stack([table.labels(target.name) for target in targets], axis=1)
+    return Dataset(table, targets, splits, labels, left_out=(), unlabelled=0)
+
+
+def _common_rows(table: CrystalTable, members: Sequence[RunFolder], models: Sequence[Model]) -> dict[str, list[str]]:
+    """The ids of the rows of each split, the same for all members.
 
     Raises:
         ConfigError: naming the run that differs from the first one.
         TableError: if the table is not theirs.
     """
+    first: dict[str, list[str]]
     first, *others = [json.loads((member.path / "splits.json").read_text(encoding="utf-8")) for member in members]
     for member, ids in zip(members[1:], others, strict=True):
         if ids != first:
@@ -120,5 +132,4 @@ def _common_rows(table: CrystalTable, members: Sequence[RunFolder], models: Sequ
         if model.card["data"]["fingerprint"] != table.fingerprint:
             problem = f"is not the table that {member.path} was trained on"
             raise TableError(problem, where=str(table.path), remedy="name that one")
-    row_of = {name: row for row, name in enumerate(table.ids)}
-    return {split: np.array([row_of[name] for name in names], int) for split, names in first.items()}
+    return first
