@@ -25,6 +25,7 @@ def bundle(
     half: bool = False,
     table: Path | None = None,
     most: int | None = None,
+    member: int | None = None,
 ) -> Path:
     """Put the weights of a run into the package.
 
@@ -36,6 +37,7 @@ def bundle(
         table: that the run was trained on; needed with `most`.
         most: store no more reference crystals than these, of all members together, for a smaller file; intervals and
             flags are learned anew.
+        member: of an ensemble, the only member with reference crystals, from 0; default: all have some.
 
     Returns:
         The file in the package.
@@ -43,21 +45,22 @@ def bundle(
     found = load_checkpoint(run / WEIGHTS)
     if most is not None:
         assert table is not None, "reference crystals are chosen from the table"
-        found = with_fewer_references(found, run, table, most)
+        found = with_fewer_references(found, run, table, most, member)
     card = {**found.card, "data": {**found.card["data"], **data}}
     path = FOLDER / f"{name}.safetensors"
     save_model(path, found.model.half() if half else found.model, found.targets, card, found.arrays)
     return path
 
 
-def with_fewer_references(found: Checkpoint, run: Path, table: Path, most: int) -> Checkpoint:
+def with_fewer_references(found: Checkpoint, run: Path, table: Path, most: int, member: int | None) -> Checkpoint:
     """The same weights with other reference crystals, and the intervals and flags that follow from them."""
     model, ids = load_model(run), json.loads((run / "splits.json").read_text(encoding="utf-8"))
     dataset = dataset_of(open_table(table), model.targets, ids)
-    calibration.learn_doubt(model, dataset, found.card["recipe"]["seed"], most)
+    calibration.learn_doubt(model, dataset, found.card["recipe"]["seed"], most, None if member is None else [member])
     measured = calibration.measured_coverage(model, dataset, dataset.splits["test"])
     card = model.card | calibration.card_of(model, measured, found.card["calibrated_on"])
-    return replace(found, card=card, arrays=found.arrays | calibration.arrays_of(model))
+    others = {name: array for name, array in found.arrays.items() if not name.startswith("reference.")}
+    return replace(found, card=card, arrays=others | calibration.arrays_of(model))
 
 
 def main() -> None:
@@ -70,9 +73,18 @@ def main() -> None:
     options.add_argument("--half", action="store_true", help="round the weights to 16 bits")
     options.add_argument("--reference", type=int, metavar="N", help="N reference crystals; needs --table")
     options.add_argument("--table", type=Path, help="that the run was trained on")
+    options.add_argument("--reference-member", type=int, metavar="K", help="the only member with reference crystals")
     given = options.parse_args()
     data = {"name": given.data, "licence": given.licence}
-    path = bundle(given.run, given.name, data, half=given.half, table=given.table, most=given.reference)
+    path = bundle(
+        given.run,
+        given.name,
+        data,
+        half=given.half,
+        table=given.table,
+        most=given.reference,
+        member=given.reference_member,
+    )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

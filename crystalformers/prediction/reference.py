@@ -97,11 +97,11 @@ class Reference:
     """Where training crystals lie, and how far from them held-out crystals are.
 
     Attributes:
-        members: the reference crystals of each member.
+        members: the reference crystals of each member; None of a member without any, but not of all.
         percentiles: 0 to 100 of the distances of held-out crystals, ascending, (101,).
     """
 
-    members: tuple[Space, ...]
+    members: tuple[Space | None, ...]
     percentiles: FloatArray
 
     @classmethod
@@ -117,17 +117,21 @@ class Reference:
         return cls((space,), np.percentile(space.distances(held_out), np.arange(101)))
 
     @classmethod
-    def of_members(cls, training: Sequence[FloatArray], held_out: Sequence[FloatArray]) -> Reference:
-        """Of all members of a model that learned from the same crystals.
+    def of_members(
+        cls, training: Sequence[FloatArray], held_out: Sequence[FloatArray], which: Sequence[int] | None = None
+    ) -> Reference:
+        """Of the members of a model that learned from the same crystals.
 
         Args:
             training: of each member, vectors of training crystals in random order, (any, V); the first ones become
                 references.
             held_out: of each member, vectors of the same crystals, at least one, that no member had seen, (C, V).
+            which: members that get reference crystals; default: all.
         """
+        chosen = range(len(training)) if which is None else which
         spaces = tuple(
-            Space.of(known[: count_for(len(training))], new, len(training))
-            for known, new in zip(training, held_out, strict=True)
+            Space.of(known[: count_for(len(chosen))], new, len(chosen)) if k in chosen else None
+            for k, (known, new) in enumerate(zip(training, held_out, strict=True))
         )
         distances = cls(spaces, np.zeros(101)).distances(held_out)
         return cls(spaces, np.percentile(distances, np.arange(101)))
@@ -144,12 +148,12 @@ class Reference:
         return cls(spaces, np.percentile(held_out, np.arange(101)))
 
     def distances(self, vectors: Sequence[FloatArray]) -> FloatArray:
-        """Mean over the members of the distance to the nearest reference crystal, in their units, (C,).
+        """Mean over the members of the distance to the nearest of their reference crystals, in their units, (C,).
 
         Args:
             vectors: of each member, (C, V).
         """
-        each = [space.distances(own) for own, space in zip(vectors, self.members, strict=True)]
+        each = [space.distances(own) for own, space in zip(vectors, self.members, strict=True) if space is not None]
         return np.asarray(np.mean(each, axis=0))
 
     def percentile(self, distances: FloatArray) -> FloatArray:
@@ -166,6 +170,8 @@ class Reference:
         """Arrays with names, for a weight file."""
         arrays: dict[str, NDArray[np.generic]] = {"reference.percentiles": self.percentiles}
         for k, space in enumerate(self.members):
+            if space is None:
+                continue
             arrays |= {
                 f"reference.{k}.centre": space.centre,
                 f"reference.{k}.axes": space.axes,
@@ -185,15 +191,23 @@ class Reference:
             return None
         try:
             spaces = tuple(_space(arrays, f"reference.{k}") for k in range(members))
+            if not any(spaces):
+                raise KeyError("reference.0.points")
             percentiles = arrays["reference.percentiles"].astype(float)
         except KeyError as error:
             raise CheckpointError(f"the array {error} is missing") from error
-        if percentiles.shape != (101,) or (np.diff(percentiles) < 0).any() or any(one.unit <= 0 for one in spaces):
+        if (
+            percentiles.shape != (101,)
+            or (np.diff(percentiles) < 0).any()
+            or any(one.unit <= 0 for one in spaces if one)
+        ):
             raise CheckpointError("the distances to the training crystals do not fit together")
         return cls(spaces, percentiles)
 
 
-def _space(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Space:
+def _space(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Space | None:
+    if not any(one.startswith(f"{name}.") for one in arrays):
+        return None
     centre, axes, points, unit = (arrays[f"{name}.{part}"] for part in ("centre", "axes", "points", "unit"))
     sizes = centre.shape + points.shape[1:]
     if axes.ndim != 2 or axes.shape != sizes or points.ndim != 2 or not points.size or unit.shape != (1,):

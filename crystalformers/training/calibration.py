@@ -35,7 +35,9 @@ def crystals_of(table: CrystalTable, rows: IntArray) -> list[Crystal]:
     return [table[row] for row in rows.tolist()]
 
 
-def learn_reference(model: Model, dataset: Dataset, seed: int, most: int = MOST_VECTORS) -> Outputs:
+def learn_reference(
+    model: Model, dataset: Dataset, seed: int, most: int = MOST_VECTORS, which: Sequence[int] | None = None
+) -> Outputs:
     """Give a model the reference of its training crystals; the validation rows are the held-out ones.
 
     Args:
@@ -43,15 +45,16 @@ def learn_reference(model: Model, dataset: Dataset, seed: int, most: int = MOST_
         dataset: what it was trained on.
         seed: of the choice of training crystals.
         most: most reference crystals of all members together.
+        which: members that get reference crystals, from 0; default: all.
 
     Returns:
         Outputs for the validation rows.
     """
-    count = count_for(len(model.network.members), most)
+    count = count_for(len(model.network.members if which is None else which), most)
     train = np.random.default_rng(seed).permutation(dataset.splits["train"])[:count]
     parts = [crystals_of(dataset.table, rows) for rows in (train, dataset.splits["val"])]
     found, held_out = (network_outputs([model], crystals, vectors=True)[0] for crystals in parts)
-    model.reference = Reference.of_members(found.vectors, held_out.vectors)
+    model.reference = Reference.of_members(found.vectors, held_out.vectors, which)
     return held_out
 
 
@@ -70,16 +73,19 @@ def learn_spread(model: Model, found: Outputs) -> None:
     model.card["domain"] = model.domain.to_dict()
 
 
-def learn_doubt(model: Model, dataset: Dataset, seed: int, most: int = MOST_VECTORS) -> None:
+def learn_doubt(
+    model: Model, dataset: Dataset, seed: int, most: int = MOST_VECTORS, which: Sequence[int] | None = None
+) -> None:
     """Give a model all of this, from validation rows that neither trained nor chose any of its members.
 
     Args:
         model: trained; all members of an ensemble on the same rows.
         dataset: what it was trained on.
         seed: of the choice of training crystals and of the halves of the validation rows.
-        most: most reference crystals of all members together.
+        most: as of `learn_reference`.
+        which: as of `learn_reference`.
     """
-    held_out = learn_reference(model, dataset, seed, most)
+    held_out = learn_reference(model, dataset, seed, most, which)
     learn_spread(model, held_out)
     calibrate(model, dataset, dataset.splits["val"], held_out, seed)
 

@@ -80,6 +80,21 @@ def test_the_distance_of_an_ensemble_is_the_mean_over_its_members() -> None:
     np.testing.assert_allclose(joined.percentile(np.array([0.5])), [25])
 
 
+def test_one_member_may_have_all_reference_crystals() -> None:
+    rng = np.random.default_rng(3)
+    training, held_out = ([rng.normal(size=(n, width)) for width in (3, 5)] for n in (20, 30))
+    found, alone = Reference.of_members(training, held_out, which=[1]), Reference.of(training[1], held_out[1])
+    np.testing.assert_array_equal(found.distances(held_out), alone.distances([held_out[1]]))
+    np.testing.assert_array_equal(found.percentiles, alone.percentiles)
+    read = Reference.from_arrays(found.to_arrays(), 2)
+    assert read is not None
+    assert read.members[0] is None
+    np.testing.assert_allclose(read.distances(held_out), found.distances(held_out), rtol=1e-5)
+    both = Reference.of_members(training, held_out)
+    each = [Reference.of(*own, 2).distances([own[1]]) for own in zip(training, held_out, strict=True)]
+    np.testing.assert_allclose(both.distances(held_out), np.mean(each, axis=0))
+
+
 @pytest.mark.parametrize(("width", "members"), [(8, 1), (100, 1), (128, 5), (1000, 20)])
 def test_the_file_stays_small(width: int, members: int) -> None:
     count = count_for(members)
@@ -236,6 +251,7 @@ def test_the_bundled_model_has_one() -> None:
         ({"reference.percentiles": np.arange(5.0)}, "do not fit together"),
         ({"reference.percentiles": np.full(101, np.nan)}, "NaN"),
         ({"reference.0.points": None}, "reference.0.points' is missing"),
+        ({f"reference.0.{name}": None for name in ("centre", "axes", "points", "unit")}, "points' is missing"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
