@@ -1,11 +1,12 @@
-"""How often the bundled model's intervals hold, and how much more it errs for crystals with a flag.
+"""How often the intervals of a bundled model hold, and how much more it errs for crystals with a flag.
 
-    python -m benchmarks.accuracy.doubt
+    python -m benchmarks.accuracy.doubt                                                # the default model
+    python -m benchmarks.accuracy.doubt -m materials-project-ensemble -o doubt-ensemble.json
 
 On the test rows of the table that it was trained on, on another database, and on both together. The other database has
 other reference energies of the elements: errors in the formation energy are given with its labels as they are, and with
 labels moved to the references of the training table by `label_differences`. Nothing here is random; calibration and
-flags were fixed by training and validation rows. Writes benchmarks/results/accuracy/doubt.json.
+flags were fixed by training and validation rows. Writes a file in benchmarks/results/accuracy.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from benchmarks.harness import RESULTS, parser, print_table, shared, write_resul
 from crystalformers import Model, evaluate_model, load_model, open_table
 from crystalformers.data.table import CrystalTable
 from crystalformers.periodic import SYMBOLS
+from crystalformers.prediction.bundled import DEFAULT
 from crystalformers.prediction.evaluation import DomainScore, Evaluation
 from crystalformers.prediction.intervals import COVERAGES, measure
+from crystalformers.prediction.model import network_outputs
+from crystalformers.prediction.reference import FLAG_PERCENTILE
 
 TABLES = {"like the training": ("mp36k", "test"), "another database": ("oqmd_a3bc", "all")}
 """Table and split."""
@@ -43,10 +47,11 @@ def coverage(model: Model, table: CrystalTable, evaluation: Evaluation) -> dict[
     row_of = {name: row for row, name in enumerate(table.ids)}
     crystals = [table[row_of[name]] for name in evaluation.ids]
     found: dict[str, list[dict[str, float | int]]] = {score.target: [] for score in evaluation.scores}
+    (outputs,) = network_outputs([model], crystals)
     for level in COVERAGES:
         if not all(one.allows(level) for one in model.calibration.values()):
             continue
-        estimates = model.estimates(crystals, coverage=level)
+        estimates = model.estimates_from(outputs, crystals, model.levels(level), FLAG_PERCENTILE)
         for k, score in enumerate(evaluation.scores):
             column = list(model.units).index(score.target)
             low, high = estimates["low"][:, column], estimates["high"][:, column]
@@ -96,8 +101,10 @@ def with_offsets(evaluation: Evaluation, table: CrystalTable, offsets: dict[int,
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--data", type=Path, default=shared() / "data", help="folder of the tables")
+    options.add_argument("-m", "--model", default=DEFAULT)
+    options.add_argument("-o", "--output", default="doubt.json")
     given = options.parse_args()
-    model = load_model()
+    model = load_model(given.model)
     evaluations: list[Evaluation] = []
     tables: list[CrystalTable] = []
     report: dict[str, Any] = {"model": model.name, "sha256": model.fingerprint, "tables": {}}
@@ -133,7 +140,7 @@ def main() -> None:
                 + [f"{number:.3g}" for number in numbers]
             )
     print_table(headers, rows)
-    write_results(RESULTS / "accuracy" / "doubt.json", report)
+    write_results(RESULTS / "accuracy" / given.output, report)
 
 
 if __name__ == "__main__":

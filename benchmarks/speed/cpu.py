@@ -48,7 +48,7 @@ TITLES = {
 }
 """Presets that are measured with the fused kernel."""
 
-TRAINED = ("materials-project", "materials-project-framer")
+TRAINED = ("materials-project", "mp36k-base")
 """Bundled models; the heads of trained ones differ in width, and those of new ones hardly."""
 
 TRAINING_TOLERANCE: float = Recipe.model_fields["tolerance"].default
