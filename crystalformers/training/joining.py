@@ -49,8 +49,8 @@ def join_runs(
         The weight file of the ensemble.
 
     Raises:
-        ConfigError: if the folder holds a run; if there are fewer than two runs; if one of them is not finished, chose
-            its weights by validation errors, or differs in its rows, table or targets from the first one.
+        ConfigError: if the folder holds a run; if there are fewer than two runs; if one of them is not finished, is an
+            ensemble, chose its weights by validation errors, or differs in its rows or targets from the first one.
         TableError: if the table is not theirs.
     """
     if len(runs) < 2:
@@ -70,6 +70,8 @@ def join_runs(
         network = joined(models, [recipe["architecture"] for recipe in recipes])
         ensemble = Model(Checkpoint(network, models[0].targets, card), "", "", device, tolerance=models[0].tolerance)
         dataset = dataset_of(table, ensemble.targets, splits)
+        counted = sum(map(len, splits.values()))
+        observer.message(f"{len(models)} models predict up to {counted} crystals, for intervals and flags")
         calibration.learn_doubt(ensemble, dataset, recipes[0]["seed"])
         errors, measured = errors_on_test(ensemble, dataset, dataset.splits["test"])
         described = calibration.card_of(ensemble, measured, "validation rows") | {"errors": errors}
@@ -91,6 +93,8 @@ def _finished(member: RunFolder) -> Model:
     if not member.recipe.exists() or not member.summary.exists():
         raise ConfigError("holds no finished run", where=str(member.path), remedy="name folders of finished runs")
     model = load_model(member.path)
+    if len(model.network.members) > 1:
+        raise ConfigError("is an ensemble itself", where=str(member.path), remedy="name runs of single models")
     recipe = model.card["recipe"]
     if not recipe["average_epochs"] or recipe["early_stopping"] is not None:
         raise ConfigError(

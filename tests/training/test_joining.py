@@ -17,7 +17,7 @@ from crystalformers.errors import ConfigError, TableError
 from crystalformers.prediction import intervals
 from crystalformers.prediction.domain import SPREAD_PERCENTILE
 from crystalformers.target import Target
-from crystalformers.training import Recipe, calibration, fit, join_runs
+from crystalformers.training import Recipe, calibration, fit, fit_ensemble, join_runs
 
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "feedforward": 16, "radial_functions": 8}
 ENERGY = Target("energy", "eV/atom", "per_atom")
@@ -138,6 +138,13 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"nothing.*no finished run"):
             join_runs(table, [runs[0], tmp_path / "nothing"], tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+    def test_an_ensemble(self, table: CrystalTable, runs: list[Path], ensemble: Path, tmp_path: Path) -> None:
+        fit_ensemble(table, [ENERGY, GAP], tmp_path / "folds", recipe(), 2)
+        with pytest.raises(ConfigError, match="folds: is an ensemble itself"):
+            join_runs(table, [runs[0], tmp_path / "folds"], tmp_path / "run")
+        with pytest.raises(ConfigError, match="no finished run"):  # it was not trained, and has no recipe
+            join_runs(table, [runs[0], ensemble], tmp_path / "run")
 
     def test_weights_chosen_by_validation(self, table: CrystalTable, runs: list[Path], tmp_path: Path) -> None:
         fit(table, [ENERGY, GAP], tmp_path / "best", recipe(average_epochs=0))
