@@ -4,7 +4,8 @@
 
 Runs are in runs/base-model; `benchmarks.accuracy.fine_tuning` compares them by what they are worth to small tables.
 The labels of the moduli are left out for every composition that mp_binary_elasticity has, whose rows are tests of
-transfer, and so are those that are not positive.
+transfer, and so are those that are not positive. An entry with `unlabelled` learns from crystals without any DFT label
+too: they are stretched or compressed alike in all directions, and the model learns by how much.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from crystalformers import Target, fit, open_table
 RUNS = ROOT / "runs" / "base-model"
 SETTINGS = Path(__file__).with_suffix(".yaml")
 
+LARGEST_STRAIN = 0.05
+"""Lengths of unlabelled crystals are changed by up to this share."""
+
+MOST_ATOMS = 60
+"""Of larger unlabelled crystals training would take long."""
+
 
 def composition(numbers: list[int]) -> tuple[tuple[int, int], ...]:
     """Reduced composition: atomic numbers with their smallest whole counts."""
@@ -32,8 +39,13 @@ def composition(numbers: list[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(kinds.tolist(), (counts // np.gcd.reduce(counts)).tolist(), strict=True))
 
 
-def write_table(path: Path, _: dict[str, Any]) -> None:
-    """mp36k with labels per atom, and without the moduli of compositions that tests of transfer have."""
+def write_table(path: Path, entry: dict[str, Any]) -> None:
+    """mp36k with labels per atom, and without the moduli of compositions that tests of transfer have.
+
+    Args:
+        path: of the table.
+        entry: of the settings; its `unlabelled` is a table of crystals that get `strained` and are added.
+    """
     table = pq.read_table(shared() / "data" / "mp36k.parquet")
     binaries = pq.read_table(shared() / "data" / "mp_binary_elasticity.parquet", columns=["atomic_numbers"])
     tested = {composition(numbers) for numbers in binaries["atomic_numbers"].to_pylist()}
@@ -56,30 +68,56 @@ def write_table(path: Path, _: dict[str, Any]) -> None:
     plain = table.select(["id", "atomic_numbers", "lattice", "frac_coords", "split"])
     for name, values in columns.items():
         plain = plain.append_column(name, pa.array(values, from_pandas=True))
+    if "unlabelled" in entry:
+        unlabelled = strained(entry["unlabelled"], set(table["id"].to_pylist()), tested)
+        plain = pa.concat_tables([plain, unlabelled], promote_options="default")
     pq.write_table(plain, path)
 
 
+def strained(name: str, labelled: set[str], tested: set[tuple[tuple[int, int], ...]]) -> pa.Table:
+    """Crystals of a table without labels, at other volumes: `strain` is the logarithm of how much larger they are.
+
+    Args:
+        name: of the table.
+        labelled: ids that are left out; so are crystals with more than `MOST_ATOMS`.
+        tested: compositions that are left out.
+    """
+    table = pq.read_table(shared() / "data" / f"{name}.parquet").rename_columns({"material_id": "id"})
+    rows = zip(table["id"].to_pylist(), table["atomic_numbers"].to_pylist(), strict=True)
+    suitable = np.array([one not in labelled and composition(numbers) not in tested for one, numbers in rows])
+    table = table.filter(pa.array(suitable & (table["n_atoms"].to_numpy() <= MOST_ATOMS)))
+    lengths = 1 + np.random.default_rng(0).uniform(-LARGEST_STRAIN, LARGEST_STRAIN, len(table))
+    lattices = np.stack(table["lattice"].to_numpy()).reshape(len(table), -1) * lengths[:, None]
+    splits = np.random.default_rng(1).choice(["train", "val", "test"], len(table), p=[0.92, 0.04, 0.04])
+    columns = table.select(["id", "atomic_numbers", "frac_coords"])
+    columns = columns.append_column("lattice", pa.array(lattices.tolist(), table.schema.field("lattice").type))
+    columns = columns.append_column("split", pa.array(splits.tolist(), pa.large_string()))
+    return columns.append_column("strain", pa.array(3 * np.log(lengths)))
+
+
 def train_entry(
-    settings: Path, runs: Path, about: str | None, write: Callable[[Path, dict[str, Any]], None], table: str = "{name}"
+    settings: Path, runs: Path, about: str | None, write: Callable[[Path, dict[str, Any]], None]
 ) -> tuple[str, dict[str, Any]]:
     """Train the entry of a file of settings that the command line names, or go on with it.
 
     Args:
-        settings: YAML file with `models`: targets and recipe of each.
+        settings: YAML file with `models`: targets and recipe of each. The file of its table has the name of the entry,
+            or the one under `file`, of the entry or of all.
         runs: folder for tables and runs.
         about: text of the help page.
         write: writes the table of an entry.
-        table: name of its file without the suffix.
 
     Returns:
         The name of the entry, and the entry.
     """
-    models = yaml.safe_load(settings.read_text(encoding="utf-8"))["models"]
+    known = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    models = known["models"]
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=models)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    entry, path = models[given.name], runs / f"{table.format(name=given.name)}.parquet"
+    entry = models[given.name]
+    path = runs / f"{entry.get('file', known.get('file', given.name))}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, entry)
@@ -89,4 +127,4 @@ def train_entry(
 
 
 if __name__ == "__main__":
-    train_entry(SETTINGS, RUNS, __doc__, write_table, "mp36k")
+    train_entry(SETTINGS, RUNS, __doc__, write_table)

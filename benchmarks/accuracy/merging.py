@@ -2,9 +2,9 @@
 
     python -m benchmarks.accuracy.merging
 
-Each of the targets of `seven` in `base_model.yaml` is learned alone, from the same model, for about as many optimiser
-steps; then the weights of all are averaged, but for those of the heads, which new targets replace. Runs, which go on
-where they were stopped, and the merged model are in runs/base-model.
+The targets of `joint` in `base_model.yaml` share its epochs: each is learned alone, from the same model, for about as
+many optimiser steps as the others. Then the weights of all are averaged, but for those of the heads, which new targets
+replace. Runs, which go on where they were stopped, and the merged model are in runs/base-model.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from benchmarks.harness import parser, recipe_of
 from crystalformers import Model, Target, fit, load_model, open_table
 from crystalformers.checkpoint import save_model
 
-FROM = "seven"
+FROM = "joint"
 OUTPUT = RUNS / "merged" / "model.safetensors"
 
 
-def learned_alone(target: Target, settings: dict[str, object], epochs: int, threads: int) -> Model:
+def learned_alone(target: Target, settings: dict[str, object], epochs: float, threads: int) -> Model:
     """A model of one target, trained for as many steps as `epochs` over all rows take."""
     table, run = open_table(RUNS / "mp36k.parquet"), RUNS / f"single-{target.name}"
     share = float(np.isfinite(table.labels(target.name)).mean())
@@ -34,7 +34,6 @@ def learned_alone(target: Target, settings: dict[str, object], epochs: int, thre
 def main() -> None:
     """Train what is missing, and merge."""
     options = parser(__doc__)
-    options.add_argument("--epochs", type=int, default=1)
     options.add_argument("--threads", type=int, default=1)
     given = options.parse_args()
     if not (path := RUNS / "mp36k.parquet").exists():
@@ -42,7 +41,8 @@ def main() -> None:
         write_table(path, {})
     entry = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))["models"][FROM]
     targets = [Target(**target) for target in entry["targets"]]
-    models = [learned_alone(target, entry["recipe"], given.epochs, given.threads) for target in targets]
+    epochs = entry["recipe"]["epochs"] / len(targets)
+    models = [learned_alone(target, entry["recipe"], epochs, given.threads) for target in targets]
     weights = [dict(model.network.named_parameters()) for model in models]
     network, head = models[0].network, {id(parameter) for parameter in models[0].network.stages[-1].parameters()}
     with torch.no_grad():
