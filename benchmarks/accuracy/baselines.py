@@ -1,4 +1,4 @@
-"""Errors of models of other libraries, trained here on the same rows: MEGNet and M3GNet of matgl.
+"""Errors of models of other libraries (`graph_models.py`), trained here on the same rows.
 
     python -m benchmarks.accuracy.baselines --search         # learning rate and loss of each model, on validation rows
     python -m benchmarks.accuracy.baselines                  # what is missing, with what was chosen
@@ -24,14 +24,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 from numpy.typing import NDArray
-from torch import Tensor
 
+from benchmarks.accuracy.graph_models import graph_model
 from benchmarks.harness import RESULTS, ROOT, epochs_for, machine, parser, record, recorded, shared, versions
-from benchmarks.speed.peers import INSTALL, graph_entry
+from benchmarks.speed.peers import INSTALL
 from crystalformers import open_table
 from crystalformers.data.table import CrystalTable
 from crystalformers.files import replacing
-from crystalformers.periodic import SYMBOLS
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 RUNS = ROOT / "runs" / "baselines"
@@ -55,43 +54,12 @@ def training_rows(table: CrystalTable, count: int) -> IntArray:
     return np.random.default_rng(0).permutation(rows_of(table, "train"))[:count]
 
 
-class Graphs:
-    """Rows of a table as matgl's graphs, made when first asked for.
-
-    Args:
-        table: crystals with their labels.
-        model: whose cutoff and elements count.
-    """
-
-    def __init__(self, table: CrystalTable, model: Any) -> None:
-        from matgl.ext.pymatgen import Structure2Graph
-
-        self.table, self.made = table, dict[int, tuple[Any, ...]]()
-        self.converter = Structure2Graph(element_types=model.element_types, cutoff=model.cutoff)
-
-    def batch(self, rows: IntArray) -> tuple[Any, Tensor]:
-        """Collated graph and state attributes of some rows."""
-        from matgl.graph.data import collate_fn_graph
-
-        graph, _, state, _ = collate_fn_graph([self._entry(row) for row in rows.tolist()])
-        return graph, state
-
-    def _entry(self, row: int) -> tuple[Any, ...]:
-        from pymatgen.core import Structure
-
-        if row not in self.made:
-            crystal = self.table[row]
-            structure = Structure(crystal.lattice, crystal.symbols, crystal.frac_coords)
-            self.made[row] = graph_entry(self.converter, structure, torch.zeros(()))
-        return self.made[row]
-
-
 class Training:
     """One model, trained on some rows of a table, that goes on where it was stopped.
 
     Args:
         folder: of its state.
-        name: of a class in `matgl.models`.
+        name: of the model.
         settings: `epochs`, `batch`, `lr`, `loss` and `seed`.
         table: crystals.
         labels: of all rows.
@@ -107,11 +75,9 @@ class Training:
         labels: FloatArray,
         rows: IntArray,
     ) -> None:
-        import matgl.models
-
         torch.manual_seed(settings["seed"])
-        self.model = getattr(matgl.models, name)(element_types=SYMBOLS)
-        self.graphs, self.settings, self.rows = Graphs(table, self.model), settings, rows
+        self.outputs = graph_model(name, table)
+        self.model, self.settings, self.rows = self.outputs.network, settings, rows
         self.mean, self.std = float(labels[rows].mean()), float(labels[rows].std())
         self.labels = (labels - self.mean) / self.std
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings["lr"])
@@ -137,7 +103,7 @@ class Training:
             order = np.random.default_rng([self.settings["seed"], self.epoch]).permutation(self.rows)
             for rows in self._batches(order):
                 expected = torch.as_tensor(self.labels[rows], dtype=torch.float32)
-                loss = LOSSES[self.settings["loss"]](self._outputs(rows), expected)
+                loss = LOSSES[self.settings["loss"]](self.outputs(rows), expected)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
@@ -152,17 +118,12 @@ class Training:
         """Mean absolute error, in the unit of the labels."""
         self.model.eval()
         with torch.inference_mode():
-            outputs = [self._outputs(part).numpy() for part in self._batches(rows)]
+            outputs = [self.outputs(part).numpy() for part in self._batches(rows)]
         return float(np.abs(np.concatenate(outputs) - self.labels[rows]).mean() * self.std)
 
     def _batches(self, rows: IntArray) -> Iterator[IntArray]:
         size = self.settings["batch"]
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
-
-    def _outputs(self, rows: IntArray) -> Tensor:
-        graph, state = self.graphs.batch(rows)
-        outputs: Tensor = self.model(graph, state_attr=state)
-        return outputs.reshape(len(rows))
 
     def _rate(self, step: int) -> float:
         warmup = max(1, round(WARMUP * self.steps))
@@ -172,7 +133,7 @@ class Training:
 
     def _save(self) -> None:
         self.state.parent.mkdir(parents=True, exist_ok=True)
-        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
         with replacing(self.state) as temporary:
             state = {name: part.state_dict() for name, part in parts.items()}
             torch.save({**state, "epoch": self.epoch, "seconds": self.seconds}, temporary)
@@ -187,7 +148,7 @@ def run(table: CrystalTable, name: str, target: str, count: int, settings: dict[
     about = {"model": name, "target": target, "rows": len(training.rows), "settings": settings, "errors": errors}
     parameters = sum(one.numel() for one in training.model.parameters())
     about |= {"parameters": parameters, "seconds": round(training.seconds)}
-    return {**about, "machine": machine(), "versions": versions("torch", "matgl")}
+    return {**about, "machine": machine(), "versions": versions("torch", "matgl", "torch_geometric")}
 
 
 def chosen(name: str, target: str) -> dict[str, Any]:
