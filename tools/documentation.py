@@ -37,8 +37,15 @@ SOURCE = {page: source for source, page in PAGES.items()}
 ALSO_PUBLIC = ("data.sets",)
 """Public packages further down."""
 
-MODULES = ("calculator", "errors", "elements.export", "elements.matgl", "elements.matminer", "elements.pipeline")
-MODULES += ("elements.similarity",)
+MODULES = (
+    "calculator",
+    "errors",
+    "elements.export",
+    "elements.matgl",
+    "elements.matminer",
+    "elements.pipeline",
+    "elements.similarity",
+)
 """Public modules of which everything is listed."""
 
 
@@ -94,7 +101,7 @@ def generated() -> dict[str, str]:
     return {f"api/{name}.md": text for name, text in api_pages().items()} | {"command-line.md": command_page()}
 
 
-class Examples(Preprocessor):
+class Examples(Preprocessor):  # type: ignore[misc]
     """Lines of a docstring that begin with `>>>`, and what follows them, as a block of code."""
 
     def run(self, lines: list[str]) -> list[str]:
@@ -108,7 +115,7 @@ class Examples(Preprocessor):
         return fenced
 
 
-class ExamplesExtension(Extension):
+class ExamplesExtension(Extension):  # type: ignore[misc]
     """`Examples`, before blocks of code are looked for."""
 
     def extendMarkdown(self, md: Any) -> None:

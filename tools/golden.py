@@ -89,7 +89,7 @@ class Recorder:
             call.types.append(None if isinstance(what, ctypes.Structure) else what.dtype)
             call.before.append(memory(what))
             if isinstance(what, ctypes.Structure):
-                for name, kind in what._fields_:
+                for name, kind, *_ in what._fields_:
                     pointer = getattr(what, name)
                     if kind is ctypes.c_void_p and pointer:
                         offset = getattr(type(what), name).offset
@@ -110,7 +110,8 @@ def memory(what: torch.Tensor | ctypes.Structure) -> bytes:
     """The bytes of a structure or of the storage of a tensor."""
     if isinstance(what, ctypes.Structure):
         return bytes(what)
-    return ctypes.string_at(what.data_ptr(), what.untyped_storage().nbytes() - what.storage_offset() * what.itemsize)
+    size = what.untyped_storage().nbytes() - what.storage_offset() * what.itemsize
+    return ctypes.string_at(what.data_ptr(), int(size))
 
 
 def recorded(instruction_set: str) -> list[Call]:

@@ -24,7 +24,7 @@ def notebook(markdown: str) -> str:
     cells = [v4.new_code_cell(FIRST_CELL)]
     for k, part in enumerate(parts):
         if part.strip():
-            cells.append((v4.new_code_cell if k % 2 else v4.new_markdown_cell)(part.strip()))
+            cells.append(v4.new_code_cell(part.strip()) if k % 2 else v4.new_markdown_cell(part.strip()))
     for k, cell in enumerate(cells):
         cell["id"] = f"cell-{k}"  # random by default
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -73,9 +73,9 @@ class Comparison:
         return next(one for one in self.contenders if self.recipe_of(one).get("architecture") == architecture)
 
     @property
-    def targets(self) -> list[dict[str, str]]:
+    def targets(self) -> list[dict[str, Any]]:
         """What is learned."""
-        targets: list[dict[str, str]] = self.settings["data"]["targets"]
+        targets: list[dict[str, Any]] = self.settings["data"]["targets"]
         return targets
 
     @property
@@ -112,7 +112,7 @@ class Comparison:
         changes = {key: value for key, value in self.settings["contenders"][name].items() if key != "targets"}
         return {**self.settings["recipe"], **changes}
 
-    def targets_of(self, name: str) -> list[dict[str, str]]:
+    def targets_of(self, name: str) -> list[dict[str, Any]]:
         """What a contender learns: all, or those that it names."""
         names = self.settings["contenders"][name].get("targets")
         return [target for target in self.targets if names is None or target["name"] in names]
@@ -142,7 +142,7 @@ def write_table(path: Path, data: dict[str, Any]) -> None:
     pq.write_table(table.select(names).take(pa.array(rows)), path)
 
 
-def trained(table: Path, targets: list[dict[str, str]], folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+def trained(table: Path, targets: list[dict[str, Any]], folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     """Train on a table, or go on with it; the errors of both weights, with rows and time."""
     start = time.monotonic()
     learned = [Target(**target) for target in targets]
@@ -212,7 +212,7 @@ def errors_table(done: list[dict[str, Any]], comparison: Comparison) -> str:
         if not (seeds := sum(row["contender"] == name for row in done)):
             continue
         cells = [name, str(seeds)]
-        for target in (target["name"] for target in comparison.targets):
+        for target in [known["name"] for known in comparison.targets]:
             own = of_contender(done, name, target)
             for weights in ("averaged", "best"):
                 cells.append(spread([error_of(row, target, weights) for row in own], ".4f") if own else "")

@@ -114,8 +114,8 @@ def load(weights: str, variant: str | None, crystals: list[Crystal]) -> tuple[st
         path = find_weights(weights)
         return path.name, load_checkpoint(path).model
     torch.manual_seed(0)
-    config = replace(preset(variant), **SMALL)
-    network = build_model(architecture_of(config), asdict(config))
+    config = preset(variant)
+    network = build_model(architecture_of(config), {**asdict(config), **SMALL})
     batch = CrystalBatch.from_crystals(crystals[:64], torch.float32)
     network.calibrate(with_images(batch, network.radius(1e-5), directions=network.needs_directions))
     return f"random weights of {variant}, seed 0", network

@@ -84,7 +84,7 @@ def train(settings: dict[str, Any], crystals: list[Any], labels: torch.Tensor, s
 
     model.calibrate(batch(range(BATCH)))
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=1e-5)
-    rng, start, curve = np.random.default_rng(seed), time.monotonic(), []
+    rng, start, curve = np.random.default_rng(seed), time.monotonic(), list[float]()
     fixed = [(slice(k, k + BATCH), batch(range(k, k + BATCH))) for k in range(0, len(crystals), BATCH)]
     while not curve or (curve[-1] > GOAL and time.monotonic() - start < 60 * minutes):
         for chosen in rng.permutation(len(crystals)).reshape(-1, BATCH):

@@ -216,6 +216,6 @@ def overlap(name: str) -> dict[str, Any]:
 @cache
 def _front_end_compositions() -> set[Composition]:
     table = load(FRONT_END)
-    learned = {composition(table.numbers(row)) for row in np.flatnonzero(np.array(table.split) == "train")}
+    learned = {composition(table.numbers(row)) for row in np.flatnonzero(np.array(table.split) == "train").tolist()}
     others = map(load, EXCLUDED)
     return learned.difference(composition(other.numbers(row)) for other in others for row in range(len(other)))

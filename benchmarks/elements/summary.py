@@ -41,7 +41,7 @@ def summarise(lines: Iterable[Mapping[str, Any]], against: str = REFERENCE) -> d
         place = (line["task"], line["size"], line["backend"])
         errors[place][line["table"], line["mode"]][line["seed"]] = line["mae"]
         units[line["task"]] = line["unit"]
-    places, pooled = [], defaultdict(list)
+    places, pooled = [], defaultdict[tuple[Any, ...], list[float]](list)
     for (task, size, backend), fronts in errors.items():
         reference = fronts.get((against, "frozen"), {})
         for (table, mode), by_seed in fronts.items():

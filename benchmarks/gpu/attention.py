@@ -52,7 +52,8 @@ class Attention:
     def solve(self, backend: Backend, dtype: torch.dtype, features: torch.dtype | None = None) -> dict[str, Tensor]:
         """The output and the gradient of every input, float64 on the CPU."""
         leaves, geometry, cotangent = self.problem(dtype, features or dtype)
-        y = infinite_attention(*leaves[:4], leaves[4], geometry, backend)
+        q, k, v, inverse_variance, W = leaves
+        y = infinite_attention(q, k, v, inverse_variance, W, geometry, backend)
         found = (y.detach(), *torch.autograd.grad(y, leaves, cotangent.to(y.dtype)))
         return {name: t.double().cpu() for name, t in zip(self.NAMES, found, strict=True)}
 

@@ -114,8 +114,10 @@ def layer_times(plan: Plan, task: Attention, backend: Backend, precision: str) -
     device = plan.device
     leaves, geometry, cotangent = task.problem(torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32)
 
+    q, k, v, inverse_variance, W = leaves
+
     def forward() -> Tensor:
-        return infinite_attention(*leaves[:4], leaves[4], geometry, backend)
+        return infinite_attention(q, k, v, inverse_variance, W, geometry, backend)
 
     y = forward()
     cotangent = cotangent.to(y.dtype)
@@ -180,16 +182,16 @@ def images(plan: Plan) -> dict[str, Any]:
 def eager(plan: Plan) -> list[dict[str, Any]]:
     """Structures/s of steps called one after the other."""
     packed = [plan.pack(crystals) for crystals in plan.batches]
-    structures, rows = sum(map(len, packed)), []
+    structures, rows = sum(map(len, packed)), list[dict[str, Any]]()
     for backend in plan.models:
         for precision in PRECISIONS:
             plan.peak()
             times = interleaved(Eager(plan, backend, precision, packed).tasks(), plan.rounds, plan.seconds)
             speeds = {name: spread([structures / t for t in values]) for name, values in times.items()}
-            row = {"backend": backend, "precision": precision}
-            rows.append(row | {"structures_per_s": speeds, "peak_bytes": plan.peak()})
+            about = {"backend": backend, "precision": precision}
+            rows.append({**about, "structures_per_s": speeds, "peak_bytes": plan.peak()})
     tasks = list(rows[0]["structures_per_s"])
-    table = []
+    table: list[list[str]] = []
     for row in rows:
         medians = [digits(row["structures_per_s"][task]["median"]) for task in tasks]
         peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}"

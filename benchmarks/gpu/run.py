@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
 
 def the_plan(given: argparse.Namespace) -> Plan:
     """From the command line; tiny without a GPU."""
-    backends, atoms = list(given.backends), (1_000, 10_000)
+    backends, atoms = list(given.backends), tuple[int, ...]((1_000, 10_000))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tolerance = given.tolerance
     if device.type == "cpu":

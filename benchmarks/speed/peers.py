@@ -80,7 +80,7 @@ def matgl_contestant(model: Any, crystals: Sequence[Crystal], batch: int) -> Con
             converter.get_graph(structure)
 
     name = f"{type(model).__name__}, edges within {model.cutoff:.1f} Å"
-    tasks = {"train": train, "infer": infer, "build": build}
+    tasks: dict[str, Callable[[], object]] = {"train": train, "infer": infer, "build": build}
     return Contestant(name, sum(p.numel() for p in model.parameters()), tasks)
 
 

@@ -20,6 +20,7 @@ from benchmarks.harness import (
     interleaved,
     measured_on,
     print_table,
+    recipe_of,
     speed_parser,
     spread,
     write_results,
@@ -29,7 +30,6 @@ from crystalformers.attention.backends.cpu import backend
 from crystalformers.attention.backends.cpu.accuracy import FLOAT32
 from crystalformers.images import CrystalBatch, with_images
 from crystalformers.models import CrystalModel
-from crystalformers.training.recipe import Recipe
 
 MODELS = {"Crystalformer": "materials-project", "CrystalFramer, lightweight": "phonons"}
 WAYS = ("float32", "dense layers in bfloat16", "bf16")
@@ -47,7 +47,7 @@ def step(model: CrystalModel, batch: CrystalBatch, way: str) -> Callable[[], Non
 
     def run() -> None:
         model.zero_grad()
-        predictions(model, batch, way).abs().sum().backward()  # type: ignore[no-untyped-call]
+        predictions(model, batch, way).abs().sum().backward()
 
     return run
 
@@ -61,7 +61,7 @@ def main() -> None:
     for label, name in MODELS.items():
         model = models[label] = load_model(name).network.members[0].requires_grad_(True)
         batch = CrystalBatch.from_crystals(crystals, torch.float32)
-        radius = model.radius(Recipe().tolerance)
+        radius = model.radius(recipe_of({}).tolerance)
         batches[label] = with_images(batch, radius, directions=model.needs_directions)
         with torch.no_grad():
             exact = predictions(model, batches[label], WAYS[0])

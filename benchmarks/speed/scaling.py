@@ -65,7 +65,7 @@ def measure(name: str, shape: tuple[int, int, int], seed: int, seconds: float) -
     small = CrystalBatch.from_crystals([perturbed((4, 4, 4), seed)])
     images = with_images(small, network.radius(1e-5), directions=network.needs_directions)
     network.calibrate(images.to(torch.float32))
-    model = Model(Checkpoint(network, [Target("energy", "eV", "per_atom", mean=0.0, std=1.0)], {}), name, "")
+    model = Model(Checkpoint(network, (Target("energy", "eV", "per_atom", mean=0.0, std=1.0),), {}), name, "")
 
     def build() -> int:
         batch = with_images(CrystalBatch.from_crystals([crystal]), model.radius, directions=model.directions)
@@ -85,7 +85,8 @@ def measure(name: str, shape: tuple[int, int, int], seed: int, seconds: float) -
 
 def exponent(points: list[dict[str, Any]], quantity: str) -> float:
     """Slope of log(quantity) against log(atoms)."""
-    return float(np.polyfit(*np.log([[p["atoms"], p[quantity]] for p in points]).T, 1)[0])
+    atoms, measured = np.log([[p["atoms"], p[quantity]] for p in points]).T
+    return float(np.polyfit(atoms, measured, 1)[0])
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:

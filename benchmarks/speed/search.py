@@ -142,7 +142,7 @@ def main() -> None:
         **other,
     }
     write_results(given.output, results)
-    rows = [
+    cells = [
         (
             name,
             f"{given.vectors:,}",
@@ -153,7 +153,7 @@ def main() -> None:
         )
         for name, one in {"projections": results, **other}.items()
     ]
-    print_table(("search", "vectors", "build (s)", "query (ms)", f"recall at {given.k}", "memory (MB)"), rows)
+    print_table(("search", "vectors", "build (s)", "query (ms)", f"recall at {given.k}", "memory (MB)"), cells)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class Record:
         geometry = Geometry(fresh, self.geometry.basis)
         with torch.set_grad_enabled(backward):
             for inputs in self.attention_inputs:
-                y = infinite_attention(*inputs[:4], inputs[4], geometry, self.backend)
+                q, k, v, inverse_variance, W = inputs
+                y = infinite_attention(q, k, v, inverse_variance, W, geometry, self.backend)
                 if backward:
                     torch.autograd.grad(y, inputs, torch.ones_like(y))
 
@@ -145,7 +146,7 @@ def parts_of(table: CrystalTable, name: str, recipe: Recipe) -> dict[str, Callab
     model.calibrate(batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     average = WeightAverage(model)
-    record = Record.of(model, batch) if model.config.frame is None else None
+    record = Record.of(model, batch) if isinstance(model, Crystalformer) and model.config.frame is None else None
     crystals = [table[int(row)] for row in rows]
 
     def network(backward: bool) -> None:
