@@ -1,4 +1,4 @@
-"""Draw docs/coverage.png: how often the intervals of fine-tuned models hold, on test rows of four small tables.
+"""Draw docs/coverage.png: how often the intervals of fine-tuned models hold, on rows that they never met.
 
 python -m docs.make_coverage_figure
 """
@@ -9,24 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy.fine_tuning import results
+from benchmarks.accuracy.fine_tuned_intervals import OUT
+from benchmarks.harness import recorded
 from crystalformers.plots import coverage_curve, save
 
 ROOT = Path(__file__).parents[1]
-CONTENDER = "tuned"
 
 
 def main() -> None:
-    """Mean over the runs of a table; a level is drawn where all of its runs have enough rows for it."""
-    runs = [row for row in results("test") if row["contender"] == CONTENDER]
-    curves = {}
-    for task in dict.fromkeys(row["task"] for row in runs):
-        own = [{one["coverage"]: one for one in row["coverage"]} for row in runs if row["task"] == task]
+    """Mean over the tables and seeds of a size, at the coverages that its validation rows are enough for."""
+    runs, curves = recorded(OUT), {}
+    for size in sorted({row["size"] for row in runs}):
+        own = [{one["coverage"]: one for one in row["coverage"]} for row in runs if row["size"] == size]
         levels = sorted(set.intersection(*(set(one) for one in own)))
         measured = [np.mean([one[level]["measured"] for one in own]) for level in levels]
         rows = [sum(one[level]["n"] for one in own) for level in levels]
-        curves[f"{task}, {len(own)} models"] = (np.array(levels), np.array(measured), np.array(rows))
-    save(coverage_curve(curves), ROOT / "docs" / "coverage.png")
+        curves[f"{size:,} rows, {len(own)} models"] = (np.array(levels), np.array(measured), np.array(rows))
+    figure = coverage_curve(curves)
+    figure.axes[0].set_ylabel("measured coverage")
+    save(figure, ROOT / "docs" / "coverage.png")
 
 
 if __name__ == "__main__":
