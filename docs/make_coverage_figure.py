@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy.fine_tuned_intervals import OUT
-from benchmarks.harness import recorded
+from benchmarks.accuracy.fine_tuned_intervals import measured
 from crystalformers.plots import coverage_curve, save
 
 ROOT = Path(__file__).parents[1]
@@ -18,13 +17,13 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """Mean over the tables and seeds of a size, at the coverages that its validation rows are enough for."""
-    runs, curves = recorded(OUT), {}
+    runs, curves = measured(), {}
     for size in sorted({row["size"] for row in runs}):
         own = [{one["coverage"]: one for one in row["coverage"]} for row in runs if row["size"] == size]
         levels = sorted(set.intersection(*(set(one) for one in own)))
-        measured = [np.mean([one[level]["measured"] for one in own]) for level in levels]
+        shares = [np.mean([one[level]["measured"] for one in own]) for level in levels]
         rows = [sum(one[level]["n"] for one in own) for level in levels]
-        curves[f"{size:,} rows, {len(own)} models"] = (np.array(levels), np.array(measured), np.array(rows))
+        curves[f"{size:,} rows, {len(own)} models"] = (np.array(levels), np.array(shares), np.array(rows))
     figure = coverage_curve(curves)
     figure.axes[0].set_ylabel("measured coverage")
     save(figure, ROOT / "docs" / "coverage.png")

@@ -27,6 +27,8 @@ from crystalformers import evaluate_model, load_model, open_table
 
 OUT = RESULTS / "accuracy" / "fine-tuned-intervals.jsonl"
 CONTENDER = "tuned"
+"""Of `fine_tuning.yaml`: the defaults."""
+
 MOST = 1000
 """Rows that are predicted, of each run."""
 
@@ -40,7 +42,7 @@ def unseen_rows(task: Task, size: int, seed: int) -> pa.Table:
     return task.plain(table.take(pa.array(chosen))).append_column("split", pa.array(["test"] * len(chosen)))
 
 
-def measure(name: str, size: int, seed: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, size: int, seed: int, contender: str, folder: Path) -> dict[str, Any]:
     """Coverage and mean width of the intervals of one run."""
     task = tasks()[name]
     path = folder.with_name(f"{folder.name}-unseen.parquet")
@@ -52,13 +54,18 @@ def measure(name: str, size: int, seed: int, folder: Path) -> dict[str, Any]:
         "task": name,
         "size": size,
         "seed": seed,
-        "contender": CONTENDER,
+        "contender": contender,
         "rows": len(table),
         "mae": evaluation.scores[0].mae,
         "coverage": coverage(model, table, evaluation)[task.target.name],
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def measured(contender: str = CONTENDER) -> list[dict[str, Any]]:
+    """What was measured of the runs of a contender."""
+    return [row for row in recorded(OUT) if row["contender"] == contender]
 
 
 def print_coverage(done: list[dict[str, Any]]) -> None:
@@ -76,20 +83,21 @@ def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=RUNS / "test", help="folder of the runs")
+    parser.add_argument("--contender", default=CONTENDER, help="whose runs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if not given.table:
-        finished = {(row["task"], row["size"], row["seed"]) for row in recorded(OUT)}
+        finished = {(row["task"], row["size"], row["seed"]) for row in measured(given.contender)}
         for row in results("test"):
             key = (row["task"], row["size"], row["seed"])
-            folder = given.runs / "{}-{}-{}-seed{}".format(*key[:2], CONTENDER, key[2])
-            if row["contender"] != CONTENDER or key in finished or not (folder / "model.safetensors").is_file():
+            folder = given.runs / "{}-{}-{}-seed{}".format(*key[:2], given.contender, key[2])
+            if row["contender"] != given.contender or key in finished or not (folder / "model.safetensors").is_file():
                 continue
-            record(OUT, measure(*key, folder))
+            record(OUT, measure(*key, given.contender, folder))
             print(*key, flush=True)
-    print_coverage(recorded(OUT))
+    print_coverage(measured(given.contender))
 
 
 if __name__ == "__main__":
