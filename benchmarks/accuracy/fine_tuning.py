@@ -237,6 +237,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", help="only these of the seeds")
     parser.add_argument("--only", nargs="*", choices=settings["contenders"], help="only these contenders")
     parser.add_argument("--tasks", nargs="*", choices=settings["tasks"], help="only these tasks")
+    parser.add_argument("--sizes", type=int, nargs="*", help="only so many rows")
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -246,7 +247,7 @@ def main() -> None:
         return
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
-        choices = ((contender, given.only), (name, given.tasks), (seed, given.seeds))
+        choices = ((contender, given.only), (name, given.tasks), (size, given.sizes), (seed, given.seeds))
         asked = all(chosen is None or value in chosen for value, chosen in choices)
         if (name, size, seed, recipe) in finished or not asked:
             continue
