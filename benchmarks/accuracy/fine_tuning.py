@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy.fine_tuning choose  # errors on development rows, from which settings are chosen
     python -m benchmarks.accuracy.fine_tuning test    # errors on test rows, of the settings under `test`
     python -m benchmarks.accuracy.fine_tuning choose --table  # what was measured so far
+    python -m benchmarks.accuracy.fine_tuning test --table    # likewise, and into docs/fine-tuning-results.md
 
 Tasks, sizes and contenders are in `fine_tuning.yaml`. The rows of a task are divided once: test rows (fold 0 where
 Matbench has folds), development rows, and a pool from which each seed draws its training rows, a tenth of them for
@@ -33,17 +34,30 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.accuracy.doubt import by_flag, coverage
 from benchmarks.harness import RESULTS, ROOT, machine, print_table, recipe_of, record, recorded, shared, versions
+from benchmarks.pages import ComputedTable
 from crystalformers import Target, evaluate_model, fit, load_model, open_table
 from crystalformers.elements import load_elements
 from crystalformers.elements.composition import composition_features
 
 Measured = Literal["choose", "test"]
+Column = tuple[str, int, str]
+"""Task, size and unit."""
 
 RUNS = ROOT / "runs" / "fine-tuning"
 OUT = RESULTS / "accuracy"
 SETTINGS = Path(__file__).with_suffix(".yaml")
 START = "scratch"
 """The contender that others are compared with."""
+
+TABLE = ComputedTable("fine-tuning-results.md", "errors on test rows", "accuracy/fine_tuning.py")
+COLUMNS = {
+    START: "random weights",
+    "flagship-seven": "without strained crystals",
+    "tuned": "`mp36k-base`",
+    "ridge-embeddings": "ridge, embeddings",
+    "ridge-magpie": "ridge, Magpie",
+}
+"""Contenders in the table of the page."""
 
 
 @dataclass(frozen=True)
@@ -205,27 +219,55 @@ def _mean(errors: list[float], form: str = ".3g") -> str:
     return f"{np.mean(errors):{form}}{spread}"
 
 
-def print_errors(done: list[dict[str, Any]]) -> None:
-    """Errors, and their ratios to those of `START` with the same rows: means and standard deviations over seeds.
-
-    A line for each contender, a column for each task and size.
-    """
+def by_column(done: list[dict[str, Any]]) -> tuple[list[Column], dict[str, dict[Column, dict[int, float]]]]:
+    """Tasks with their sizes and units, and the errors of each contender there, by seed."""
     columns = list(dict.fromkeys((row["task"], row["size"], row["unit"]) for row in done))
-    found: dict[str, dict[Any, dict[int, float]]] = {}
+    found: dict[str, dict[Column, dict[int, float]]] = {}
     for row in done:
         place = (row["task"], row["size"], row["unit"])
         found.setdefault(row["contender"], {}).setdefault(place, {})[row["seed"]] = row["mae"]
+    return columns, found
+
+
+def ratios_to_start(found: dict[str, dict[Column, dict[int, float]]], name: str, column: Column) -> list[float]:
+    """Errors of a contender in units of those of `START` with the same rows."""
+    start = found.get(START, {}).get(column, {})
+    return [mae / start[seed] for seed, mae in sorted(found[name].get(column, {}).items()) if seed in start]
+
+
+def print_errors(done: list[dict[str, Any]]) -> None:
+    """Errors, and their ratios to those of `START`: means and standard deviations over seeds.
+
+    A line for each contender, a column for each task and size.
+    """
+    columns, found = by_column(done)
     errors, ratios = [], []
     for name, cells in found.items():
         errors.append([name, *(_mean(list(cells[column].values())) if column in cells else "-" for column in columns)])
-        ratios.append([name])
-        for column in columns:
-            start = found.get(START, {}).get(column, {})
-            paired = [mae / start[seed] for seed, mae in cells.get(column, {}).items() if seed in start]
-            ratios[-1].append(_mean(paired, ".3f") if paired else "-")
+        paired = [ratios_to_start(found, name, column) for column in columns]
+        ratios.append([name, *(_mean(each, ".3f") if each else "-" for each in paired)])
     titles = [f"{task}, {size} rows ({unit})" for task, size, unit in columns]
     print_table(["error", *titles], errors)
     print_table([f"relative to {START}", *titles], ratios)
+
+
+def errors_table(done: list[dict[str, Any]]) -> str:
+    """The table of the page: means over the seeds of `START`, and the number of seeds where a contender has fewer."""
+    columns, found = by_column(done)
+    heads = ["table", "rows", "seeds", *COLUMNS.values(), "`mp36k-base` over random weights"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for task, size, unit in sorted(columns):
+        seeds = found[START][task, size, unit].keys()
+        cells = [f"{task} ({unit})", f"{size:,}", str(len(seeds))]
+        for name in COLUMNS:
+            errors = [mae for seed, mae in found.get(name, {}).get((task, size, unit), {}).items() if seed in seeds]
+            fewer = f" ({len(errors)})" if len(errors) < len(seeds) else ""
+            cells.append(f"{np.mean(errors):#.3g}".rstrip(".") + fewer if errors else "–")
+        ratios = ratios_to_start(found, "tuned", (task, size, unit)) if "tuned" in found else []
+        spread = f" ± {np.std(ratios, ddof=1):.2f}" if ratios[1:] else ""
+        cells.append(f"{np.mean(ratios):.2f}{spread}" if ratios else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -238,12 +280,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=settings["contenders"], help="only these contenders")
     parser.add_argument("--tasks", nargs="*", choices=settings["tasks"], help="only these tasks")
     parser.add_argument("--sizes", type=int, nargs="*", help="only so many rows")
-    parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
+    parser.add_argument("--table", action="store_true", help="show what was measured, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     done = results(given.action)
     if given.table:
         print_errors(done)
+        if given.action == "test":
+            TABLE.write(errors_table(done))
         return
     finished = [(row["task"], row["size"], row["seed"], row["settings"]) for row in done]
     for name, size, seed, contender, recipe in jobs(settings, given.action):
