@@ -6,14 +6,21 @@ import json
 
 import pytest
 
-from benchmarks.accuracy.matbench import OUT, TARGETS, complete_seeds, computed, results_of, table
+from benchmarks.accuracy.matbench import OUT, TARGETS, complete_seeds, computed, recipes, results_of, table, tables
 from benchmarks.harness import recorded
 
 
+def test_the_tables_are_computed_from_the_predictions() -> None:
+    for place, text in tables().items():
+        assert place.read() == text, "run python -m benchmarks.accuracy.matbench table"
+
+
 @pytest.mark.parametrize("task", TARGETS)
-def test_the_tables_are_computed_from_the_predictions(task: str) -> None:
-    again = "python -m benchmarks.accuracy.matbench table"
-    assert computed(task).read() == table(task), f"run {again}"
+def test_models_that_have_seen_other_data_stand_apart(task: str) -> None:
+    for name in results_of(task):
+        pretrained = "init" in recipes(task)[name]
+        assert (f"`{name}`" in table(task)) is not pretrained
+        assert (f"`{name}`" in table(task, other_data=True)) is pretrained
 
 
 @pytest.mark.parametrize("task", TARGETS)
