@@ -154,6 +154,11 @@ def _vectors(
     return joined.astype(np.float32), model.values_from(outputs, crystals)
 
 
+def _without_folder(name: str, file: str) -> str:
+    """The name of a crystal, without the folder if it begins with the path of its file."""
+    return Path(file).name + name.removeprefix(file) if name.startswith(file) else name
+
+
 class Index:
     """An index on disk, opened for queries.
 
@@ -221,9 +226,19 @@ class Index:
             return [read[k] for k in range(len(read))]
 
     def search(self, crystals: Sequence[Crystal], count: int) -> list[list[dict[str, Any]]]:
-        """The nearest known crystals of each crystal, as dictionaries: distance, name, formula, n_atoms, properties."""
+        """The nearest known crystals of each crystal, as dictionaries: distance, name, formula, n_atoms, properties.
+
+        Crystals that were named after their file have its name without its folder, so that a service can show them.
+        """
         columns = [DISTANCE, "name", "formula", "n_atoms", *self.units]
-        return [self.query(crystal, count).select(columns).to_pylist() for crystal in crystals]
+        found = [self.query(crystal, count) for crystal in crystals]
+        return [
+            [
+                {**row, "name": _without_folder(row["name"], file)}
+                for row, file in zip(table.select(columns).to_pylist(), table["file"].to_pylist(), strict=True)
+            ]
+            for table in found
+        ]
 
     def _allowed(self, where: str, wanted: str, elements: Sequence[str]) -> NDArray[np.int64] | None:
         """The rows that pass all filters; None for all."""

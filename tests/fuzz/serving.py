@@ -53,8 +53,10 @@ PATIENCE = 40.0
 
 MAIN = "from crystalformers.cli import main; main()"
 SECRET = "secret\n3.6\n1 0 0\n0 1 0\n0 0 1\nLu Tm\n1 1\ndirect\n0 0 0\n0.5 0.5 0.5\n"
-INSIDE = re.compile(r"Traceback|/dev/shm|(?<!/var)/tmp/|/scratch/|site-packages|Lu\d*Tm|Tm\d*Lu")
-"""What no answer holds: parts of the server, and the formula of the secret crystal."""
+INSIDE = re.compile(
+    r"Traceback|/dev/shm|(?<!/var)/tmp/|/scratch/|site-packages|Lu\d*Tm|Tm\d*Lu|" + re.escape(str(EXAMPLES.parent))
+)
+"""What no answer holds: parts and folders of the server, and the formula of the secret crystal."""
 
 DESCRIBED = (
     *("POST /api/predict", "POST /api/embed", "POST /api/explain", "POST /api/search"),

@@ -134,6 +134,17 @@ def test_the_command(weights: Path, tmp_path: Path) -> None:
     assert [line.split()[2] for line in result.stdout.splitlines()[1:]] == ["NaCl"]
 
 
+def test_what_a_service_shows_names_no_folder(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_poscar(folder / "K.vasp", rock_salt("K"))
+    (folder / "two.extxyz").write_text('1\nLattice="4 0 0 0 4 0 0 0 4"\nNa 0 0 0\n' * 2)
+    table = write_table(tmp_path / "table.parquet", [rock_salt("Li", name="a/b")])
+    build_index([folder, table], tmp_path / "index", str(weights))
+    (found,) = Index(tmp_path / "index").search([rock_salt("K")], 4)
+    assert sorted(row["name"] for row in found) == ["K.vasp", "a/b", "two.extxyz#0", "two.extxyz#1"]
+
+
 def test_structures_are_part_of_the_index(index: Path) -> None:
     opened = Index(index)
     found = opened.query(CRYSTALS[3], 40)
