@@ -38,6 +38,9 @@ ALIGNED = "formation_energy_per_atom"
 SAME_VOLUME = 0.05
 """Crystals of two tables with equal atoms count as the same one if their volumes differ by less than this share."""
 
+PERCENTILES = (75.0, 80.0, 85.0, 90.0, 95.0, 97.0)
+"""Thresholds of the flag, as of `--flag-percentile`, that are compared."""
+
 FEWEST_PAIRS = 5
 """An element's offset needs so many crystals that both tables hold; otherwise it is taken to be zero."""
 
@@ -65,6 +68,17 @@ def by_flag(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
     off: NDArray[np.float64] = np.concatenate([np.abs(one.predictions - one.labels) for one in evaluations])
     scores = evaluations[0].scores
     return [asdict(DomainScore.of(score, off[:, k], outside)) for k, score in enumerate(scores)]
+
+
+def flagged_at(model: Model, table: CrystalTable, evaluation: Evaluation) -> dict[float, Evaluation]:
+    """The evaluation with the flags of each of `PERCENTILES`."""
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    crystals = [table[row_of[name]] for name in evaluation.ids]
+    (outputs,) = network_outputs([model], crystals)
+    return {
+        at: replace(evaluation, flags=model.estimates_from(outputs, crystals, {}, at)["flag"].tolist())
+        for at in PERCENTILES
+    }
 
 
 def label_differences(table: CrystalTable, training: CrystalTable) -> dict[int, list[float]]:
@@ -128,6 +142,20 @@ def main() -> None:
     }
     report["tables"]["another database, labels moved"] = {"by_flag": by_flag([moved])}
     report["tables"]["both, labels moved"] = {"by_flag": by_flag([like, moved])}
+    validation = flagged_at(model, tables[0], evaluate_model(model, tables[0], "val"))
+    test, elsewhere = flagged_at(model, tables[0], like), flagged_at(model, tables[1], moved)
+    report["thresholds"] = [
+        {
+            "flag_percentile": at,
+            "tables": {
+                "validation rows of mp36k": {"by_flag": by_flag([validation[at]])},
+                "like the training": {"by_flag": by_flag([test[at]])},
+                "another database, labels moved": {"by_flag": by_flag([elsewhere[at]])},
+                "both, labels moved": {"by_flag": by_flag([test[at], elsewhere[at]])},
+            },
+        }
+        for at in PERCENTILES
+    ]
     headers = ["crystals", "property", "90 % interval holds", "flagged", "MAE without flag", "with flag", "ratio"]
     rows = []
     for name, found in report["tables"].items():

@@ -142,6 +142,13 @@ def sentences() -> list[tuple[str, str]]:
             cells.append(f"{one['percent']:.0f} % | {one['mae_inside']:.3f} | {one['mae_outside']:.3f}")
             cells[-1] += f" | {one['ratio']:.1f}"
         found.append(("docs/uncertainty.md", f"| {name} | {' | '.join(cells)} |"))
+    for threshold in DOUBT["thresholds"]:
+        cells = [f"{threshold['flag_percentile']:.0f}"]
+        for table in ("like the training", "another database, labels moved"):
+            one = flagged(table, threshold)
+            cells.append(f"{one['percent']:.0f} % | {one['ratio']:.1f}")
+        cells.append(f"{flagged('both, labels moved', threshold)['ratio']:.1f}")
+        found.append(("docs/uncertainty.md", f"| {' | '.join(cells)} |"))
     return found
 
 
