@@ -54,6 +54,10 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
             metavar="NAME=VALUE", help="For the engine, e.g. slurm_partition=long or address=auto; repeat for several."
         ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of the local engine, each in a process of its own: as --workers."),
+    ] = None,
     device: Device = None,
     tolerance: Tolerance = 1e-7,
     part_size: Annotated[
@@ -68,6 +72,13 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     from crystalformers.prediction.bundled import DEFAULT
     from crystalformers.screening import PART_SIZE, TOP, Choice, Resources, screen
 
+    resources = Resources(
+        engine,
+        _processes(engine, workers, threads),
+        dict(map(_option, option or [])),
+        _shard(shard),
+        device or "cpu",
+    )
     with ExitStack() as stack:
 
         def begin(total: int | None, done: int) -> Callable[[int], None]:
@@ -78,7 +89,7 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
             output,
             model or [DEFAULT],
             Choice(where, top, by, lowest),
-            resources=Resources(engine, workers, dict(map(_option, option or [])), _shard(shard), device or "cpu"),
+            resources=resources,
             tolerance=tolerance,
             part_size=part_size or PART_SIZE,
             begin=begin,
@@ -90,6 +101,15 @@ def screen_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     if found.rejected:
         typer.echo(f"{output / 'rejected'}: {found.rejected} structures that could not be used.", err=True)
         raise typer.Exit(1)
+
+
+def _processes(engine: str, workers: int | None, threads: int | None) -> int | None:
+    if threads is None:
+        return workers
+    if workers is not None or engine != "local":
+        problem = "it counts the processes of the local engine, which have one thread each"
+        raise ConfigError(problem, where="--threads", remedy="use --workers alone")
+    return threads
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from crystalformers.cli.options import OneModel, Overwrite
+from crystalformers.cli.options import Device, OneModel, Overwrite, Threads, set_up
 from crystalformers.cli.output import check_output, print_table
 from crystalformers.cli.progress import progress
 from crystalformers.files import PICTURES
@@ -23,6 +23,8 @@ def build_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the index; it must not exist.")],
     model: OneModel = None,
+    threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Write an index: the vector of each crystal, and the properties that the model predicts.
 
@@ -31,7 +33,7 @@ def build_command(
     from crystalformers.search import REJECTS, build_index
 
     with progress("embedding", None) as advance:
-        count, rejected = build_index(sources, output, model, advance)
+        count, rejected = build_index(sources, output, model, advance, set_up(device, threads))
     typer.echo(f"{output}: {count} crystals.", err=True)
     if rejected:
         typer.echo(f"{output / REJECTS}: {rejected} structures that could not be used.", err=True)
@@ -39,7 +41,7 @@ def build_command(
 
 
 @search_app.command("query")
-def query_command(
+def query_command(  # noqa: PLR0913, PLR0917 - an option is an argument
     file: Annotated[Path, typer.Argument(help="Structure file.")],
     index: Annotated[Path, typer.Option("--index", help="Folder of the index.")],
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many crystals.")] = 10,
@@ -49,6 +51,8 @@ def query_command(
     picture: Annotated[
         Path | None, typer.Option(help=f"Also draw the structure and those found, to a file ({', '.join(PICTURES)}).")
     ] = None,
+    threads: Threads = None,
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Print the crystals of an index whose vectors are nearest to that of a structure."""
@@ -58,7 +62,7 @@ def query_command(
     from crystalformers.io import read_crystal
     from crystalformers.search import Index
 
-    found, crystal = Index(index), read_crystal(file)
+    found, crystal = Index(index, set_up(device, threads)), read_crystal(file)
     table = found.query(crystal, count, where, formula, symbols(elements))
     headers = ["distance", "name", "formula", "n_atoms", *found.units]
     titles = [*headers[:3], "atoms", *(f"{name} ({unit})" for name, unit in found.units.items())]

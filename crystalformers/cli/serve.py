@@ -86,5 +86,5 @@ def _service(model: list[str] | None, index: Path | None, device: str | None, th
     from crystalformers.search import Index
     from crystalformers.serve.service import Service
 
-    models = load_models(model, set_up(device, threads), 1e-7)
-    return Service(models, index=None if index is None else Index(index))
+    chosen = set_up(device, threads)
+    return Service(load_models(model, chosen, 1e-7), index=None if index is None else Index(index, chosen))

@@ -47,6 +47,7 @@ def build_index(
     folder: str | Path,
     model: str | None = None,
     advance: Callable[[int], object] = no_progress,
+    device: str = "cpu",
 ) -> tuple[int, int]:
     """Write an index of crystals; the numbers of crystals and of structures that could not be used.
 
@@ -55,6 +56,7 @@ def build_index(
         folder: to write; it appears when all is written.
         model: whose vectors are compared: bundled name, run folder or weight file.
         advance: called with the number of structures each time some are done.
+        device: where the vectors are computed, as of `load_model`.
 
     Raises:
         ConfigError: if the folder exists, or an input does not.
@@ -65,7 +67,7 @@ def build_index(
         raise ConfigError("it exists", where=str(folder), remedy="name another folder, or delete it")
     if model is not None and Path(model).exists():
         model = str(Path(model).absolute())
-    loaded, planned = load_model(model), plan({}, [str(source) for source in sources], PART_SIZE)
+    loaded, planned = load_model(model, device), plan({}, [str(source) for source in sources], PART_SIZE)
     pieces = (piece for part in planned.parts for piece in part)
     structures = (one for piece in pieces for one in planned.inputs[piece.input].structures(piece))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +166,7 @@ class Index:
 
     Args:
         folder: as `build_index` wrote it.
+        device: where vectors are computed, as of `load_model`.
 
     Attributes:
         folder: where it lies.
@@ -174,14 +177,14 @@ class Index:
         ConfigError: if it is no index, or its model has changed.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
         self.folder = folder = Path(folder)
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             remedy = "make one with crystalformers search build"
             raise ConfigError("it is no index", where=str(folder), remedy=remedy) from error
-        self.model = load_model(about["model"])
+        self.model = load_model(about["model"], device)
         if self.model.fingerprint != about["sha256"]:
             problem = f"the model {about['model']} is another than when it was made"
             raise ConfigError(problem, where=str(folder), remedy="make it again")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
 from command import invoke, leftovers, rows_of
 from samples import CELL_ENERGY, ENERGY, MODULUS, many, rock_salt, tiny_model, write_poscar, write_table
 
 import crystalformers.prediction.loading
+from crystalformers.cli import app
 from crystalformers.cli import progress as progress_module
 from crystalformers.cli.train import merged_recipe
 from crystalformers.prediction import bundled
@@ -275,6 +278,26 @@ def test_wrong_training_options_are_refused(arguments: list[str], message: str, 
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_every_command_that_computes_says_where_and_with_how_many_threads() -> None:
+    without = {
+        name
+        for name, command in commands(typer.main.get_command(app))
+        if not {"--device", "--threads"} <= {option for parameter in command.params for option in parameter.opts}
+    }
+    assert {name for name in without if not name.startswith("data ")} == {
+        *("convert", "models", "elements export", "elements report", "elements show"),
+    }
+
+
+def commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands, with their names."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, inner in command.commands.items():
+        yield from commands(inner, f"{name} {word}".strip())
 
 
 RECIPE = """

@@ -345,6 +345,21 @@ def test_exit_codes(weights: Path, table: Path, tmp_path: Path) -> None:
     assert invoke("screen", tmp_path / "none", "-o", tmp_path / "d", "-m", weights).exit_code == 2
 
 
+def test_threads_are_the_processes_of_the_local_engine(weights: Path, table: Path, tmp_path: Path) -> None:
+    one, two = (
+        invoke("screen", table, "-o", tmp_path / f"{k}", "-m", weights, "--threads", k, "--part-size", 5)
+        for k in (1, 2)
+    )
+    assert one.exit_code == two.exit_code == 1  # a row cannot be used
+    first, second = (pq.read_table(tmp_path / name / "predictions").sort_by("name") for name in ("1", "2"))
+    assert first["energy"] == second["energy"]
+    for given in (("--workers", 1), ("--engine", "slurm")):
+        result = invoke("screen", table, "-o", tmp_path / "r", "-m", weights, "--threads", 1, *given)
+        assert result.exit_code == 2
+        assert "--threads: it counts the processes of the local engine" in result.stderr
+    assert not (tmp_path / "r").exists()
+
+
 def test_progress_has_rate_and_time_left(
     weights: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,7 +123,9 @@ def test_the_command(weights: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "index: 3 crystals." in result.stderr
     assert pq.read_table(tmp_path / "index" / "rejected.parquet")["name"].to_pylist() == [f"{folder}/bad.vasp"]
-    result = invoke("search", "query", folder / "K.vasp", "--index", tmp_path / "index", "-k", 2)
+    result = invoke("search", "query", folder / "K.vasp", "--index", tmp_path / "index", "--device", "gpu")
+    assert "'gpu' is unknown" in result.stderr
+    result = invoke("search", "query", folder / "K.vasp", "--index", tmp_path / "index", "-k", 2, "--threads", 1)
     assert result.exit_code == 0
     header, first, second = result.stdout.splitlines()
     assert header.split()[:4] == ["distance", "name", "formula", "atoms"]
